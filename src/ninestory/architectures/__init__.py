@@ -1,0 +1,1 @@
+"""nn.Modules that transformers lacks, one readable file a family."""

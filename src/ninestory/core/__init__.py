@@ -1,0 +1,1 @@
+"""Small shared things: errors, config, paths, progress, tools, logs. Imports nothing of ninestory."""

@@ -1,0 +1,1 @@
+"""Floor 2: answers from local documents, with citations."""

@@ -1,0 +1,49 @@
+"""What resolving a reference gives: verified files and what is known about them. Plain data, sent to workers as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedAdapter:
+    name: str
+    path: Path
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedModel:
+    """A model that is on this machine and has passed `verify`.
+
+    Attributes:
+        reference: as the user wrote it (canonical form).
+        path: the `.gguf`/`.pth` file, or the checkpoint directory. For remote models: None.
+        format: which reader opens it.
+        architecture: "llama", "bert", "chatglm", "rwkv7", … as the checkpoint itself says.
+        task: what it is for.
+        context: tokens it was made for.
+        total_bytes: size of the weights on disk.
+        sha256: of the weights where known (starter packages, hub metadata), else "".
+        system: catalogue name whose settings apply, or None when the model is not in the catalogue.
+        template: id of a prompt template from the catalogue, or "checkpoint", or "" for none.
+        licence: SPDX id or the publisher's name for it, "" when unknown.
+        notes: choices made while resolving, shown to the user.
+    """
+
+    reference: str
+    path: Path | None
+    format: Literal["gguf", "safetensors", "pickle", "onnx", "remote"]
+    architecture: str
+    task: Literal["chat", "embedding", "rerank", "other"]
+    context: int
+    total_bytes: int = 0
+    sha256: str = ""
+    system: str | None = None
+    template: str = ""
+    licence: str = ""
+    adapters: list[ResolvedAdapter] = field(default_factory=list)
+    endpoint: str = ""  # remote: base URL
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,52 @@
+"""From a resolved model to an engine: pick the runtime, say which and why, load it.
+
+The one way to get an engine: the command line, the library and `serving/worker.py` call `load_engine`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ninestory.core.config import RuntimeSettings
+from ninestory.core.errors import Unsupported
+from ninestory.models.resolved import ResolvedModel
+from ninestory.runtimes.protocol import Engine
+
+RuntimeName = Literal["llamacpp", "torch", "onnx", "remote"]
+
+
+def choose_runtime(model: ResolvedModel, settings: RuntimeSettings) -> RuntimeName:
+    """A `.gguf` → llama.cpp; an embedding model in ONNX form → onnx; a remote one → remote; else torch.
+
+    Raises:
+        Unsupported: `settings.runtime` names one that cannot open these files.
+    """
+    natural: RuntimeName = {"gguf": "llamacpp", "onnx": "onnx", "remote": "remote"}.get(model.format, "torch")  # type: ignore[assignment]
+    if settings.runtime and settings.runtime != natural:
+        raise Unsupported(
+            f"The runtime {settings.runtime!r} cannot open {model.reference} ({model.format} files).",
+            hint=f"Leave --runtime out: {natural} opens them.",
+            hint_zh=f"去掉 --runtime：{natural} 可以打开这些文件。",
+            param="runtime",
+        )
+    return natural
+
+
+def load_engine(model: ResolvedModel, settings: RuntimeSettings) -> Engine:
+    """Load `model` in this process. Heavy modules are imported here, by the runtime that needs them."""
+    runtime = choose_runtime(model, settings)
+    if runtime == "llamacpp":
+        from ninestory.runtimes.llamacpp import LlamaCppEngine
+
+        return LlamaCppEngine(model, settings)
+    if runtime == "onnx":
+        from ninestory.runtimes.onnx import OnnxEmbeddingEngine
+
+        return OnnxEmbeddingEngine(model, settings)
+    if runtime == "remote":
+        from ninestory.runtimes.remote import RemoteEngine
+
+        return RemoteEngine(model, settings)
+    from ninestory.runtimes.torch.engine import TorchEngine
+
+    return TorchEngine(model, settings)

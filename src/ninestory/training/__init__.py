@@ -1,0 +1,1 @@
+"""The one training loop: adapter methods, data order, batches, checkpoints, exact resume, curves, run folder."""

@@ -1,0 +1,1 @@
+"""The page: static files under /ui; a client of the public API."""
