@@ -147,9 +147,8 @@ class Cancelled(NinestoryError):
     status, default_code, exit_code = 499, "cancelled", 130
 
 
-_BY_NAME: dict[str, type[NinestoryError]] = {
-    cls.__name__: cls for cls in (NinestoryError, *NinestoryError.__subclasses__(), ContextOverflow)
-}
+_CLASSES: tuple[type[NinestoryError], ...] = (NinestoryError, *NinestoryError.__subclasses__(), ContextOverflow)
+_BY_NAME = {cls.__name__: cls for cls in _CLASSES}
 
 
 def from_dict(data: dict[str, Any]) -> NinestoryError:
