@@ -1,0 +1,115 @@
+"""ChatGLM-6B's tokenizer (`ice_text.model`): SentencePiece behind a rewriting of newlines, tabs and runs of blanks.
+
+Ids in, ids out, and the chat's prompt and response rules; no torch. Source: THUDM/chatglm-6b, tokenization_chatglm.py
+and the chat() of modeling_chatglm.py, final revisions. v0.1 checkpoints carry 20,000 image tokens before the text ids
+(`num_image_tokens`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+MAX_BLANK_RUN = 80
+# Typed in a text, these are special tokens; "[gMASK]" is not (it is no "special token" of the original's config).
+_TYPED_SPECIALS = ("<sop>", "<eop>", "[MASK]", "<pad>", "<unk>")
+_HALF_TO_FULL = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
+
+
+class ChatGLMTokenizer:
+    """Encode and decode as the original does.
+
+    Args:
+        path: the SentencePiece model file.
+        num_image_tokens: 20000 for the v0.1 vocabulary (150,528 rows), else 0.
+    """
+
+    def __init__(self, path: Path, num_image_tokens: int = 0) -> None:
+        import sentencepiece
+
+        self.model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        self.offset = num_image_tokens
+        self.vocab_size = self.model.get_piece_size() + num_image_tokens
+        self.pad_id, self.mask_id, self.gmask_id = (self.id_of(p) for p in ("<pad>", "[MASK]", "[gMASK]"))
+        self.sop_id, self.eop_id = self.id_of("<sop>"), self.id_of("<eop>")
+
+    def id_of(self, piece: str) -> int:
+        return self.model.piece_to_id(piece) + self.offset
+
+    def encode(self, text: str, *, typed_specials: bool = False) -> list[int]:
+        """Ids of `text` without the trailing [gMASK] <sop>.
+
+        Args:
+            typed_specials: let `<sop>`, `<eop>`, `[MASK]`, `<pad>` and `<unk>` typed in the text become special
+                tokens, as the original does. Off, because a user's text must not end a turn.
+        """
+        if not typed_specials:
+            return self._encode_plain(text)
+        pattern = "|".join(re.escape(t) for t in _TYPED_SPECIALS)
+        ids: list[int] = []
+        parts = re.split(f"({pattern})", text)
+        for i, part in enumerate(parts):
+            if i % 2:
+                ids.append(self.id_of(part))
+            else:  # the slow tokenizer of transformers 4.27 strips the blanks next to a special token
+                part = part.lstrip() if i > 0 else part
+                part = part.rstrip() if i < len(parts) - 1 else part
+                ids += self._encode_plain(part)
+        return ids
+
+    def encode_prompt(self, text: str, *, typed_specials: bool = False) -> list[int]:
+        """Ids of a prompt: the text, then [gMASK] and <sop>, after which the model answers."""
+        return [*self.encode(text, typed_specials=typed_specials), self.gmask_id, self.sop_id]
+
+    def encode_pair(self, prompt: str, answer: str) -> list[int]:
+        """Ids of a finished round: prompt, [gMASK], <sop>, answer, <eop>."""
+        return [*self.encode_prompt(prompt), *self.encode(answer), self.eop_id]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`; special tokens and padding vanish."""
+        kept = [i - self.offset for i in ids if i != self.pad_id and i >= self.offset]
+        text = self.model.decode(kept)
+        text = text.replace("<n>", "\n").replace("<|tab|>", "\t")
+        return re.sub(r"<\|blank_(\d+)\|>", lambda m: " " * int(m[1]), text)
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        return [self.model.id_to_piece(i - self.offset) for i in ids]
+
+    def _encode_plain(self, text: str) -> list[int]:
+        text = text.replace("\n", "<n>").replace("\t", "<|tab|>")
+        for run in range(MAX_BLANK_RUN, 1, -1):
+            text = text.replace(" " * run, f"<|blank_{run}|>")
+        # SentencePiece does not match control pieces in text, so a typed `<sop>` stays what it looks like.
+        return [i + self.offset for i in self.model.encode(text)]
+
+
+def chat_prompt(query: str, history: Sequence[tuple[str, str]] = (), *, first_round: bool = False) -> str:
+    """The chat's prompt, byte for byte.
+
+    >>> chat_prompt("你好")
+    '你好'
+    >>> chat_prompt("你好", [("hi", "hello")])
+    '[Round 0]\\n问：hi\\n答：hello\\n[Round 1]\\n问：你好\\n答：'
+
+    Args:
+        first_round: write the `[Round 0]` form even without history (training data with a history column does).
+    """
+    if not history and not first_round:
+        return query
+    rounds = "".join(f"[Round {i}]\n问：{q}\n答：{a}\n" for i, (q, a) in enumerate(history))
+    return f"{rounds}[Round {len(history)}]\n问：{query}\n答："
+
+
+def process_response(text: str) -> str:
+    """The chat's clean-up of an answer: half-width marks next to a Chinese character become full-width.
+
+    >>> process_response(" 你好,world! ")
+    '你好，world!'
+    """
+    text = text.strip().replace("[[训练时间]]", "2023年")
+    for half, full in _HALF_TO_FULL.items():
+        mark = re.escape(half)
+        text = re.sub(f"([\u4e00-\u9fff]){mark}", rf"\g<1>{full}", text)
+        text = re.sub(f"{mark}([\u4e00-\u9fff])", rf"{full}\g<1>", text)
+    return text
