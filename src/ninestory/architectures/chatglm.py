@@ -39,11 +39,11 @@ class ChatGLMConfig(PreTrainedConfig):
     inner_hidden_size: int = 16384
     layernorm_epsilon: float = 1e-5
     max_sequence_length: int = 2048
-    bos_token_id: int | None = 130004  # <sop>
-    eos_token_id: int | None = 130005  # <eop>
+    bos_token_id: int = 130004  # <sop>
+    eos_token_id: int = 130005  # <eop>
     mask_token_id: int = 130000
     gmask_token_id: int = 130001
-    pad_token_id: int | None = 3
+    pad_token_id: int = 3
     position_encoding_2d: bool = True
     quantization_bit: int = 0
     pre_seq_len: int = 0
@@ -73,9 +73,9 @@ def layout(input_ids: torch.Tensor, config: ChatGLMConfig, attention_mask: torch
     """
     batch, length = input_ids.shape
     rows = torch.arange(length, device=input_ids.device)
-    is_start = input_ids == config.bos_token_id
+    is_start = input_ids.eq(config.bos_token_id)
     start = torch.where(is_start.any(1), is_start.int().argmax(1), length)  # [batch], index of the first <sop>
-    is_gmask, is_mask = input_ids == config.gmask_token_id, input_ids == config.mask_token_id
+    is_gmask, is_mask = input_ids.eq(config.gmask_token_id), input_ids.eq(config.mask_token_id)
     masked = torch.where(is_gmask.any(1, keepdim=True), is_gmask, is_mask)
     mask_place = masked.int().argmax(1)  # [batch], index of the first [gMASK], else [MASK]
 
