@@ -1,0 +1,378 @@
+"""Jobs as rows: create, claim, beat, finish, cancel, resume, list, and the log of what each one reported.
+
+A runner holds a job by a lease under an owner name of its own, one a claim. Every write of a runner names that owner
+and needs the lease; a runner that lost it gets `LeaseLost` and has written nothing. So a job killed at any moment is
+taken up again by whoever claims next, and never finished twice. The store knows no kind: what a job does is known to
+`jobs/runner.py`'s caller.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ninestory.core.errors import Conflict, NinestoryError, NotFound
+from ninestory.core.state import State
+
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+LEASE_SECONDS = 10.0  # at least three beats; on the wall clock, so a suspended laptop only costs a resume
+MAX_ATTEMPTS = 5  # claims without a new checkpoint in between, before a job that kills its runner is given up
+
+SCHEMA = (
+    """
+    CREATE TABLE jobs (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        kind TEXT NOT NULL,
+        state TEXT NOT NULL,
+        params TEXT NOT NULL,
+        owner TEXT,
+        lease_until REAL NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        cancel_requested INTEGER NOT NULL DEFAULT 0,
+        done REAL NOT NULL DEFAULT 0,
+        total REAL,
+        message TEXT NOT NULL DEFAULT '',
+        checkpoint TEXT,
+        result TEXT,
+        error TEXT,
+        created_at REAL NOT NULL,
+        started_at REAL,
+        finished_at REAL,
+        updated_at REAL NOT NULL
+    ) STRICT;
+    CREATE INDEX jobs_state ON jobs (state, number);
+    CREATE INDEX jobs_updated ON jobs (updated_at);
+    CREATE TABLE job_events (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+        time REAL NOT NULL,
+        kind TEXT NOT NULL,
+        data TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX job_events_job ON job_events (job, seq);
+    """,
+)
+
+_CLAIM = """
+    UPDATE jobs SET state = 'running', owner = :owner, lease_until = :now + :lease, attempts = attempts + 1,
+                    started_at = COALESCE(started_at, :now), updated_at = :now
+    WHERE number = (SELECT number FROM jobs
+                    WHERE (state = 'queued' OR (state = 'running' AND lease_until < :now AND cancel_requested = 0))
+                      AND kind IN (SELECT value FROM json_each(:kinds)) AND (:id IS NULL OR id = :id)
+                    ORDER BY number LIMIT 1)
+    RETURNING *"""
+
+_BEAT = """
+    UPDATE jobs SET lease_until = :now + :lease, updated_at = :now, done = :done, total = :total, message = :message
+    WHERE id = :id AND owner = :owner AND state = 'running' RETURNING cancel_requested"""
+
+_CHECKPOINT = """
+    UPDATE jobs SET lease_until = :now + :lease, updated_at = :now, checkpoint = :checkpoint, attempts = 1
+    WHERE id = :id AND owner = :owner AND state = 'running' RETURNING cancel_requested"""
+
+_FINISH = """
+    UPDATE jobs SET state = :state, owner = NULL, result = :result, error = :error, finished_at = :now,
+                    updated_at = :now, done = CASE WHEN :state = 'succeeded' THEN COALESCE(total, done) ELSE done END
+    WHERE id = :id AND owner = :owner AND state = 'running' RETURNING id"""
+
+_RELEASE = """
+    UPDATE jobs SET state = 'queued', owner = NULL, lease_until = 0, attempts = attempts - 1, updated_at = :now
+    WHERE id = :id AND owner = :owner AND state = 'running' RETURNING id"""
+
+_SWEEP_CANCELLED = """
+    UPDATE jobs SET state = 'cancelled', owner = NULL, finished_at = :now, updated_at = :now
+    WHERE state = 'running' AND lease_until < :now AND cancel_requested = 1"""
+
+_SWEEP_FATAL = """
+    UPDATE jobs SET state = 'failed', owner = NULL, finished_at = :now, updated_at = :now, error = :error
+    WHERE state = 'running' AND lease_until < :now AND attempts >= :attempts"""
+
+_EVENT = """
+    INSERT INTO job_events (job, time, kind, data)
+    SELECT :id, :now, :kind, :data FROM jobs WHERE id = :id AND owner = :owner AND state = 'running' RETURNING seq"""
+
+
+class LeaseLost(NinestoryError):
+    """Another runner holds the job now (this one was suspended or starved): stop and write nothing."""
+
+    default_code = "lease_lost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One row. `done` of `total` is in the unit of the kind; `checkpoint` is what the work stored last."""
+
+    id: str
+    kind: str
+    state: JobState
+    params: dict[str, Any]
+    done: float
+    total: float | None
+    message: str
+    attempts: int
+    cancel_requested: bool
+    checkpoint: dict[str, Any] | None
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    updated_at: float
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobEvent:
+    """One line of a job's log; `seq` counts over all jobs, so a reader asks for what came after the last it saw."""
+
+    seq: int
+    job: str
+    time: float
+    kind: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job held by a lease."""
+
+    job: Job
+    owner: str
+
+
+class JobStore:
+    """The jobs of a home. Safe to use from many threads and processes at once."""
+
+    def __init__(self, state: State, *, lease_seconds: float = LEASE_SECONDS, max_attempts: int = MAX_ATTEMPTS) -> None:
+        self.state = state
+        self.lease_seconds = lease_seconds
+        self.max_attempts = max_attempts
+        state.migrate("jobs", SCHEMA)
+
+    # --- asking for work ---------------------------------------------------------------------------------------
+
+    def create(self, kind: str, params: dict[str, Any]) -> Job:
+        """Queue a job."""
+        now = time.time()
+        rows = self.state.execute(
+            "INSERT INTO jobs (id, kind, state, params, created_at, updated_at) "
+            "VALUES (?, ?, 'queued', ?, ?, ?) RETURNING *",
+            (f"job_{secrets.token_hex(12)}", kind, json.dumps(params, ensure_ascii=False), now, now),
+        )
+        return _job(rows[0])
+
+    def get(self, job_id: str) -> Job:
+        """Raises NotFound."""
+        rows = self.state.execute("SELECT * FROM jobs WHERE id = ?", (job_id,))
+        if not rows:
+            raise NotFound(
+                f"There is no job {job_id[:80]!r}.",
+                hint="'ninestory jobs ls' lists them.",
+                hint_zh="运行 ninestory jobs ls 查看全部任务。",
+                code="job_not_found",
+            )
+        return _job(rows[0])
+
+    def list(
+        self, *, state: str | None = None, kind: str | None = None, after: str | None = None, limit: int = 50
+    ) -> Sequence[Job]:
+        """Newest first; `after` is the id of the last one of the page before."""
+        rows = self.state.execute(
+            "SELECT * FROM jobs WHERE (:state IS NULL OR state = :state) AND (:kind IS NULL OR kind = :kind) "
+            "AND (:after IS NULL OR number < (SELECT number FROM jobs WHERE id = :after)) "
+            "ORDER BY number DESC LIMIT :limit",
+            {"state": state, "kind": kind, "after": after, "limit": limit},
+        )
+        return [_job(row) for row in rows]
+
+    def changed_since(self, moment: float) -> Sequence[Job]:
+        """Jobs whose row changed at or after `moment` (Unix seconds)."""
+        return [
+            _job(row)
+            for row in self.state.execute("SELECT * FROM jobs WHERE updated_at >= ? ORDER BY updated_at", (moment,))
+        ]
+
+    def cancel(self, job_id: str) -> Job:
+        """A queued job is cancelled at once; a running one is asked to stop and does within a beat.
+
+        Raises:
+            NotFound, Conflict: it is already over.
+        """
+        now = time.time()
+        rows = self.state.execute(
+            "UPDATE jobs SET cancel_requested = 1, updated_at = :now, "
+            "state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE state END, "
+            "finished_at = CASE WHEN state = 'queued' THEN :now ELSE finished_at END "
+            "WHERE id = :id AND state IN ('queued', 'running') RETURNING *",
+            {"id": job_id, "now": now},
+        )
+        if not rows:
+            raise _wrong_state(self.get(job_id), "cancelled", "job_finished", "Only a waiting or running job can be.")
+        return _job(rows[0])
+
+    def resume(self, job_id: str) -> Job:
+        """Queue a failed or cancelled job again; it is handed its last checkpoint.
+
+        Raises:
+            NotFound, Conflict: it is waiting, running or has succeeded.
+        """
+        rows = self.state.execute(
+            "UPDATE jobs SET state = 'queued', cancel_requested = 0, attempts = 0, error = NULL, finished_at = NULL, "
+            "lease_until = 0, updated_at = ? WHERE id = ? AND state IN ('failed', 'cancelled') RETURNING *",
+            (time.time(), job_id),
+        )
+        if not rows:
+            raise _wrong_state(
+                self.get(job_id), "resumed", "job_not_resumable", "Only a failed or cancelled job can be."
+            )
+        return _job(rows[0])
+
+    def remove(self, job_id: str) -> None:
+        """Forget a job that is over, and its log.
+
+        Raises:
+            NotFound, Conflict: it is waiting or running.
+        """
+        rows = self.state.execute(
+            "DELETE FROM jobs WHERE id = ? AND state IN ('succeeded', 'failed', 'cancelled') RETURNING id", (job_id,)
+        )
+        if not rows:
+            raise _wrong_state(self.get(job_id), "deleted", "job_active", "Cancel it first.")
+
+    def events(self, job_id: str | None = None, *, after_seq: int = 0, limit: int = 1000) -> Sequence[JobEvent]:
+        """The log of one job, or of all, in order."""
+        rows = self.state.execute(
+            "SELECT * FROM job_events WHERE seq > :seq AND (:job IS NULL OR job = :job) ORDER BY seq LIMIT :limit",
+            {"seq": after_seq, "job": job_id, "limit": limit},
+        )
+        return [
+            JobEvent(seq=r["seq"], job=r["job"], time=r["time"], kind=r["kind"], data=json.loads(r["data"]))
+            for r in rows
+        ]
+
+    def last_seq(self) -> int:
+        """The number of the newest event of all jobs; 0 before the first."""
+        return self.state.execute("SELECT COALESCE(MAX(seq), 0) AS seq FROM job_events")[0]["seq"]
+
+    def waiting(self, kinds: Sequence[str]) -> bool:
+        """Whether `claim` would find one."""
+        rows = self.state.execute(
+            "SELECT 1 FROM jobs WHERE (state = 'queued' OR (state = 'running' AND lease_until < ?)) "
+            "AND kind IN (SELECT value FROM json_each(?)) LIMIT 1",
+            (time.time(), json.dumps([*kinds])),
+        )
+        return bool(rows)
+
+    # --- doing it ----------------------------------------------------------------------------------------------
+
+    def claim(self, kinds: Sequence[str], job_id: str | None = None) -> Claim | None:
+        """Take the oldest waiting job of these kinds (or that one), or one whose runner's lease ran out."""
+        now = time.time()
+        self._sweep(now)
+        owner = secrets.token_hex(8)
+        rows = self.state.execute(
+            _CLAIM,
+            {"owner": owner, "now": now, "lease": self.lease_seconds, "kinds": json.dumps([*kinds]), "id": job_id},
+        )
+        return Claim(_job(rows[0]), owner) if rows else None
+
+    def _sweep(self, now: float) -> None:
+        """End the jobs of dead runners that must not be taken up again."""
+        self.state.execute(_SWEEP_CANCELLED, {"now": now})
+        error = NinestoryError(
+            f"The job's process died {self.max_attempts} times without getting further.",
+            hint="Its log ('ninestory jobs logs ID') shows how far it came; not enough memory is the usual cause.",
+            hint_zh="请查看其日志（ninestory jobs logs ID）；常见原因是内存不足。",
+            code="job_kept_dying",
+        )
+        self.state.execute(
+            _SWEEP_FATAL, {"now": now, "attempts": self.max_attempts, "error": json.dumps(error.as_dict())}
+        )
+
+    def beat(self, claim: Claim, done: float, total: float | None, message: str) -> bool:
+        """Extend the lease and store the progress; True when the job was asked to stop. Raises LeaseLost."""
+        values = {"done": done, "total": total, "message": message}
+        return bool(self._write(_BEAT, claim, **values)["cancel_requested"])
+
+    def checkpoint(self, claim: Claim, state: dict[str, Any]) -> bool:
+        """Store `state` for whoever takes the job up next; True when the job was asked to stop. Raises LeaseLost."""
+        return bool(self._write(_CHECKPOINT, claim, checkpoint=json.dumps(state))["cancel_requested"])
+
+    def add_event(self, claim: Claim, kind: str, data: dict[str, Any]) -> int:
+        """Add a line to the job's log and return its number. Raises LeaseLost."""
+        return self._write(_EVENT, claim, kind=kind, data=json.dumps(data, ensure_ascii=False))["seq"]
+
+    def finish(
+        self,
+        claim: Claim,
+        state: Literal["succeeded", "failed", "cancelled"],
+        *,
+        result: dict[str, Any] | None = None,
+        error: NinestoryError | None = None,
+    ) -> None:
+        """End the job. Raises LeaseLost: someone else runs it, so it is theirs to end."""
+        self._write(
+            _FINISH,
+            claim,
+            state=state,
+            result=None if result is None else json.dumps(result, ensure_ascii=False),
+            error=None if error is None else json.dumps(error.as_dict(), ensure_ascii=False),
+        )
+
+    def release(self, claim: Claim) -> None:
+        """Give the job back unfinished (an orderly shutdown); the next runner starts from its checkpoint."""
+        self._write(_RELEASE, claim)
+
+    def _write(self, sql: str, claim: Claim, **values: Any) -> sqlite3.Row:
+        now = time.time()
+        rows = self.state.execute(
+            sql, {"id": claim.job.id, "owner": claim.owner, "now": now, "lease": self.lease_seconds, **values}
+        )
+        if not rows:
+            raise LeaseLost(f"The lease of job {claim.job.id} was lost.")
+        return rows[0]
+
+
+def _job(row: sqlite3.Row) -> Job:
+    def parsed(name: str) -> Any:
+        return None if row[name] is None else json.loads(row[name])
+
+    return Job(
+        id=row["id"],
+        kind=row["kind"],
+        state=row["state"],
+        params=parsed("params"),
+        done=row["done"],
+        total=row["total"],
+        message=row["message"],
+        attempts=row["attempts"],
+        cancel_requested=bool(row["cancel_requested"]),
+        checkpoint=parsed("checkpoint"),
+        result=parsed("result"),
+        error=parsed("error"),
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        updated_at=row["updated_at"],
+    )
+
+
+def _wrong_state(job: Job, wanted: str, code: str, hint: str) -> Conflict:
+    hints_zh = {
+        "job_finished": "只能取消等待中或运行中的任务。",
+        "job_not_resumable": "只能恢复失败或已取消的任务。",
+        "job_active": "请先取消该任务。",
+    }
+    return Conflict(
+        f"Job {job.id} is {job.state} and cannot be {wanted}.", hint=hint, hint_zh=hints_zh[code], code=code
+    )
