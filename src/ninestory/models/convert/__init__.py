@@ -1,0 +1,1 @@
+"""From one file format to another, streaming: sizes first, then one block of rows at a time, then a rename."""

@@ -1,0 +1,309 @@
+"""Read torch's `.bin` / `.pth` checkpoints without unpickling: no code of the file can run, and none is imported.
+
+A small stack machine walks the pickle's opcodes (`pickletools.genops` only decodes them) and knows three callables by
+name: `OrderedDict`, `_rebuild_tensor_v2` and `_rebuild_parameter`. Anything else that the file asks for is refused by
+its name. Not even Python's own unpickler with an allow-list is safe here: nine bytes make it allocate 4 GB.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import zipfile
+from collections import OrderedDict
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ninestory.core.errors import Damaged
+
+MAX_PICKLE_BYTES = 256 << 20
+MAX_STEPS, MAX_TENSORS = 5_000_000, 1 << 20
+_STORAGES = {
+    "DoubleStorage": ("F64", 8), "FloatStorage": ("F32", 4), "HalfStorage": ("F16", 2), "BFloat16Storage": ("BF16", 2),
+    "LongStorage": ("I64", 8), "IntStorage": ("I32", 4), "ShortStorage": ("I16", 2), "CharStorage": ("I8", 1),
+    "ByteStorage": ("U8", 1), "BoolStorage": ("BOOL", 1),
+}  # fmt: skip
+_NUMPY = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U8": "u1", "BOOL": "?",
+}  # fmt: skip
+_WRONG = (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, AssertionError, NotImplementedError, ValueError, RecursionError, OSError)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor: where its storage lies in the file, and how it is laid over it (in elements)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    storage_at: int  # byte in the file where the storage begins
+    storage_offset: int  # elements
+    itemsize: int
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.itemsize
+
+
+@dataclass(frozen=True)
+class PickleFile:
+    path: Path
+    tensors: dict[str, TensorInfo]
+    values: dict[str, Any]  # plain numbers and strings beside the tensors
+
+
+@dataclass(frozen=True)
+class _Name:
+    """Something the file asks for by module and name; never imported."""
+
+    module: str
+    name: str
+
+
+@dataclass(frozen=True)
+class _Storage:
+    key: str
+    dtype: str
+    itemsize: int
+    elements: int
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def read_pickle(path: Path) -> PickleFile:
+    """List the tensors of a zip-format checkpoint (torch ≥ 1.6).
+
+    Raises:
+        Damaged: not such a file, damaged, or asking for code; the message names what it asks for.
+    """
+    if not zipfile.is_zipfile(path):
+        raise _damaged(path, "it is not a zip archive: files of torch before 1.6 must be saved again by a newer torch")
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
+            entries = {info.filename: info for info in archive.infolist()}
+            pickles = [name for name in entries if name.endswith("/data.pkl") or name == "data.pkl"]
+            if len(pickles) != 1:
+                raise _damaged(path, f"it holds {len(pickles)} pickles")
+            root = pickles[0].removesuffix("data.pkl")
+            info = entries[pickles[0]]
+            if info.file_size > MAX_PICKLE_BYTES or info.compress_type != zipfile.ZIP_STORED:
+                raise _damaged(path, f"its pickle is compressed or has {info.file_size} bytes")
+            tree = _Machine(path).run(archive.read(info))
+            size = path.stat().st_size
+            places = {
+                n.removeprefix(f"{root}data/"): _place(path, raw, i, size)
+                for n, i in entries.items()
+                if n.startswith(f"{root}data/")
+            }
+    except zipfile.BadZipFile as error:
+        raise _damaged(path, str(error)) from error
+    except _WRONG as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    tensors: dict[str, TensorInfo] = {}
+    values: dict[str, Any] = {}
+    _collect(path, tree, "", places, tensors, values, [0])
+    return PickleFile(path, tensors, values)
+
+
+def read_tensor(file: PickleFile, name: str) -> Any:
+    """A tensor as a read-only view of the file, or a contiguous copy when its strides ask for it. BF16 → uint16."""
+    import numpy as np
+
+    t = file.tensors[name]
+    span = _span(t.shape, t.strides)
+    start = t.storage_at + t.storage_offset * t.itemsize
+    if span == 0:
+        return np.empty(t.shape, dtype=_NUMPY[t.dtype])
+    flat = np.memmap(file.path, dtype=_NUMPY[t.dtype], mode="r", offset=start, shape=(span,))
+    view = np.lib.stride_tricks.as_strided(flat, t.shape, [s * t.itemsize for s in t.strides], writeable=False)
+    return view if view.flags.c_contiguous else np.ascontiguousarray(view)
+
+
+def _place(path: Path, raw: io.BufferedReader, info: zipfile.ZipInfo, size: int) -> tuple[int, int]:
+    """(byte where the member's data begins, its length); members must be stored and lie inside the file."""
+    raw.seek(info.header_offset)
+    header = raw.read(30)
+    if info.compress_type != zipfile.ZIP_STORED or header[:4] != b"PK\x03\x04":
+        raise _damaged(path, f"the member {info.filename!r} is compressed or has no header")
+    begin = info.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    if begin + info.file_size > size:
+        raise _damaged(path, f"the member {info.filename!r} ends after the file")
+    return begin, info.file_size
+
+
+def _collect(
+    path: Path,
+    node: Any,
+    name: str,
+    places: dict[str, tuple[int, int]],
+    tensors: dict[str, TensorInfo],
+    values: dict[str, Any],
+    visited: list[int],
+) -> None:
+    """Flatten nested dictionaries and lists to dotted names."""
+    visited[0] += 1  # shared sub-dictionaries can be nested so that walking them never ends
+    if visited[0] > MAX_TENSORS:
+        raise _damaged(path, "it has more entries than any checkpoint")
+    if isinstance(node, _Tensor):
+        tensors[name] = _checked(path, name, node, places)
+    elif isinstance(node, dict):
+        for key, child in node.items():
+            _collect(path, child, f"{name}.{key}" if name else str(key), places, tensors, values, visited)
+    elif isinstance(node, (list, tuple)):
+        for i, child in enumerate(node):
+            _collect(path, child, f"{name}.{i}" if name else str(i), places, tensors, values, visited)
+    elif node is None or isinstance(node, (bool, int, float, str)):
+        values[name] = node
+    else:
+        raise _damaged(path, f"the entry {name!r} is of an unknown kind")
+
+
+def _checked(path: Path, name: str, tensor: _Tensor, places: dict[str, tuple[int, int]]) -> TensorInfo:
+    storage = tensor.storage
+    numbers = (*tensor.shape, *tensor.strides, tensor.offset)
+    if len(tensor.shape) != len(tensor.strides) or not all(isinstance(n, int) and 0 <= n < 1 << 48 for n in numbers):
+        raise _damaged(path, f"the tensor {name!r} has the shape {tensor.shape} and strides {tensor.strides}")
+    if storage.key not in places:
+        raise _damaged(path, f"the tensor {name!r} names the missing storage {storage.key!r}")
+    begin, length = places[storage.key]
+    if (tensor.offset + _span(tensor.shape, tensor.strides)) * storage.itemsize > length:
+        raise _damaged(path, f"the tensor {name!r} reaches beyond its storage")
+    return TensorInfo(name, storage.dtype, tensor.shape, tensor.strides, begin, tensor.offset, storage.itemsize)
+
+
+def _span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Elements from the first to the last that a strided tensor touches."""
+    return 0 if 0 in shape else 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+
+
+class _Machine:
+    """The stack machine: opcodes of protocol 2 to 5 that data needs, nothing that calls."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self, data: bytes) -> Any:
+        for step, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if step > MAX_STEPS:
+                raise _damaged(self.path, "its pickle never ends")
+            if opcode.name == "STOP":
+                return self.stack.pop()
+            self._step(opcode.name, argument)
+        raise _damaged(self.path, "its pickle has no end")
+
+    def _step(self, name: str, argument: Any) -> None:
+        stack = self.stack
+        if name in ("PROTO", "FRAME"):
+            return
+        if name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in _LITERALS:
+            stack.append(argument)
+        elif name in ("EMPTY_DICT", "EMPTY_LIST"):
+            stack.append({} if name == "EMPTY_DICT" else [])
+        elif name == "MARK":
+            self.marks.append(len(stack))
+        elif name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"):
+            stack.append(tuple(self._since_mark() if name == "TUPLE" else self._take(int(name[5:]))))
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            self.memo[argument] = stack[-1]
+        elif name == "MEMOIZE":
+            self.memo[len(self.memo)] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(self.memo[argument])
+        elif name == "SETITEM":
+            key, value = self._take(2)
+            self._dictionary()[key] = value
+        elif name == "SETITEMS":
+            items = self._since_mark()
+            self._dictionary().update(zip(items[::2], items[1::2], strict=True))
+        elif name in ("APPEND", "APPENDS"):
+            items = self._take(1) if name == "APPEND" else self._since_mark()
+            if not isinstance(stack[-1], list):
+                raise _damaged(self.path, "it appends to what is no list")
+            stack[-1].extend(items)
+        elif name in ("GLOBAL", "STACK_GLOBAL"):
+            module, attribute = argument.split(" ", 1) if name == "GLOBAL" else self._take(2)
+            stack.append(self._named(module, attribute))
+        elif name == "BINPERSID":
+            stack.append(self._storage(stack.pop()))
+        elif name == "REDUCE":
+            function, arguments = self._take(2)
+            stack.append(self._called(function, arguments))
+        elif name == "BUILD":  # the state of an OrderedDict (its _metadata): not needed
+            stack.pop()
+        else:
+            raise _damaged(self.path, f"its pickle uses the instruction {name}, which data does not need")
+
+    def _take(self, count: int) -> list[Any]:
+        if count > len(self.stack):
+            raise _damaged(self.path, "its pickle takes more than it put")
+        taken = self.stack[len(self.stack) - count :]
+        del self.stack[len(self.stack) - count :]
+        return taken
+
+    def _since_mark(self) -> list[Any]:
+        return self._take(len(self.stack) - self.marks.pop())
+
+    def _dictionary(self) -> dict[Any, Any]:
+        if not isinstance(self.stack[-1], dict):
+            raise _damaged(self.path, "it sets an item of what is no dictionary")
+        return self.stack[-1]
+
+    def _named(self, module: Any, name: Any) -> _Name:
+        known = (
+            (module == "collections" and name == "OrderedDict")
+            or (module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_parameter"))
+            or (module == "torch" and name in _STORAGES)
+        )
+        if not known:
+            raise _damaged(self.path, f"it asks for '{module} {name}', which could run code")
+        return _Name(str(module), str(name))
+
+    def _storage(self, reference: Any) -> _Storage:
+        kind, storage_type, key, _location, elements = reference
+        if kind != "storage" or not isinstance(storage_type, _Name) or storage_type.name not in _STORAGES:
+            raise _damaged(self.path, "it refers to something that is no tensor storage")
+        dtype, itemsize = _STORAGES[storage_type.name]
+        return _Storage(str(key), dtype, itemsize, int(elements))
+
+    def _called(self, function: Any, arguments: Any) -> Any:
+        if not isinstance(function, _Name) or not isinstance(arguments, tuple):
+            raise _damaged(self.path, "it calls something that is no function")
+        if function.name == "OrderedDict":
+            return OrderedDict()
+        if function.name == "_rebuild_parameter":
+            return arguments[0]
+        if function.name == "_rebuild_tensor_v2" and isinstance(arguments[0], _Storage):
+            storage, offset, shape, strides = arguments[:4]
+            return _Tensor(storage, offset, tuple(shape), tuple(strides))
+        raise _damaged(self.path, f"it calls {function.name} in an unknown way")
+
+
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_LITERALS = {
+    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "BINBYTES", "SHORT_BINBYTES",
+}  # fmt: skip
+
+
+def _damaged(path: Path, why: str) -> Damaged:
+    return Damaged(
+        f"{path.name} is refused: {why}. Nothing of it was executed.",
+        hint="Take the .safetensors form of this model, or a copy from its publisher.",
+        hint_zh="请改用该模型的 .safetensors 版本，或从发布者处重新获取。",
+        code="unsafe_or_damaged_pickle",
+    )

@@ -1,0 +1,304 @@
+"""From a reference to verified files on this machine. Never touches the network: fetching is `models/pull.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ninestory.core.errors import Damaged, InvalidRequest, NotFound, Unsupported
+from ninestory.core.paths import Home
+from ninestory.models import hub_cache
+from ninestory.models.reference import Adapter, Reference, parse_reference
+from ninestory.models.resolved import ResolvedAdapter, ResolvedModel
+from ninestory.models.starters import find_starter, starter_file
+from ninestory.models.verify import verify
+
+_EMBEDDING_ARCHITECTURES = {"bert", "nomic-bert", "jina-bert-v2", "xlm-roberta", "BertModel", "XLMRobertaModel"}
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.pt")
+
+
+def resolve(reference: str | Reference, home: Home) -> ResolvedModel:
+    """Find the files of a model and what is known about them.
+
+    Raises:
+        NotFound: the model is not on this machine; the hint is the command that brings it.
+        InvalidRequest: the reference is malformed or picks none or many of several files.
+        Damaged: a file does not pass `verify`.
+    """
+    ref = parse_reference(reference) if isinstance(reference, str) else reference
+    if ref.scheme == "openai":
+        return _remote(ref)
+    model = _starter(ref, home) if ref.scheme == "starter" else _from_path(ref, _find(ref, home))
+    return _with_adapters(model, ref.adapters, home)
+
+
+def _find(ref: Reference, home: Home) -> Path:
+    """The file or directory that `ref` names."""
+    if ref.scheme == "path":
+        path = Path(ref.source).expanduser()
+        if not path.exists():
+            raise NotFound(
+                f"There is nothing at {ref.source}.",
+                hint="Check the path; a catalogue name has no '/' or '.' in front.",
+                hint_zh="请检查路径；目录中的名称前没有“/”或“.”。",
+                param="model",
+            )
+        return path.resolve()
+    if ref.scheme == "ft":
+        return _tuned(ref, home)
+    candidates = _candidates(ref, home)
+    for path in candidates:
+        if path.is_dir() and any(path.iterdir()):
+            return path
+    if ref.scheme == "catalogue" and (blob := hub_cache.ollama_file(ref.source, ref.quant)):
+        return blob
+    raise NotFound(
+        f"{ref} is not on this machine.",
+        hint=f"ninestory pull {ref}",
+        hint_zh=f"请运行：ninestory pull {ref}",
+        param="model",
+        code="model_not_installed",
+    )
+
+
+def _candidates(ref: Reference, home: Home) -> list[Path]:
+    """Where a model may lie, ours first."""
+    if ref.scheme == "catalogue":
+        from ninestory.models.catalogue import find
+
+        system = find(ref.source)
+        directory = home.models / "catalogue" / system.name
+        if ref.quant:
+            return [directory / ref.quant]
+        return sorted(directory.iterdir()) if directory.is_dir() else []
+    ours = home.models / ref.scheme / ref.source.replace("/", "--") / (ref.revision or "main")
+    if ref.scheme == "hf" and (cached := hub_cache.hugging_face_snapshot(ref.source, ref.revision)):
+        return [ours, cached]
+    return [ours]
+
+
+def _tuned(ref: Reference, home: Home) -> Path:
+    """A tuned model by its alias: the run folder that registered it."""
+    for note in home.runs.glob("*/ninestory.json"):
+        if json.loads(note.read_text()).get("alias") == f"ft:{ref.source}":
+            return note.parent
+    raise NotFound(
+        f"No tuned model is called ft:{ref.source}.",
+        hint="'ninestory ls' shows the tuned models.",
+        hint_zh="运行 ninestory ls 查看已微调的模型。",
+        param="model",
+    )
+
+
+def _starter(ref: Reference, home: Home) -> ResolvedModel:
+    starter = find_starter(ref.source)
+    path = starter_file(starter, home)
+    if starter.task == "embedding":
+        from ninestory.models.convert.e5_onnx import e5_onnx_folder
+
+        folder = e5_onnx_folder(path, starter.sha256, home, precision=ref.quant or "int8")
+        return ResolvedModel(
+            reference=str(ref),
+            path=folder,
+            format="onnx",
+            architecture="bert",
+            task="embedding",
+            context=512,
+            total_bytes=(folder / "model.onnx").stat().st_size,
+            sha256=starter.sha256,
+            licence=starter.licence,
+            notes=[starter.provenance],
+        )
+    if ref.quant and ref.quant.lower() == "q8_0":
+        from ninestory.models.convert.requantize import requantized
+
+        path = requantized(path, starter.sha256, home)
+    elif ref.quant:
+        raise InvalidRequest(
+            f"{ref} has no variant {ref.quant!r}; there is q8_0 beside the packaged one.", param="model"
+        )
+    model = _gguf(ref, path)
+    return _replace(model, sha256=starter.sha256, licence=starter.licence, notes=[starter.provenance])
+
+
+def _from_path(ref: Reference, path: Path) -> ResolvedModel:
+    """A file or a checkpoint directory, by what is in it."""
+    if path.is_file():
+        if path.suffix == ".gguf" or _starts_with(path, b"GGUF"):
+            return _gguf(ref, path)
+        if path.suffix in (".pth", ".pt", ".bin", ".safetensors"):
+            return _single_file(ref, path)
+        raise InvalidRequest(
+            f"{path.name} is not a model file: .gguf, .safetensors, .pth and .bin are known.",
+            hint="Name the model's file or its directory.",
+            hint_zh="请指定模型文件或其所在目录。",
+            param="model",
+        )
+    if (path / "ninestory.json").is_file() and (path / "model.onnx").is_file():
+        return _onnx(ref, path)
+    if ggufs := sorted(path.glob("*.gguf")):
+        return _gguf(ref, _pick(ggufs, ref))
+    return _directory(ref, path)
+
+
+def _pick(files: list[Path], ref: Reference) -> Path:
+    """The one GGUF that the variant names."""
+    wanted = (ref.quant or "").lower()
+    matches = [f for f in files if wanted in f.name.lower()] if wanted else files
+    if len(matches) == 1:
+        return matches[0]
+    names = ", ".join(f.name for f in files)
+    raise InvalidRequest(
+        f"{ref} could be {len(matches)} of these files: {names}.",
+        hint="Add the variant, for example :Q4_K_M, or name the file.",
+        hint_zh="请加上变体，例如 :Q4_K_M，或直接指定文件。",
+        param="model",
+        code="ambiguous_variant",
+    )
+
+
+def _gguf(ref: Reference, path: Path) -> ResolvedModel:
+    from ninestory.models.gguf_reader import read_gguf
+
+    verify(path)
+    header = read_gguf(path)
+    return ResolvedModel(
+        reference=str(ref),
+        path=path,
+        format="gguf",
+        architecture=header.architecture,
+        task="embedding" if header.architecture in _EMBEDDING_ARCHITECTURES else "chat",
+        context=int(header.field("context_length", 2048)),
+        total_bytes=path.stat().st_size,
+        licence=str(header.metadata.get("general.license", "")),
+        template="checkpoint" if "tokenizer.chat_template" in header.metadata else "",
+        system=ref.source if ref.scheme == "catalogue" else None,
+    )
+
+
+def _single_file(ref: Reference, path: Path) -> ResolvedModel:
+    """A lone weights file: only RWKV releases are one, and the torch runtime reads its version from the keys."""
+    verify(path)
+    return ResolvedModel(
+        reference=str(ref),
+        path=path,
+        format="safetensors" if path.suffix == ".safetensors" else "pickle",
+        architecture="rwkv",
+        task="chat",
+        context=4096,
+        total_bytes=path.stat().st_size,
+        system=ref.source if ref.scheme == "catalogue" else None,
+    )
+
+
+def _onnx(ref: Reference, path: Path) -> ResolvedModel:
+    described = json.loads((path / "ninestory.json").read_text())
+    return ResolvedModel(
+        reference=str(ref),
+        path=path,
+        format="onnx",
+        architecture=described["architecture"],
+        task="embedding",
+        context=described["positions"],
+        total_bytes=(path / "model.onnx").stat().st_size,
+    )
+
+
+def _directory(ref: Reference, path: Path) -> ResolvedModel:
+    """A checkpoint directory in Hugging Face's layout. `auto_map` is never followed."""
+    config = read_config(path)
+    weights = [file for pattern in _WEIGHTS for file in sorted(path.glob(pattern))]
+    safetensors = [file for file in weights if file.suffix == ".safetensors"]
+    if not weights:
+        raise Damaged(
+            f"{path} holds a config.json but no weights.",
+            hint="Complete the download (ninestory pull).",
+            hint_zh="请补全下载（ninestory pull）。",
+        )
+    verify(path)
+    architectures = config.get("architectures") or [config.get("model_type", "unknown")]
+    embeds = architectures[0] in _EMBEDDING_ARCHITECTURES
+    return ResolvedModel(
+        reference=str(ref),
+        path=path,
+        format="safetensors" if safetensors else "pickle",
+        architecture=str(config.get("model_type", architectures[0])),
+        task="embedding" if embeds else "chat",
+        context=int(
+            config.get("max_position_embeddings")
+            or config.get("max_sequence_length")
+            or config.get("n_positions")
+            or 2048
+        ),
+        total_bytes=sum(file.stat().st_size for file in safetensors or weights),
+        system=ref.source if ref.scheme == "catalogue" else None,
+        notes=["its auto_map is not followed: no remote code"] if "auto_map" in config else [],
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """config.json of a checkpoint directory.
+
+    Raises:
+        NotFound: there is none. Damaged: it is no JSON object.
+    """
+    file = path / "config.json"
+    if not file.is_file():
+        raise NotFound(
+            f"{path} is not a checkpoint: it has no config.json and no .gguf file.",
+            hint="Name the directory that holds config.json, or the .gguf file itself.",
+            hint_zh="请指定包含 config.json 的目录，或 .gguf 文件本身。",
+            param="model",
+        )
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{file} is not JSON: {error}.", hint="Download it again.", hint_zh="请重新下载。") from error
+    if not isinstance(config, dict):
+        raise Damaged(f"{file} holds no JSON object.", hint="Download it again.", hint_zh="请重新下载。")
+    return config
+
+
+def _remote(ref: Reference) -> ResolvedModel:
+    if ref.adapters:
+        raise Unsupported(f"A remote model takes no adapters: {ref}.", param="model")
+    return ResolvedModel(
+        reference=str(ref),
+        path=None,
+        format="remote",
+        architecture="remote",
+        task="chat",
+        context=128_000,
+        endpoint=os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1"),
+    )
+
+
+def _with_adapters(model: ResolvedModel, adapters: tuple[Adapter, ...], home: Home) -> ResolvedModel:
+    found = [ResolvedAdapter(name=a.source, path=_adapter_path(a, home), weight=a.weight) for a in adapters]
+    return _replace(model, adapters=found) if found else model
+
+
+def _adapter_path(adapter: Adapter, home: Home) -> Path:
+    named = home.runs / adapter.source / "adapter"
+    for path in (named, Path(adapter.source).expanduser()):
+        if (path / "adapter_config.json").is_file():
+            return path.resolve()
+    raise NotFound(
+        f"There is no adapter {adapter.source!r}: no run of that name and no folder with adapter_config.json.",
+        hint="'ninestory ls' shows the installed adapters.",
+        hint_zh="运行 ninestory ls 查看已安装的适配器。",
+        param="model",
+    )
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def _replace(model: ResolvedModel, **changes: Any) -> ResolvedModel:
+    import dataclasses
+
+    return dataclasses.replace(model, **changes)

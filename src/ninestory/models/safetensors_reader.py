@@ -1,0 +1,132 @@
+"""A strict reader of safetensors headers; tensor data is mapped, never copied. Format: huggingface/safetensors README."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ninestory.core.errors import Damaged
+
+MAX_HEADER = 100_000_000
+DTYPE_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
+    "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+_NUMPY = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor: `offset` is from the start of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class SafetensorsFile:
+    path: Path
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> SafetensorsFile:
+    """Read and check a header: sizes, types, offsets without gap or overlap, the file's length exactly.
+
+    Raises:
+        Damaged: with the first thing that is wrong.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
+        if length > min(MAX_HEADER, size - 8) or length < 2:
+            raise _damaged(path, f"its header claims {length} bytes of a file of {size}")
+        raw = file.read(length)
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=lambda pairs: _unique(path, pairs))
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise _damaged(path, f"its header is not JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is no JSON object")
+    metadata = header.pop("__metadata__", {})
+    tensors = sorted((_tensor(path, name, entry, 8 + length) for name, entry in header.items()), key=lambda t: t.offset)
+    expected = 8 + length
+    for tensor in tensors:
+        if tensor.offset != expected:
+            raise _damaged(path, f"the tensor {tensor.name!r} lies at byte {tensor.offset} where {expected} was due")
+        expected += tensor.nbytes
+    if expected != size:
+        raise _damaged(path, f"its tensors end at byte {expected}, the file at {size}")
+    return SafetensorsFile(path, {t.name: t for t in tensors}, metadata if isinstance(metadata, dict) else {})
+
+
+def read_index(directory: Path) -> list[Path]:
+    """The shards that `model.safetensors.index.json` names, or the plain files when there is none.
+
+    Raises:
+        Damaged: the index is no JSON, names a missing file or one outside the directory.
+    """
+    index = directory / "model.safetensors.index.json"
+    if not index.is_file():
+        return sorted(directory.glob("*.safetensors"))
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise _damaged(index, f"it holds no weight_map ({error!r})") from error
+    shards = []
+    for name in sorted(names):
+        shard = directory / str(name)
+        if Path(str(name)).name != name or not shard.is_file():
+            raise _damaged(index, f"it names {name!r}, which is not in the directory")
+        shards.append(shard)
+    return shards
+
+
+def read_tensor(file: SafetensorsFile, name: str) -> Any:
+    """A tensor as a read-only view of the file. BF16 comes as uint16, float8 as uint8."""
+    import numpy as np
+
+    tensor = file.tensors[name]
+    dtype = np.dtype(_NUMPY.get(tensor.dtype, "u1"))
+    return np.memmap(file.path, dtype=dtype, mode="r", offset=tensor.offset, shape=tensor.shape or (1,)).reshape(
+        tensor.shape
+    )
+
+
+def _tensor(path: Path, name: str, entry: Any, start: int) -> TensorInfo:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        sane = all(isinstance(n, int) and 0 <= n < 1 << 48 for n in (*shape, begin, end)) and len(shape) <= 8
+        expected = prod(shape) * DTYPE_BYTES[dtype]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"the entry of {name!r} is malformed ({error!r})") from error
+    if not sane or end - begin != expected:
+        raise _damaged(path, f"the tensor {name!r} of shape {shape} and type {dtype} claims bytes {begin} to {end}")
+    return TensorInfo(name, dtype, shape, start + begin, expected)
+
+
+def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise _damaged(path, "a name is there twice")
+    return data
+
+
+def _damaged(path: Path, why: str) -> Damaged:
+    return Damaged(
+        f"{path.name} is not sound: {why}.",
+        hint="Download it again (ninestory pull), or compare its sha256 with the publisher's.",
+        hint_zh="请重新下载（ninestory pull），或与发布者的 sha256 比对。",
+        code="damaged_safetensors",
+    )
