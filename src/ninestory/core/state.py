@@ -61,8 +61,11 @@ class State:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All statements of the block or none; other processes' writers wait."""
+        """All statements of the block or none; other processes' writers wait. A block inside a block joins it."""
         with self._lock:
+            if self._connection.in_transaction:
+                yield
+                return
             self.execute("BEGIN IMMEDIATE")
             try:
                 yield
