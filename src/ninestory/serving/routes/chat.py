@@ -1,0 +1,155 @@
+"""`/v1/chat/completions` as OpenAI has it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from ninestory.serving.context import GatewayContext
+from ninestory.serving.schemas import ChatCompletionRequest
+from ninestory.serving.streaming import DONE, event, stream, until_gone
+
+
+def router(context: GatewayContext) -> APIRouter:
+    routes = APIRouter(tags=["chat"])
+
+    @routes.post("/v1/chat/completions", response_model=None)
+    async def chat_completions(body: ChatCompletionRequest, request: Request) -> dict[str, Any] | Response:
+        """Answer a conversation; streamed when `stream` is true."""
+        engine_request = body.to_request(context.settings.serve.max_n)
+        chunks = until_gone(request, context.pool.run(body.model, engine_request))
+        answer = ChatAnswer(context, body)
+        if body.stream:
+            return await stream(request, answer.events(chunks))
+        async for chunk in chunks:
+            answer.take(chunk)
+        return answer.completion()
+
+    return routes
+
+
+class ChatAnswer:
+    """Builds OpenAI's objects from an engine's chunks."""
+
+    def __init__(self, context: GatewayContext, body: ChatCompletionRequest) -> None:
+        self._context, self._body = context, body
+        self._head: dict[str, Any] = {
+            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": body.model,
+        }
+        self._choices: dict[int, dict[str, Any]] = {}
+        self._usage: dict[str, Any] = {}
+        self._extension: dict[str, Any] = {}
+        self._began = time.perf_counter()
+        self._first: float | None = None
+
+    def take(self, chunk: dict[str, Any]) -> None:
+        """Account for one chunk."""
+        kind = chunk["kind"]
+        if kind == "started":
+            self._extension = {k: chunk[k] for k in ("seed", "template", "dropped_messages")}
+        elif kind == "text":
+            self._note_first()
+            choice = self._choice(chunk["index"])
+            choice["reasoning" if chunk["reasoning"] else "text"] += chunk["text"]
+            choice["logprobs"] += [_logprob(entry) for entry in chunk["logprobs"]]
+        elif kind == "tool_call":
+            self._note_first()
+            calls = self._choice(chunk["index"])["tool_calls"]
+            if chunk["id"]:
+                calls.append({"id": chunk["id"], "type": "function", "function": {"name": chunk["name"], "arguments": ""}})
+            calls[-1]["function"]["arguments"] += chunk["arguments"]
+        elif kind == "finished":
+            self._choice(chunk["index"])["finish_reason"] = chunk["reason"]
+        elif kind == "usage":
+            self._usage = usage_object(chunk)
+            self._extension |= {k: round(chunk[k], 4) for k in ("prefill_seconds", "decode_seconds")}
+            self._context.metrics.tokens.labels(self._body.model, "prompt").inc(chunk["prompt_tokens"])
+            self._context.metrics.tokens.labels(self._body.model, "completion").inc(chunk["completion_tokens"])
+
+    def completion(self) -> dict[str, Any]:
+        """The whole answer."""
+        choices = []
+        for index, choice in sorted(self._choices.items()):
+            message: dict[str, Any] = {"role": "assistant", "content": choice["text"] or None, "refusal": None}
+            if choice["reasoning"]:
+                message["reasoning_content"] = choice["reasoning"]
+            if choice["tool_calls"]:
+                message["tool_calls"] = choice["tool_calls"]
+            elif message["content"] is None:
+                message["content"] = ""
+            logprobs = {"content": choice["logprobs"], "refusal": None} if self._body.logprobs else None
+            choices.append(
+                {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice["finish_reason"]}
+            )
+        return {
+            **self._head,
+            "object": "chat.completion",
+            "choices": choices,
+            "usage": self._usage,
+            "ninestory": self._extension,
+        }
+
+    async def events(self, chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+        """The answer as a stream of `chat.completion.chunk`."""
+        with_usage = self._body.stream_options is not None and self._body.stream_options.include_usage
+        opened: set[int] = set()
+        async for chunk in chunks:
+            self.take(chunk)
+            kind = chunk["kind"]
+            if kind not in ("text", "tool_call", "finished"):
+                continue
+            index = chunk["index"]
+            delta: dict[str, Any] = {} if index in opened else {"role": "assistant", "content": ""}
+            opened.add(index)
+            finish = chunk["reason"] if kind == "finished" else None
+            logprobs = None
+            if kind == "text":
+                delta["reasoning_content" if chunk["reasoning"] else "content"] = chunk["text"]
+                if self._body.logprobs:
+                    logprobs = {"content": [_logprob(entry) for entry in chunk["logprobs"]], "refusal": None}
+            elif kind == "tool_call":
+                call: dict[str, Any] = {"index": chunk["position"], "function": {"arguments": chunk["arguments"]}}
+                if chunk["id"]:
+                    call |= {"id": chunk["id"], "type": "function"}
+                    call["function"]["name"] = chunk["name"]
+                delta = {**delta, "tool_calls": [call]}
+            choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+            yield event(self._chunk([choice]))
+        if with_usage:
+            yield event({**self._chunk([]), "usage": self._usage, "ninestory": self._extension})
+        yield DONE
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**self._head, "object": "chat.completion.chunk", "choices": choices}
+
+    def _choice(self, index: int) -> dict[str, Any]:
+        empty: dict[str, Any] = {"text": "", "reasoning": "", "logprobs": [], "tool_calls": [], "finish_reason": None}
+        return self._choices.setdefault(index, empty)
+
+    def _note_first(self) -> None:
+        if self._first is None:
+            self._first = time.perf_counter() - self._began
+            self._context.metrics.first_token.labels(self._body.model).observe(self._first)
+
+
+def usage_object(chunk: dict[str, Any]) -> dict[str, Any]:
+    """An engine's usage as OpenAI writes it."""
+    return {
+        "prompt_tokens": chunk["prompt_tokens"],
+        "completion_tokens": chunk["completion_tokens"],
+        "total_tokens": chunk["prompt_tokens"] + chunk["completion_tokens"],
+        "prompt_tokens_details": {"cached_tokens": chunk["cached_tokens"]},
+        "completion_tokens_details": {"reasoning_tokens": chunk["reasoning_tokens"]},
+    }
+
+
+def _logprob(entry: dict[str, Any]) -> dict[str, Any]:
+    top = [{"token": t["token"], "logprob": t["logprob"], "bytes": t["bytes"]} for t in entry["top"]]
+    return {"token": entry["token"], "logprob": entry["logprob"], "bytes": entry["bytes"], "top_logprobs": top}

@@ -1,0 +1,72 @@
+"""Server-sent events, and the watch for clients that go away in mid-answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import orjson
+from fastapi import Request
+from starlette.responses import StreamingResponse
+
+from ninestory.core.errors import Cancelled, NinestoryError
+from ninestory.serving.errors import error_body
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(data: Any, name: str | None = None) -> bytes:
+    """One event; `name` for the protocols that name theirs."""
+    head = f"event: {name}\n".encode() if name else b""
+    return head + b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+async def until_gone(request: Request, chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    """The same chunks, ended by `Cancelled` as soon as the client is gone, in a silent prefill too."""
+    gone = asyncio.ensure_future(_disconnected(request))
+    pull: asyncio.Future[dict[str, Any]] | None = None
+    try:
+        while True:
+            pull = asyncio.ensure_future(anext(chunks))  # type: ignore[arg-type]
+            await asyncio.wait({pull, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not pull.done():
+                raise Cancelled("The client went away.")
+            try:
+                chunk = pull.result()
+            except StopAsyncIteration:
+                return
+            yield chunk
+    finally:
+        gone.cancel()
+        if pull is not None and not pull.done():
+            pull.cancel()
+            await asyncio.gather(pull, return_exceptions=True)
+        await chunks.aclose()  # type: ignore[attr-defined]
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def stream(
+    request: Request, lines: AsyncIterator[bytes], on_error: Callable[[dict[str, Any]], bytes] | None = None
+) -> StreamingResponse:
+    """Answer with events. The first is awaited before the status is sent, so that early errors keep their status."""
+    first = await anext(lines)
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            yield first
+            async for line in lines:
+                yield line
+        except Cancelled:
+            return
+        except NinestoryError as error:
+            data = error_body(error, request.state.request_id, request.url.path)
+            yield on_error(data) if on_error else event(data)
+        finally:
+            await lines.aclose()  # type: ignore[attr-defined]
+
+    return StreamingResponse(body(), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

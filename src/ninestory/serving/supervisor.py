@@ -1,0 +1,231 @@
+"""One worker process from its start to its end, and the streams of the requests it runs.
+
+States: starting → ready ⇄ busy → draining → dead. The end of the socket is the end of the worker, whatever the cause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ninestory.core.config import RuntimeSettings
+from ninestory.core.errors import NinestoryError, TimedOut, Unavailable, from_dict
+from ninestory.runtimes.protocol import Request
+from ninestory.serving.frames import FrameProtocol, Kind, encode
+
+STREAM_BYTES = 4 << 20  # of one stream not yet taken by its client
+_STDERR_LINES = 200
+
+
+class Stream:
+    """Chunks of one request, between the socket's reader and the route that answers."""
+
+    def __init__(self) -> None:
+        self.chunks: deque[dict[str, Any] | NinestoryError | None] = deque()
+        self.bytes = 0
+        self.arrived = asyncio.Event()
+
+    def put(self, chunk: dict[str, Any] | NinestoryError | None, size: int = 0) -> None:
+        self.chunks.append(chunk)
+        self.bytes += size
+        self.arrived.set()
+
+    async def get(self) -> dict[str, Any] | NinestoryError | None:
+        while not self.chunks:
+            self.arrived.clear()
+            await self.arrived.wait()
+        self.bytes = 0 if len(self.chunks) == 1 else self.bytes
+        return self.chunks.popleft()
+
+
+class WorkerProcess:
+    """A worker as the gateway sees it. Made and used on the event loop's thread, which must be the main one."""
+
+    def __init__(self, reference: str, settings: RuntimeSettings, home: Path) -> None:
+        self.reference = reference
+        self.state = "starting"
+        self.needed_bytes = 0
+        self.rss_bytes = 0
+        self.info: dict[str, Any] = {}
+        self.started_at = self.idle_since = time.monotonic()
+        self.stderr: deque[str] = deque(maxlen=_STDERR_LINES)
+        self.dead = asyncio.Event()
+        self._streams: dict[int, Stream] = {}
+        self._next_id = 1
+        self._hello: asyncio.Queue[dict[str, Any] | NinestoryError] = asyncio.Queue()
+        self._frames = FrameProtocol(self._on_frame, self._on_lost)
+        self._process, self._socket = self._spawn(settings, home)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def active(self) -> int:
+        return len(self._streams)
+
+    def _spawn(self, settings: RuntimeSettings, home: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        ours, theirs = socket.socketpair()
+        spec = {"reference": self.reference, "settings": dataclasses.asdict(settings), "home": str(home)}
+        command = [sys.executable, "-m", "ninestory.serving.worker", "--fd", str(theirs.fileno())]
+        command += ["--parent", str(os.getpid()), "--spec", orjson.dumps(spec).decode()]
+        process = subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C reaches the gateway only, which then drains
+        )
+        theirs.close()
+        threading.Thread(target=self._read_stderr, args=(process,), name="worker-stderr", daemon=True).start()
+        return process, ours
+
+    def _read_stderr(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            self.stderr.append(line.decode("utf-8", errors="replace").rstrip())
+        process.wait()
+
+    async def resolve(self, timeout: float) -> None:
+        """Wait until the worker has found its files and said what it needs (`needed_bytes`)."""
+        await asyncio.get_running_loop().create_connection(lambda: self._frames, sock=self._socket)
+        hello = await self._expect(timeout)
+        self.needed_bytes = hello["needed_bytes"]
+
+    async def load(self, timeout: float) -> None:
+        """Let it load, and wait until it is ready."""
+        self._frames.send(encode(0, Kind.LOAD))
+        hello = await self._expect(timeout)
+        self.info, self.rss_bytes = hello["info"], hello["rss_bytes"]
+        self.state, self.idle_since = "ready", time.monotonic()
+
+    async def _expect(self, timeout: float) -> dict[str, Any]:
+        try:
+            hello = await asyncio.wait_for(self._hello.get(), timeout)
+        except TimeoutError:
+            self.kill()
+            raise TimedOut(
+                f"{self.reference} was not ready after {timeout:g} s.",
+                hint="Give it longer with --start-timeout, or choose a smaller model.",
+                hint_zh="请用 --start-timeout 延长等待，或选择更小的模型。",
+            ) from None
+        if isinstance(hello, NinestoryError):
+            self.kill()
+            raise hello
+        return hello
+
+    async def run(self, request: Request) -> AsyncIterator[dict[str, Any]]:
+        """Send a request and yield its chunks. Leaving the iterator early cancels the request in the worker."""
+        if self.state == "dead":
+            raise self.death()
+        request_id, self._next_id = self._next_id, self._next_id % 0xFFFFFFF0 + 1
+        stream = self._streams[request_id] = Stream()
+        self.state = "busy"
+        payload = orjson.dumps({"kind": request.kind, **dataclasses.asdict(request)}, option=orjson.OPT_NON_STR_KEYS)
+        self._frames.send(encode(request_id, Kind.REQUEST, payload))
+        finished = False
+        try:
+            while (chunk := await stream.get()) is not None:
+                if isinstance(chunk, NinestoryError):
+                    finished = True
+                    raise chunk
+                yield chunk
+            finished = True
+        finally:
+            self._streams.pop(request_id, None)
+            if not finished:
+                self._frames.send(encode(request_id, Kind.CANCEL))
+            if not self._streams:
+                self.idle_since = time.monotonic()
+                self.state = "ready" if self.state == "busy" else self.state
+
+    async def drain(self, timeout: float) -> None:
+        """Take no more, let the running requests end, stop."""
+        if self.state != "dead":
+            self.state = "draining"
+        deadline = time.monotonic() + timeout
+        while self._streams and time.monotonic() < deadline and not self.dead.is_set():
+            await asyncio.sleep(0.02)
+        self._frames.close()
+        try:
+            await asyncio.wait_for(self._exited(), 5)
+        except TimeoutError:
+            self.kill()
+            await self._exited()
+
+    async def _exited(self) -> None:
+        """Memory is free only when the process is gone."""
+        while self._process.poll() is None:
+            await asyncio.sleep(0.01)
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+
+    def death(self) -> Unavailable:
+        """Why it is gone, with its last words."""
+        code = self._process.poll()
+        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with status {code}"
+        words = " | ".join(list(self.stderr)[-3:])
+        return Unavailable(
+            f"The worker of {self.reference} {how} while it was needed.",
+            hint="Send the request again: the worker is restarted." + (f" Its last words: {words}" if words else ""),
+            hint_zh="请重新发送请求：工作进程会自动重启。" + (f"其最后输出：{words}" if words else ""),
+            code="worker_died",
+            retry_after=1,
+        )
+
+    # --- what the socket says -----------------------------------------------------------------------------------
+
+    def _on_frame(self, request_id: int, kind: Kind, payload: bytes) -> None:
+        if request_id == 0:
+            data = orjson.loads(payload)
+            self._hello.put_nowait(from_dict(data) if kind is Kind.ERROR else data)
+            return
+        stream = self._streams.get(request_id)
+        if stream is None:
+            return
+        if kind is Kind.CHUNK:
+            if stream.bytes > STREAM_BYTES:
+                self._frames.send(encode(request_id, Kind.CANCEL))
+                stream.put(
+                    Unavailable(
+                        f"The client left {stream.bytes} bytes unread; the request was cancelled.",
+                        hint="Read the stream as it comes.",
+                        hint_zh="请及时读取数据流。",
+                        code="client_too_slow",
+                    )
+                )
+                return
+            stream.put(orjson.loads(payload), len(payload))
+        elif kind is Kind.ERROR:
+            stream.put(from_dict(orjson.loads(payload)))
+        elif kind is Kind.END:
+            stream.put(None)
+
+    def _on_lost(self) -> None:
+        drained = self.state == "draining"
+        self.state = "dead"
+        try:
+            self._process.wait(timeout=0.05)  # the exit status follows the socket's end at once
+        except subprocess.TimeoutExpired:
+            self.kill()
+        error = self.death()
+        for stream in self._streams.values():
+            stream.put(error)
+        if not drained:
+            self._hello.put_nowait(error)
+        self.dead.set()
