@@ -43,7 +43,7 @@ def run_with_tools(engine: Engine, request: ChatRequest, cancel: threading.Event
         yield from _with_usage(engine.run(plain, cancel), spent)
         return
     asking = _ask(plain, f"Write the arguments of the tool {tool.name} for this as one JSON object.")
-    forced = dataclasses.replace(asking, constraint=Constraint(json_schema=tool.parameters), logprobs=None)
+    forced = dataclasses.replace(asking, constraint=Constraint(json_schema=_closed(tool.parameters)), logprobs=None)
     call_id, first = f"call_{secrets.token_hex(12)}", True
     for chunk in _with_usage(engine.run(forced, cancel), spent):
         if isinstance(chunk, Text):
@@ -82,6 +82,11 @@ def _choose(
         elif isinstance(chunk, Usage):
             spent = chunk
     return by_name.get(chosen), spent
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """No arguments beside those that the tool names, unless it says otherwise: small models add some without end."""
+    return {"type": "object", "additionalProperties": False, **schema}
 
 
 def _with_usage(chunks: Iterator[Chunk], spent: Usage | None) -> Iterator[Chunk]:

@@ -230,7 +230,9 @@ class Pool:
         """Evict idle models, least recently used first, until the plan of `worker` fits."""
         while worker.needed_bytes > (free := self._free_bytes(worker)):
             idle = [
-                m for m in self._models.values() if m.loaded and m.worker is not worker and not m.running and not m.waiting
+                m
+                for m in self._models.values()
+                if m.loaded and m.worker is not worker and not m.running and not m.waiting
             ]
             if not idle:
                 raise DoesNotFit(

@@ -78,13 +78,19 @@ class ChatMessage(Strict):
     def to_message(self) -> Message:
         if self.content is None and not self.tool_calls:
             raise InvalidRequest(f"A message of the role {self.role} has no content.", param="messages")
-        content = self.content if isinstance(self.content, str) or self.content is None else [Part(type="text", text=p.text) for p in self.content]
+        content = (
+            self.content
+            if isinstance(self.content, str) or self.content is None
+            else [Part(type="text", text=p.text) for p in self.content]
+        )
         return Message(
             role=self.role,
             content=content,
             name=self.name,
             reasoning=self.reasoning_content,
-            tool_calls=[ToolCall(id=c.id, name=c.function.name, arguments=c.function.arguments) for c in self.tool_calls or []],
+            tool_calls=[
+                ToolCall(id=c.id, name=c.function.name, arguments=c.function.arguments) for c in self.tool_calls or []
+            ],
             tool_call_id=self.tool_call_id,
         )
 
@@ -251,7 +257,9 @@ class CompletionsRequest(SamplingFields):
         if self.best_of not in (None, 1):
             raise Unsupported("best_of is not supported.", hint="Use n.", hint_zh="请使用 n。", param="best_of")
         if self.suffix:
-            raise Unsupported("suffix is not supported by this model.", hint="Leave it out.", hint_zh="请去掉。", param="suffix")
+            raise Unsupported(
+                "suffix is not supported by this model.", hint="Leave it out.", hint_zh="请去掉。", param="suffix"
+            )
         prompt: Any = self.prompt
         if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
             if len(prompt) > 1:

@@ -28,7 +28,7 @@ async def until_gone(request: Request, chunks: AsyncIterator[dict[str, Any]]) ->
     pull: asyncio.Future[dict[str, Any]] | None = None
     try:
         while True:
-            pull = asyncio.ensure_future(anext(chunks))  # type: ignore[arg-type]
+            pull = asyncio.ensure_future(anext(chunks))
             await asyncio.wait({pull, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not pull.done():
                 raise Cancelled("The client went away.")
@@ -69,4 +69,6 @@ async def stream(
         finally:
             await lines.aclose()  # type: ignore[attr-defined]
 
-    return StreamingResponse(body(), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    return StreamingResponse(
+        body(), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    )

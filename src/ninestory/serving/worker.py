@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -31,7 +32,7 @@ from ninestory.runtimes.protocol import REQUESTS, Engine
 from ninestory.serving.frames import FrameProtocol, Kind, encode
 
 _PR_SET_PDEATHSIG = 1
-_REQUESTS = {kind: pydantic.TypeAdapter(cls) for kind, cls in REQUESTS.items()}
+_REQUESTS: dict[str, pydantic.TypeAdapter[Any]] = {kind: pydantic.TypeAdapter(cls) for kind, cls in REQUESTS.items()}
 
 
 class Worker:
@@ -135,8 +136,8 @@ class Worker:
 def resident_bytes(pid: str = "self") -> int:
     """Resident memory of a process, 0 where /proc is missing."""
     try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
 
@@ -151,8 +152,6 @@ def die_with_parent(parent: int) -> None:
 
 async def _main(arguments: argparse.Namespace) -> None:
     spec = orjson.loads(arguments.spec)
-    from pathlib import Path
-
     worker = Worker(spec["reference"], RuntimeSettings(**spec["settings"]), Home(Path(spec["home"])))
     await worker.serve(socket.socket(fileno=arguments.fd))
 

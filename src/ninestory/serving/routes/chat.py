@@ -63,7 +63,9 @@ class ChatAnswer:
             self._note_first()
             calls = self._choice(chunk["index"])["tool_calls"]
             if chunk["id"]:
-                calls.append({"id": chunk["id"], "type": "function", "function": {"name": chunk["name"], "arguments": ""}})
+                calls.append(
+                    {"id": chunk["id"], "type": "function", "function": {"name": chunk["name"], "arguments": ""}}
+                )
             calls[-1]["function"]["arguments"] += chunk["arguments"]
         elif kind == "finished":
             self._choice(chunk["index"])["finish_reason"] = chunk["reason"]

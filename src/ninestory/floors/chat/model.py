@@ -1,0 +1,196 @@
+"""A chat model in this process: what `ninestory.load` gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+
+from ninestory.core.config import RuntimeSettings, load_settings
+from ninestory.core.errors import InvalidRequest
+from ninestory.core.paths import Home
+from ninestory.models.resolve import resolve
+from ninestory.runtimes.load import load_engine
+from ninestory.runtimes.protocol import (
+    ChatRequest,
+    Chunk,
+    CompletionRequest,
+    Constraint,
+    EmbeddingRequest,
+    Embeddings,
+    Engine,
+    EngineInfo,
+    Finished,
+    Generation,
+    Message,
+    Sampling,
+    Text,
+    TokenizeRequest,
+    Tokens,
+    Usage,
+)
+
+_SAMPLING = {f.name for f in dataclasses.fields(Sampling)}
+_GENERATION = {f.name for f in dataclasses.fields(Generation)} - {"sampling", "constraint", "n", "request_id"}
+Conversation = str | Sequence[Message | dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer. `str(reply)` is its text; a notebook shows it as Markdown."""
+
+    text: str
+    reasoning: str = ""
+    finish_reason: str = "stop"
+    usage: Usage | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_markdown_(self) -> str:
+        return self.text
+
+
+def load(reference: str, *, home: Home | None = None, **options: Any) -> ChatModel:
+    """Load a model into this process.
+
+    Args:
+        reference: any model reference, e.g. "starter:smollm2-135m-instruct", "./model.gguf", "openai:gpt-4o-mini".
+        home: where models lie; default NINESTORY_HOME.
+        options: fields of `RuntimeSettings`, e.g. context=2048, threads=2.
+
+    Raises:
+        NotFound: the model is not on this machine; the hint is the command that brings it.
+    """
+    settings = load_settings().settings.runtime
+    try:
+        settings = dataclasses.replace(settings, **options)
+    except TypeError as error:
+        known = ", ".join(f.name for f in dataclasses.fields(RuntimeSettings))
+        raise InvalidRequest(f"load() got an unknown option: {error}. Known are: {known}.") from None
+    return ChatModel(load_engine(resolve(reference, home or Home.default()), settings))
+
+
+class ChatModel:
+    """A loaded model; use it as a context manager, so that its memory is given back."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    def __enter__(self) -> ChatModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model. Idempotent."""
+        self._engine.close()
+
+    @overload
+    def chat(self, messages: Conversation, *, stream: Literal[False] = False, **generation: Any) -> Reply: ...
+    @overload
+    def chat(self, messages: Conversation, *, stream: Literal[True], **generation: Any) -> Iterator[str]: ...
+    def chat(self, messages: Conversation, *, stream: bool = False, **generation: Any) -> Reply | Iterator[str]:
+        """Answer a question or a conversation.
+
+        Args:
+            messages: a question, or `Message`s / OpenAI-shaped dicts.
+            stream: yield pieces of text as they come instead of one `Reply`.
+            generation: max_tokens, stop, temperature, top_p, top_k, min_p, seed, json_schema, …
+        """
+        request = ChatRequest(messages=_messages(messages), **_options(generation))
+        chunks = self._engine.run(request, threading.Event())
+        return _pieces(chunks) if stream else _reply(chunks)
+
+    def complete(self, prompt: str, **generation: Any) -> Reply:
+        """Continue raw text, without any chat template."""
+        return _reply(self._engine.run(CompletionRequest(prompt=prompt, **_options(generation)), threading.Event()))
+
+    def embed(self, texts: Sequence[str], role: Literal["", "query", "passage"] = "") -> list[list[float]]:
+        """Unit vectors of texts (embedding models only)."""
+        for chunk in self._engine.run(EmbeddingRequest(inputs=list(texts), role=role), threading.Event()):
+            if isinstance(chunk, Embeddings):
+                return chunk.vectors
+        return []
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        for chunk in self._engine.run(TokenizeRequest(text=text), threading.Event()):
+            if isinstance(chunk, Tokens):
+                return chunk.ids
+        return []
+
+    def chat_session(self, system: str = "") -> ChatSession:
+        """A conversation that remembers: `with model.chat_session() as chat: chat.ask("…")`."""
+        return ChatSession(self, system)
+
+    def run(self, request: Any, cancel: threading.Event | None = None) -> Iterator[Chunk]:
+        """The engine's own protocol, for callers that want every chunk."""
+        return self._engine.run(request, cancel or threading.Event())
+
+
+class ChatSession:
+    """A conversation with its history."""
+
+    def __init__(self, model: ChatModel, system: str = "") -> None:
+        self._model = model
+        self.messages: list[Message] = [Message(role="system", content=system)] if system else []
+
+    def __enter__(self) -> ChatSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ask(self, text: str, **generation: Any) -> Reply:
+        """Ask, remember question and answer."""
+        self.messages.append(Message(role="user", content=text))
+        reply = self._model.chat(self.messages, **generation)
+        self.messages.append(Message(role="assistant", content=reply.text))
+        return reply
+
+
+def _messages(given: Conversation) -> list[Message]:
+    if isinstance(given, str):
+        return [Message(role="user", content=given)]
+    return [m if isinstance(m, Message) else Message(**m) for m in given]
+
+
+def _options(generation: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments sorted into the request's own fields, its sampling and its constraint."""
+    unknown = set(generation) - _SAMPLING - _GENERATION - {"json_schema", "choices"}
+    if unknown:
+        raise InvalidRequest(
+            f"Unknown generation option {sorted(unknown)[0]!r}.",
+            hint=f"Known are: {', '.join(sorted(_SAMPLING | _GENERATION | {'json_schema', 'choices'}))}.",
+        )
+    options: dict[str, Any] = {k: v for k, v in generation.items() if k in _GENERATION}
+    options["sampling"] = Sampling(**{k: v for k, v in generation.items() if k in _SAMPLING})
+    if "json_schema" in generation or "choices" in generation:
+        options["constraint"] = Constraint(json_schema=generation.get("json_schema"), choices=generation.get("choices"))
+    return options
+
+
+def _pieces(chunks: Iterator[Chunk]) -> Iterator[str]:
+    for chunk in chunks:
+        if isinstance(chunk, Text) and not chunk.reasoning:
+            yield chunk.text
+
+
+def _reply(chunks: Iterator[Chunk]) -> Reply:
+    text, reasoning, finish, usage = "", "", "stop", None
+    for chunk in chunks:
+        if isinstance(chunk, Text):
+            text, reasoning = (text, reasoning + chunk.text) if chunk.reasoning else (text + chunk.text, reasoning)
+        elif isinstance(chunk, Finished):
+            finish = chunk.reason
+        elif isinstance(chunk, Usage):
+            usage = chunk
+    return Reply(text, reasoning, finish, usage)

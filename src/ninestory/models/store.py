@@ -1,0 +1,151 @@
+"""What is installed: the home's own models, the starters, and what other tools already fetched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ninestory.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from ninestory.core.paths import Home, inside
+from ninestory.models.reference import Reference, parse_reference
+from ninestory.models.starters import STARTERS, is_available
+from ninestory.models.verify import verify
+
+
+@dataclass(frozen=True)
+class InstalledModel:
+    """One model that can be asked for without fetching anything."""
+
+    reference: str
+    source: str  # "store", "starter", "tuned"
+    path: Path | None
+    nbytes: int
+    removable: bool
+    task: str = "chat"
+
+
+def list_installed(home: Home) -> list[InstalledModel]:
+    """All of them; what is half written is never listed (it lies under names that start with a dot)."""
+    models = [
+        InstalledModel(
+            f"starter:{s.name}", "starter", None, s.nbytes, (home.models / "starter" / s.name).is_dir(), s.task
+        )
+        for s in STARTERS.values()
+        if is_available(s, home)
+    ]
+    for path in _folders(home.models / "catalogue", 2):
+        models.append(_row(f"{path.parent.name}:{path.name}", path))
+    for scheme in ("hf", "ms"):
+        for path in _folders(home.models / scheme, 2):
+            revision = "" if path.name == "main" else f"@{path.name}"
+            models.append(_row(f"{scheme}:{path.parent.name.replace('--', '/', 1)}{revision}", path))
+    return models
+
+
+def remove(home: Home, reference: str) -> InstalledModel:
+    """Delete a model's files from the home.
+
+    Raises:
+        NotFound: it is not installed. Forbidden: its files belong to a package or to another tool.
+    """
+    wanted = str(parse_reference(reference))
+    matches = [m for m in list_installed(home) if m.reference == wanted or m.reference.startswith(f"{wanted}:")]
+    if len(matches) != 1:
+        raise NotFound(
+            f"{wanted} is not installed."
+            if not matches
+            else f"{wanted} could be {', '.join(m.reference for m in matches)}.",
+            hint="'ninestory ls' shows what is.",
+            hint_zh="运行 ninestory ls 查看已安装的模型。",
+            param="model",
+        )
+    model = matches[0]
+    if not model.removable:
+        raise Forbidden(
+            f"{model.reference} belongs to an installed package.",
+            hint="Remove it with pip uninstall.",
+            hint_zh="请用 pip uninstall 移除。",
+        )
+    path = model.path or home.models / "starter" / model.reference.removeprefix("starter:")
+    doomed = path.with_name(f".removing-{path.name}-{os.getpid()}")
+    path.rename(doomed)  # gone for readers at once, whatever happens to the deletion
+    shutil.rmtree(doomed)
+    if path.parent.is_dir() and not any(path.parent.iterdir()):
+        path.parent.rmdir()
+    return model
+
+
+def import_path(home: Home, path: Path, name: str) -> InstalledModel:
+    """Take a model file or a checkpoint directory into the home under a catalogue name and variant.
+
+    Files are linked where the file system allows it and copied otherwise. Verified first.
+
+    Args:
+        name: `NAME:VARIANT` of the catalogue, or `hf:org/name`.
+
+    Raises:
+        Damaged: a file does not pass `verify`. Conflict: the name is taken. InvalidRequest: no such kind of name.
+    """
+    reference = parse_reference(name)
+    target = folder_of(home, reference)
+    if target.exists():
+        raise Conflict(
+            f"{reference} is installed already.",
+            hint=f"ninestory rm {reference}",
+            hint_zh=f"请先运行：ninestory rm {reference}",
+            param="name",
+        )
+    verify(path)
+    part = target.with_name(f".importing-{target.name}-{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        files = [path] if path.is_file() else [f for f in sorted(path.rglob("*")) if f.is_file() and f.suffix != ".py"]
+        for file in files:
+            to = part / (file.name if path.is_file() else file.relative_to(path))
+            to.parent.mkdir(parents=True, exist_ok=True)
+            _link_or_copy(file.resolve(), to)
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return _row(str(reference), target)
+
+
+def folder_of(home: Home, reference: Reference) -> Path:
+    """Where a pulled or imported model lies.
+
+    Raises:
+        InvalidRequest: this kind of reference has no folder in the home.
+    """
+    if reference.scheme == "catalogue" and reference.quant:
+        return inside(home.models / "catalogue", reference.source, reference.quant)
+    if reference.scheme in ("hf", "ms"):
+        return inside(home.models / reference.scheme, reference.source.replace("/", "--"), reference.revision or "main")
+    raise InvalidRequest(
+        f"{reference} names no place in the store.",
+        hint="Write NAME:VARIANT of the catalogue, or hf:org/name.",
+        hint_zh="请写成目录中的 名称:变体，或 hf:组织/名称。",
+        param="name",
+    )
+
+
+def _folders(root: Path, depth: int) -> list[Path]:
+    """Directories `depth` levels below `root`, without those that begin with a dot."""
+    level = [root] if root.is_dir() else []
+    for _ in range(depth):
+        level = [p for d in level for p in sorted(d.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    return level
+
+
+def _row(reference: str, path: Path) -> InstalledModel:
+    nbytes = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+    return InstalledModel(reference, "store", path, nbytes, removable=True)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,35 @@
+"""What the server answered: figures and a short log without texts."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from ninestory.serving.context import GatewayContext
+
+log = logging.getLogger("ninestory.requests")
+_QUIET = ("/ui", "/health", "/metrics")
+
+
+def note_request(context: GatewayContext) -> Callable[[str, str, str, int, float], None]:
+    """A callback for the guard: request id, method, path, status, seconds."""
+
+    def note(request_id: str, method: str, path: str, status: int, seconds: float) -> None:
+        route = "/".join(path.split("/")[:4])
+        context.metrics.requests.labels(method, route, status).inc()
+        context.metrics.seconds.labels(route).observe(seconds)
+        if path.startswith(_QUIET):
+            return
+        entry = {
+            "id": request_id,
+            "time": time.time(),
+            "method": method,
+            "path": path,
+            "status": status,
+            "seconds": seconds,
+        }
+        context.requests.append(entry)
+        log.info("%s %s %d in %.3f s", method, path, status, seconds, extra={"request_id": request_id})
+
+    return note

@@ -1,0 +1,115 @@
+"""`ninestory serve`: check, open the home, serve until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from ninestory.core.config import Loaded, ServeSettings
+from ninestory.core.errors import Conflict, InvalidRequest
+from ninestory.core.paths import Home
+from ninestory.core.state import State, lock_home
+from ninestory.jobs.store import JobStore
+from ninestory.serving.context import GatewayContext
+from ninestory.serving.gateway import create_app
+from ninestory.serving.guard import KeyCheck
+from ninestory.serving.metrics import Metrics
+from ninestory.serving.pool import Pool
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def serve(loaded: Loaded, home: Home, announce: Callable[[str], None] = print) -> None:
+    """Run a server in this (the main) thread until SIGTERM or Ctrl-C; then drain and stop every worker.
+
+    Args:
+        announce: takes the lines of the start banner.
+
+    Raises:
+        InvalidRequest: a public bind without an API key.
+        Conflict: another server uses this home, or the port is taken.
+    """
+    settings = loaded.settings.serve
+    key = api_key(settings)
+    check_bind(settings, key)
+    listener = _listen(settings)
+    lock = lock_home(home.ensure())
+    try:
+        asyncio.run(_serve(loaded, home, key, listener, announce))
+    finally:
+        lock.release()
+        listener.close()
+
+
+def api_key(settings: ServeSettings) -> str:
+    """The key from the settings or from its file."""
+    if settings.api_key_file:
+        return Path(settings.api_key_file).expanduser().read_text(encoding="utf-8").strip()
+    return settings.api_key
+
+
+def check_bind(settings: ServeSettings, key: str) -> None:
+    if settings.host not in _LOOPBACK and not key:
+        raise InvalidRequest(
+            f"Listening on {settings.host} would let everybody on the network in.",
+            hint="Set a key: --api-key-file FILE, or NINESTORY_SERVE_API_KEY. Or listen on 127.0.0.1.",
+            hint_zh="请设置密钥：--api-key-file 文件 或 NINESTORY_SERVE_API_KEY；或仅监听 127.0.0.1。",
+            param="serve.host",
+            code="public_bind_without_key",
+        )
+
+
+async def _serve(
+    loaded: Loaded, home: Home, key: str, listener: socket.socket, announce: Callable[[str], None]
+) -> None:
+    import uvicorn
+
+    state = State(home.state_db)
+    pool = Pool(loaded.settings, home)
+    context = GatewayContext(loaded, home, pool, state, JobStore(state), KeyCheck(key), Metrics())
+    config = uvicorn.Config(
+        create_app(context),
+        loop="none",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=35,
+    )
+    server = uvicorn.Server(config)
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    announce(
+        f"ninestory is listening on http://{shown}:{port}  (page: http://{shown}:{port}/ui/, process {os.getpid()})"
+    )
+    preload = [asyncio.create_task(pool.load(reference)) for reference in loaded.settings.serve.preload]
+    try:
+        await server.serve(sockets=[listener])
+        for task in preload:
+            if task.done() and not task.cancelled() and task.exception():
+                raise task.exception() or RuntimeError
+    finally:
+        for task in preload:
+            task.cancel()
+        state.close()
+
+
+def _listen(settings: ServeSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise Conflict(
+            f"Port {settings.port} of {settings.host} cannot be used: {error.strerror}.",
+            hint="Stop the other program, or choose another port with --port.",
+            hint_zh="请停止占用端口的程序，或用 --port 选择其他端口。",
+            param="serve.port",
+            code="port_taken",
+        ) from error
+    return listener
