@@ -1,0 +1,27 @@
+"""The kinds of job this version can run: a name and the function that does the work.
+
+Importing this module imports no floor; building the table for a process that runs jobs does not either.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ninestory.core.config import HubSettings
+from ninestory.core.paths import Home
+from ninestory.core.progress import Progress
+from ninestory.jobs.runner import Work
+
+KINDS = ("pull",)
+
+
+def works(home: Home, hub: HubSettings) -> dict[str, Work]:
+    """The function of each kind, for a `JobRunner`."""
+
+    def pull_model(params: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        from ninestory.models.pull import pull
+
+        model = pull(params["model"], home, hub, progress)
+        return {"model": model.reference, "bytes": model.total_bytes, "licence": model.licence}
+
+    return {"pull": pull_model}

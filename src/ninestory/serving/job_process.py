@@ -1,0 +1,98 @@
+"""The server's jobs run in one process of their own, started when there is work and ended when there has been none.
+
+A job that eats all memory or crashes in native code takes that process; its row's lease runs out, and the next
+process goes on from the checkpoint. `python -m ninestory.serving.job_process` is that process; its settings come on
+its standard input, since they hold a token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+
+from ninestory.core.config import HubSettings
+from ninestory.core.errors import NinestoryError
+from ninestory.core.paths import Home
+from ninestory.core.state import State
+from ninestory.jobs.runner import JobRunner
+from ninestory.jobs.store import JobStore
+from ninestory.serving.job_kinds import KINDS, works
+
+POLL_SECONDS = 0.5
+IDLE_SECONDS = 20.0
+STOP_SECONDS = 5.0
+
+log = logging.getLogger("ninestory.jobs")
+
+
+class JobProcess:
+    """Keeps the process alive while there is work. `start` in the event loop's (the main) thread."""
+
+    def __init__(self, store: JobStore, home: Home, hub: HubSettings) -> None:
+        self._store, self._home, self._hub = store, home, hub
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._watch = asyncio.create_task(self._keep_alive())
+
+    async def close(self) -> None:
+        """Stop the running job in good order: its row goes back to the queue."""
+        if self._watch:
+            self._watch.cancel()
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        for _ in range(int(STOP_SECONDS / 0.05)):
+            if process.poll() is not None:
+                return
+            await asyncio.sleep(0.05)
+        process.kill()
+        process.wait()
+
+    async def _keep_alive(self) -> None:
+        while True:
+            try:
+                if (self._process is None or self._process.poll() is not None) and self._store.waiting(KINDS):
+                    self._process = self._spawn()
+            except (NinestoryError, OSError) as fault:  # a full disk, no memory to fork: jobs wait until there is
+                log.warning("the job process cannot be started: %s", fault)
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        """From the main thread: the kernel's parent-death signal fires when the spawning thread ends."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ninestory.serving.job_process", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        spec = {"home": str(self._home.root), "hub": dataclasses.asdict(self._hub)}
+        process.stdin.write(orjson.dumps(spec))
+        process.stdin.close()
+        return process
+
+
+def main() -> None:
+    from ninestory.serving.worker import die_with_parent
+
+    die_with_parent(int(sys.argv[1]))
+    spec = orjson.loads(sys.stdin.buffer.read())
+    home = Home(Path(spec["home"]))
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    runner = JobRunner(JobStore(State(home.state_db)), works(home, HubSettings(**spec["hub"])))
+    signal.signal(signal.SIGTERM, lambda *_: runner.stop())
+    runner.run_until_idle(IDLE_SECONDS)
+
+
+if __name__ == "__main__":
+    main()
