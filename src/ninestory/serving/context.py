@@ -26,6 +26,7 @@ class GatewayContext:
     keys: KeyCheck
     metrics: Metrics
     started_at: float = field(default_factory=time.time)
+    stopping: bool = False  # set by the signal that ends the server: endless streams end themselves
     requests: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=500))
 
     @property

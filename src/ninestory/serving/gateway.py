@@ -13,10 +13,31 @@ from ninestory import __version__
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.errors import install_handlers
 from ninestory.serving.guard import Guard
+from ninestory.serving.job_process import JobProcess
 from ninestory.serving.request_log import note_request
-from ninestory.serving.routes import chat, completions, embeddings, health, models
+from ninestory.serving.routes import (
+    chat,
+    completions,
+    conversations,
+    embeddings,
+    events,
+    files,
+    health,
+    installed,
+    jobs,
+    messages,
+    models,
+    plan,
+    presets,
+    responses,
+    session,
+    system,
+)
 
-ROUTES = (health, models, chat, completions, embeddings)
+ROUTES = (
+    *(health, models, chat, completions, responses, embeddings, files, messages),
+    *(session, conversations, presets, jobs, events, installed, plan, system),
+)
 
 
 def create_app(context: GatewayContext) -> Any:
@@ -24,8 +45,11 @@ def create_app(context: GatewayContext) -> Any:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        jobs_process = JobProcess(context.jobs, context.home, context.settings.hub)
         await context.pool.start()
+        await jobs_process.start()
         yield
+        await jobs_process.close()
         await context.pool.close()
 
     app = FastAPI(

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from ninestory.core.config import Loaded, ServeSettings
 from ninestory.core.errors import Conflict, InvalidRequest
@@ -79,7 +80,13 @@ async def _serve(
         server_header=False,
         timeout_graceful_shutdown=35,
     )
-    server = uvicorn.Server(config)
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            context.stopping = True
+            super().handle_exit(sig, frame)
+
+    server = Server(config)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     announce(

@@ -1,0 +1,70 @@
+"""`/ninestory/v1/guides`: the tutorial series as Markdown, from the package or, in a checkout, from `docs/guides/`."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal
+
+from fastapi import APIRouter
+
+from ninestory.core.errors import NotFound
+from ninestory.models.catalogue import load_catalogue
+from ninestory.serving.context import GatewayContext
+
+LANGUAGES = ("en", "zh")
+
+_FILE = re.compile(r"(?P<name>[a-z0-9][a-z0-9-]*)\.(?P<language>en|zh)\.md")
+_TITLE = re.compile(r"^# +(.+?) *$", re.MULTILINE)
+
+
+def router(context: GatewayContext) -> APIRouter:
+    routes = APIRouter(prefix="/ninestory/v1/guides", tags=["guides"])
+
+    @routes.get("")
+    async def guides() -> dict[str, Any]:
+        """The guides that exist, in the order of the floors."""
+        floors = {name: system.floor for name, system in load_catalogue().items()}
+        rows = [
+            {"name": name, "floor": floors.get(name), "title": {lang: _title(texts[lang]) for lang in LANGUAGES}}
+            for name, texts in read_guides().items()
+        ]
+        return {"object": "list", "data": sorted(rows, key=lambda row: (row["floor"] or 0, row["name"]))}
+
+    @routes.get("/{name}")
+    async def guide(name: str, language: Literal["en", "zh"] = "en") -> dict[str, Any]:
+        """One guide as Markdown."""
+        texts = read_guides().get(name)
+        if texts is None:
+            raise NotFound(
+                f"There is no guide {name[:80]!r}.",
+                hint="GET /ninestory/v1/guides lists them.",
+                hint_zh="GET /ninestory/v1/guides 列出全部指南。",
+                code="guide_not_found",
+            )
+        return {"name": name, "language": language, "title": _title(texts[language]), "markdown": texts[language]}
+
+    return routes
+
+
+def read_guides() -> dict[str, dict[str, str]]:
+    """Name → language → text, of the guides that exist in both languages."""
+    found: dict[str, dict[str, str]] = {}
+    directory = _directory()
+    for file in directory.iterdir() if directory.is_dir() else ():
+        if match := _FILE.fullmatch(file.name):
+            found.setdefault(match["name"], {})[match["language"]] = file.read_text(encoding="utf-8")
+    return {name: texts for name, texts in found.items() if len(texts) == len(LANGUAGES)}
+
+
+def _directory() -> Traversable:
+    package = importlib.resources.files("ninestory")
+    installed = package / "guides"
+    return installed if installed.is_dir() else Path(str(package)).parent.parent / "docs" / "guides"
+
+
+def _title(markdown: str) -> str:
+    match = _TITLE.search(markdown)
+    return match[1] if match else ""
