@@ -105,8 +105,7 @@ class ChatModel:
             stream: yield pieces of text as they come instead of one `Reply`.
             generation: max_tokens, stop, temperature, top_p, top_k, min_p, seed, json_schema, …
         """
-        request = ChatRequest(messages=_messages(messages), **_options(generation))
-        chunks = self._engine.run(request, threading.Event())
+        chunks = self._engine.run(chat_request(messages, generation), threading.Event())
         return _pieces(chunks) if stream else _reply(chunks)
 
     def complete(self, prompt: str, **generation: Any) -> Reply:
@@ -155,6 +154,11 @@ class ChatSession:
         reply = self._model.chat(self.messages, **generation)
         self.messages.append(Message(role="assistant", content=reply.text))
         return reply
+
+
+def chat_request(messages: Conversation, generation: dict[str, Any]) -> ChatRequest:
+    """An engine request of a conversation and keyword options (max_tokens, temperature, seed, …)."""
+    return ChatRequest(messages=_messages(messages), **_options(generation))
 
 
 def _messages(given: Conversation) -> list[Message]:

@@ -1,0 +1,3 @@
+from ninestory.cli.app import main
+
+main()

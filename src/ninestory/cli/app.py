@@ -1,0 +1,126 @@
+"""The entry point: find the verb, import only its module, turn errors into words and exit codes.
+
+`--help` imports nothing but Typer: each verb's line of help stands in the table below.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import typer
+from typer._click import Command, Context
+from typer.core import TyperCommand, TyperGroup
+
+# verb → (module, line of help, in Chinese)
+VERBS: dict[str, tuple[str, str, str]] = {
+    "serve": ("serve", "Run the server and the page", "启动服务器与网页"),
+    "chat": ("chat", "Talk with a model, or answer one question in a pipe", "与模型对话，或在管道中回答一个问题"),
+    "list": ("catalogue", "The catalogue: every system of the tower", "目录：塔中的全部系统"),
+    "show": ("catalogue", "One system: variants, sizes, licence, pitfalls", "一个系统：变体、大小、许可证与常见问题"),
+    "pull": ("pull", "Fetch a model (the only verb that uses the network)", "下载模型（唯一联网的命令）"),
+    "ls": ("store", "Models on this machine", "本机已有的模型"),
+    "rm": ("store", "Delete a model", "删除模型"),
+    "verify": ("store", "Check a model's files without running anything", "检查模型文件（不执行任何内容）"),
+    "import": ("store", "Take a file or folder into the store", "将文件或目录导入模型库"),
+    "plan": ("plan", "Will it fit? Predicted memory of a model", "放得下吗？预测模型内存"),
+    "doctor": ("doctor", "Check this machine, or a checkpoint's known pitfalls", "检查本机或检查点的已知问题"),
+    "ps": ("workers", "Models loaded in the running server", "服务器中已加载的模型"),
+    "load": ("workers", "Load a model in the running server", "在服务器中加载模型"),
+    "unload": ("workers", "Unload a model from the running server", "从服务器中卸载模型"),
+    "jobs": ("jobs", "Long work: ls, logs, cancel, resume", "长任务：ls、logs、cancel、resume"),
+    "config": ("config", "Every setting and where its value came from", "全部设置及其来源"),
+    "tour": ("tour", "Do one real thing on each floor; writes a report", "在每一层做一件真实的事并生成报告"),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Lists verbs from the table; imports the module of the one that runs."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module, english, chinese = VERBS[cmd_name]
+        if _running(ctx, cmd_name):
+            loaded = importlib.import_module(f"ninestory.cli.{module}")
+            command = typer.main.get_command(loaded.app)
+            if isinstance(command, TyperGroup) and cmd_name != "jobs":
+                command = command.commands[cmd_name]
+            return command
+        return TyperCommand(cmd_name, help=chinese if language() == "zh" else english)
+
+
+def _running(ctx: Context, name: str) -> bool:
+    """Whether this verb was called (and not merely listed by --help or by completion)."""
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    return name in words or bool(os.environ.get("_NINESTORY_COMPLETE"))
+
+
+def language() -> str:
+    """The user's language: NINESTORY_LANGUAGE, else the locale; en or zh."""
+    value = os.environ.get("NINESTORY_LANGUAGE") or os.environ.get("LC_ALL") or os.environ.get("LANG") or "en"
+    return "zh" if value.lower().startswith("zh") else "en"
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    name="ninestory",
+    help="ninestory 九层妖塔: run, serve and plan open models on your own hardware. Offline unless you pull.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from ninestory import __version__
+
+        print(f"ninestory {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    home: str = typer.Option("", help="Where models, runs and conversations lie (NINESTORY_HOME)."),
+    language: str = typer.Option("", help="Language of hints: en or zh."),
+    log_level: str = typer.Option("", help="debug, info, warning or error."),
+    log_json: bool = typer.Option(False, "--log-json", help="One JSON object a log line."),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    # Handed on by environment, so that worker processes and every module read the same value.
+    given = {"NINESTORY_HOME": home, "NINESTORY_LANGUAGE": language, "NINESTORY_LOG_LEVEL": log_level}
+    os.environ.update({name: value for name, value in given.items() if value})
+    if log_json:
+        os.environ["NINESTORY_LOG_JSON"] = "1"
+
+
+def main() -> None:
+    """Run, and end with an exit code that says what went wrong."""
+    from ninestory.core.errors import NinestoryError
+
+    try:
+        app()
+    except NinestoryError as error:
+        _explain(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _explain(error: Any) -> None:
+    if "--json" in sys.argv:
+        import json
+
+        print(json.dumps({"error": error.as_dict()}, ensure_ascii=False), file=sys.stderr)
+        return
+    hint = error.hint_zh if language() == "zh" else error.hint
+    label = "错误" if language() == "zh" else "error"
+    print(f"{label}: {error.message}" + (f"\n  → {hint}" if hint else ""), file=sys.stderr)

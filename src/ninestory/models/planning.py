@@ -1,0 +1,54 @@
+"""Plans of a model and its sisters: what is installed by its own header, what is not by the catalogue's figures."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ninestory.core.config import RuntimeSettings
+from ninestory.core.errors import NotFound
+from ninestory.core.paths import Home
+from ninestory.models.catalogue import Variant, find
+from ninestory.models.plan import DEFAULT_CONTEXT, Plan, plan, plan_shape
+from ninestory.models.reference import parse_reference
+from ninestory.models.resolve import resolve
+
+
+def plans_for(reference: str, settings: RuntimeSettings, home: Home) -> list[Plan]:
+    """The plan of the model asked for first, then those of its other variants in the catalogue.
+
+    Raises:
+        NotFound: neither installed nor in the catalogue.
+    """
+    ref = parse_reference(reference)
+    try:
+        first = [plan(resolve(ref, home), settings)]
+    except NotFound:
+        if ref.scheme != "catalogue":
+            raise
+        first = []
+    if ref.scheme != "catalogue":
+        return first
+    system = find(ref.source)
+    variants = sorted(system.variants, key=lambda v: v.name != ref.quant)
+    planned = [_planned(system.name, v, settings, system.context) for v in variants if v.nbytes]
+    plans = first + [p for p in planned if not first or p.model != first[0].model]
+    if not plans:
+        raise NotFound(
+            f"The catalogue states no sizes for {ref}.",
+            hint="Pull it, or plan a file by its path.",
+            hint_zh="请先下载，或用路径指定文件。",
+        )
+    return plans
+
+
+def _planned(system: str, variant: Variant, settings: RuntimeSettings, context: int) -> Plan:
+    name = f"{system}:{variant.name}"
+    runtime = "llamacpp" if variant.format == "gguf" else "torch"
+    tokens = settings.context or min(context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    if variant.shape is None:
+        return Plan(name, runtime, tokens, settings.slots, 0, variant.nbytes, 0, 0, notes=["cache not known"])
+    weights = variant.nbytes
+    if runtime == "torch" and not variant.quant and settings.dtype in ("", "float32"):
+        weights *= 2  # published in 16 bit, run in float32 on a CPU
+    made = plan_shape(name, variant.shape, weights, tokens, settings.slots, runtime)
+    return dataclasses.replace(made, notes=[f"from the catalogue: {variant.format}"])
