@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Cancelled, ContextOverflow, InvalidRequest, NinestoryError, Unsupported
@@ -257,7 +257,9 @@ class LlamaCppEngine:
             if choice["finish_reason"]:
                 for piece, thinking in splitters[index].flush() if splitters else []:
                     yield Text(index=index, text=piece, reasoning=thinking)
-                yield Finished(index=index, reason="stop" if choice["finish_reason"] == "stop" else "length")
+                stopped_by = event.get("__verbose", {}).get("stopping_word") or None
+                reason: Literal["stop", "length"] = "stop" if choice["finish_reason"] == "stop" else "length"
+                yield Finished(index=index, reason=reason, stop=stopped_by)
                 usage = event.get("usage", {})
                 cached = max(cached, usage.get("prompt_tokens_details", {}).get("cached_tokens", 0))
         now = time.perf_counter()
@@ -323,6 +325,7 @@ class LlamaCppEngine:
             "n": request.n,
             "n_predict": request.max_tokens if request.max_tokens is not None else self.info.context - len(ids),
             "stop": request.stop,
+            "verbose": bool(request.stop),  # the only way to learn which stop string was met
             "seed": seed,
             "repeat_last_n": self.info.context,
             "presence_penalty": sampling.presence_penalty,

@@ -60,6 +60,8 @@ def install_handlers(app: FastAPI) -> None:
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, NinestoryError):  # FastAPI wraps what is raised while it reads a form
+            return error_response(error.__cause__, request)
         ours = NinestoryError(str(error.detail), code="http_error")
         response = error_response(ours, request)
         response.status_code = error.status_code

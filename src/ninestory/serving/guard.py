@@ -98,7 +98,7 @@ class Guard:
             if b"application/json" in headers.get(b"content-type", b"") and scope["method"] in ("POST", "PUT", "PATCH"):
                 receive = await self._read_json(scope, receive, headers)
             else:
-                receive = self._counted(receive, self._limit(scope["path"]))
+                receive = self._counted(receive, self._stated_limit(scope["path"], headers))
             await self._app(scope, receive, send_with_id)
         except NinestoryError as error:
             if status:
@@ -140,11 +140,16 @@ class Guard:
         uploads = any(path.startswith(p) for p in _UPLOADS)
         return int((self._settings.max_upload_mb if uploads else self._settings.max_body_mb) * (1 << 20))
 
-    async def _read_json(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> Receive:
-        """Read the body within its limit and check its depth before anything parses it."""
-        limit = self._limit(scope["path"])
+    def _stated_limit(self, path: str, headers: dict[bytes, bytes]) -> int:
+        """The limit of a path, once the length that the client states keeps to it."""
+        limit = self._limit(path)
         if int(headers.get(b"content-length", b"0") or 0) > limit:
             raise _too_large(limit)
+        return limit
+
+    async def _read_json(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> Receive:
+        """Read the body within its limit and check its depth before anything parses it."""
+        limit = self._stated_limit(scope["path"], headers)
         body, more = b"", True
         while more:
             message = await receive()
