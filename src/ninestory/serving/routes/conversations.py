@@ -110,8 +110,8 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.post("/import", status_code=201)
     async def import_conversations(body: ExportDocument) -> dict[str, Any]:
         """Store the conversations of an exported document under new ids; all or none."""
-        kept = {"id", "object", "revision", "updated_at"}
-        made = store.import_all([one.model_dump(exclude=kept, exclude_none=True) for one in body.conversations])
+        renewed = {"id", "object", "revision", "updated_at"}
+        made = store.import_all([one.model_dump(exclude=renewed) for one in body.conversations])
         return {"object": "list", "data": made, "has_more": False}
 
     @routes.get("/{conversation_id}")

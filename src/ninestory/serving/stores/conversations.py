@@ -81,8 +81,6 @@ class ConversationStore:
     def create(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Store a new conversation. Raises InvalidRequest: its messages are no tree."""
         conversation_id = f"conv_{secrets.token_hex(12)}"
-        messages = fields.get("messages", [])
-        _check_tree(messages, fields.get("leaf"))
         now = time.time()
         with self.state.transaction():
             self.state.execute(
@@ -96,11 +94,12 @@ class ConversationStore:
                     "pinned": int(fields.get("pinned", False)),
                     "settings": _json(fields.get("settings", {})),
                     "leaf": fields.get("leaf"),
-                    "created": fields.get("created_at", now),
+                    "created": fields.get("created_at") or now,
                     "now": now,
                 },
             )
-            self._put_messages(conversation_id, messages, now)
+            self._put_messages(conversation_id, fields.get("messages", []), now)
+            self._check_stored_tree(conversation_id)
         return self.get(conversation_id)
 
     def get(self, conversation_id: str) -> dict[str, Any]:
@@ -179,6 +178,8 @@ class ConversationStore:
         return rows[0]
 
     def _put_messages(self, conversation_id: str, messages: Sequence[dict[str, Any]], now: float) -> None:
+        if len({message["id"] for message in messages}) != len(messages):
+            raise _no_tree("two messages have the same id", "messages")
         for message in messages:
             body = {**message, "created_at": message.get("created_at") or now}
             self.state.execute(
@@ -225,8 +226,6 @@ def _summary(row: sqlite3.Row) -> dict[str, Any]:
 def _check_tree(messages: Sequence[dict[str, Any]], leaf: str | None) -> None:
     """Every parent exists and comes to a root: the page walks from the leaf up, and must arrive."""
     parents = {message["id"]: message.get("parent") for message in messages}
-    if len(parents) != len(messages):
-        raise _no_tree("two messages have the same id", "messages")
     if leaf is not None and leaf not in parents:
         raise _no_tree(f"the leaf {leaf[:80]!r} is no message of it", "leaf")
     rooted: set[str] = set()
