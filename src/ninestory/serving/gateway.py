@@ -16,12 +16,14 @@ from ninestory.serving.guard import Guard
 from ninestory.serving.job_process import JobProcess
 from ninestory.serving.request_log import note_request
 from ninestory.serving.routes import (
+    catalogue,
     chat,
     completions,
     conversations,
     embeddings,
     events,
     files,
+    guides,
     health,
     installed,
     jobs,
@@ -36,7 +38,7 @@ from ninestory.serving.routes import (
 
 ROUTES = (
     *(health, models, chat, completions, responses, embeddings, files, messages),
-    *(session, conversations, presets, jobs, events, installed, plan, system),
+    *(session, conversations, presets, jobs, events, installed, plan, catalogue, guides, system),
 )
 
 

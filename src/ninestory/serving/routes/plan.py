@@ -9,8 +9,8 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from ninestory.models.plan import plan
-from ninestory.models.resolve import resolve
+from ninestory.models.plan import Plan, largest_that_fits
+from ninestory.models.planning import plans_for
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.routes.installed import ModelName, named
 
@@ -25,13 +25,22 @@ def router(context: GatewayContext) -> APIRouter:
 
     @routes.post("/plan")
     async def plan_model(body: PlanRequest) -> dict[str, Any]:
-        """Predicted peak memory of a model, part by part, and what is free."""
+        """Predicted peak memory of a model, installed or not, part by part; its other variants beside it."""
         settings = context.settings.runtime
         settings = dataclasses.replace(
             settings, context=body.context or settings.context, slots=body.concurrency or settings.slots
         )
-        model = await asyncio.to_thread(resolve, named(body.model), context.home)
-        made = await asyncio.to_thread(plan, model, settings)
-        return {**dataclasses.asdict(made), "total_bytes": made.total_bytes, "fits": made.fits}
+        plans = await asyncio.to_thread(plans_for, named(body.model), settings, context.home)
+        best = largest_that_fits(plans)
+        return {
+            **plan_object(plans[0]),
+            "largest_that_fits": best.model if best else None,
+            "alternatives": [plan_object(other) for other in plans[1:]],
+        }
 
     return routes
+
+
+def plan_object(plan: Plan) -> dict[str, Any]:
+    """A plan as docs/api.md shows it."""
+    return {**dataclasses.asdict(plan), "total_bytes": plan.total_bytes, "fits": plan.fits}
