@@ -1,0 +1,53 @@
+// The only place that speaks with the server. Errors become ApiError with the server's hint in the page's language.
+import { language } from "./i18n.js";
+
+export class ApiError extends Error {
+  constructor(status, error) {
+    super(error.message);
+    Object.assign(this, { status, code: error.code, details: error.details || {}, zh: error.hint_zh, en: error.hint });
+  }
+  get hint() { return (language.value === "zh" ? this.zh : this.en) || ""; }
+}
+
+async function failed(response) {
+  let error = { message: `${response.status} ${response.statusText}`, code: "http_error" };
+  try { error = (await response.json()).error || error; } catch { /* not JSON: the status says it */ }
+  return new ApiError(response.status, error);
+}
+
+export async function call(method, path, body) {
+  const options = { method, headers: {} };
+  if (body !== undefined) {
+    options.headers["Content-Type"] = "application/json";
+    options.body = JSON.stringify(body);
+  }
+  const response = await fetch(path, options);
+  if (!response.ok) throw await failed(response);
+  return response.status === 204 ? null : response.json();
+}
+
+export const own = (method, path, body) => call(method, `/ninestory/v1${path}`, body);
+
+/** POST and yield the JSON of every server-sent event until [DONE]. */
+export async function* events(path, body, signal) {
+  const response = await fetch(path, {
+    method: "POST", signal, headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+  });
+  if (!response.ok) throw await failed(response);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let buffer = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    buffer += value;
+    const blocks = buffer.split("\n\n");
+    buffer = blocks.pop();
+    for (const block of blocks) {
+      const data = block.split("\n").filter((l) => l.startsWith("data:")).map((l) => l.slice(5).trim()).join("\n");
+      if (!data || data === "[DONE]") continue;
+      const parsed = JSON.parse(data);
+      if (parsed.error) throw new ApiError(200, parsed.error);
+      yield parsed;
+    }
+  }
+}
