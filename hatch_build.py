@@ -36,7 +36,16 @@ BARE_IMPORTS = {
     "@preact/signals-core": "./signals-core.js",
     "@preact/signals": "./signals.js",
 }
-PACKAGES = ("preact", "@preact/signals", "@preact/signals-core", "htm", "marked", "dompurify", "katex", "@highlightjs/cdn-assets")
+PACKAGES = (
+    "preact",
+    "@preact/signals",
+    "@preact/signals-core",
+    "htm",
+    "marked",
+    "dompurify",
+    "katex",
+    "@highlightjs/cdn-assets",
+)
 
 
 def build() -> None:
@@ -50,7 +59,9 @@ def build() -> None:
         work = Path(directory)
         for name in ("package.json", "package-lock.json", ".npmrc"):
             shutil.copy(WEBUI / name, work / name)
-        subprocess.run([*npm(), "ci", "--ignore-scripts", "--omit=dev"], cwd=work, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*npm(), "ci", "--ignore-scripts", "--omit=dev"], cwd=work, check=True, stdout=subprocess.DEVNULL
+        )
         made = work / "vendor"
         _copy(work / "node_modules", made)
         (made / "lock.sha256").write_text(wanted)
