@@ -3,15 +3,57 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from ninestory.core.errors import InvalidRequest, NinestoryError
+
+
+class ErrorObject(BaseModel):
+    """What happened, and what to do about it in both languages."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None
+    hint: str
+    hint_zh: str
+    request_id: str
+    details: dict[str, Any]
+
+
+class ErrorBody(BaseModel):
+    """Every error of this API but those of /v1/messages."""
+
+    error: ErrorObject
+
+
+class AnthropicErrorObject(BaseModel):
+    type: str
+    message: str
+
+
+class AnthropicErrorBody(BaseModel):
+    """Every error of /v1/messages."""
+
+    type: Literal["error"]
+    error: AnthropicErrorObject
+    request_id: str
+
+
+def documented(body: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """The error responses of every route, for the OpenAPI document."""
+    return {
+        "4XX": {"description": "The request cannot be answered as it is", "model": body},
+        "5XX": {"description": "The server cannot answer it now", "model": body},
+    }
+
 
 log = logging.getLogger("ninestory.api")
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}

@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse
 
 from ninestory import __version__
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.errors import install_handlers
+from ninestory.serving.errors import ErrorBody, documented, install_handlers
 from ninestory.serving.guard import Guard
 from ninestory.serving.job_process import JobProcess
 from ninestory.serving.request_log import note_request
@@ -61,6 +61,7 @@ def create_app(context: GatewayContext) -> Any:
         docs_url=None,  # those pages load scripts from another host
         redoc_url=None,
         lifespan=lifespan,
+        responses=documented(ErrorBody),
     )
     install_handlers(app)
     for module in ROUTES:

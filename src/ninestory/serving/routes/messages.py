@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from ninestory.runtimes.protocol import TokenizeRequest
 from ninestory.serving.context import GatewayContext
+from ninestory.serving.errors import AnthropicErrorBody, documented
 from ninestory.serving.routes.messages_schemas import CountRequest, MessagesRequest, chat_request, conversation
 from ninestory.serving.streaming import event, stream, until_gone
 
@@ -21,7 +22,7 @@ _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool
 
 
 def router(context: GatewayContext) -> APIRouter:
-    routes = APIRouter(tags=["messages"])
+    routes = APIRouter(tags=["messages"], responses=documented(AnthropicErrorBody))
 
     @routes.post("/v1/messages", response_model=None)
     async def create(body: MessagesRequest, request: Request) -> dict[str, Any] | Response:
