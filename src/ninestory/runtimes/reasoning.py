@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 OPEN, CLOSE = "<think>", "</think>"
+_State = Literal["start", "before thinking", "thinking", "before answer", "answer"]
 
 
 class ThinkingSplitter:
@@ -15,36 +18,36 @@ class ThinkingSplitter:
     """
 
     def __init__(self, inside: bool = False) -> None:
-        self._state = "thinking" if inside else "start"
+        self._state: _State = "before thinking" if inside else "start"
         self._held = ""
 
     def feed(self, text: str) -> list[tuple[str, bool]]:
-        text = self._held + text
-        self._held = ""
+        text, self._held = self._held + text, ""
         out: list[tuple[str, bool]] = []
         if self._state == "start":
             stripped = text.lstrip()
-            if OPEN.startswith(stripped[: len(OPEN)]) and len(stripped) < len(OPEN):
+            if len(stripped) < len(OPEN) and OPEN.startswith(stripped):
                 self._held = text  # white space only, or a part of the tag
                 return out
-            self._state = "thinking" if stripped.startswith(OPEN) else "answer"
-            text = stripped[len(OPEN) :].lstrip("\n") if self._state == "thinking" else text
+            if stripped.startswith(OPEN):
+                self._state, text = "before thinking", stripped[len(OPEN) :]
+            else:
+                self._state = "answer"
+        if self._state == "before thinking":
+            text = text.lstrip("\n")
+            self._state = "thinking" if text else self._state
         if self._state == "thinking":
-            thought, closed, rest = text.partition(CLOSE)
+            thought, closed, text = text.partition(CLOSE)
             if not closed:
-                keep = _partial_suffix(text, CLOSE)
-                self._held = text[len(text) - keep :] if keep else ""
-                thought = text[: len(text) - keep]
+                keep = _partial_suffix(thought, CLOSE)
+                thought, self._held = thought[: len(thought) - keep], thought[len(thought) - keep :]
             if thought:
                 out.append((thought, True))
-            if not closed:
-                return out
-            self._state, text = "answer-start", rest
-        if self._state == "answer-start":
+            self._state = "before answer" if closed else self._state
+        if self._state == "before answer":
             text = text.lstrip("\n")
-            if text:
-                self._state = "answer"
-        if text:
+            self._state = "answer" if text else self._state
+        if self._state == "answer" and text:
             out.append((text, False))
         return out
 

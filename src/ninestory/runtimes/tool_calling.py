@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest, Unsupported
+from ninestory.runtimes.json_schema import check_schema
 from ninestory.runtimes.protocol import (
     ChatRequest,
     Chunk,
@@ -30,7 +31,6 @@ from ninestory.runtimes.protocol import (
 )
 
 ANSWER = "answer"
-MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH = 65_536, 32
 _CHOICE_TOKENS = 64
 
 
@@ -157,47 +157,3 @@ def _check(request: ChatRequest) -> None:
         raise InvalidRequest(f"tool_choice names {request.tool_choice!r}; the tools are {names}.", param="tool_choice")
     for tool in request.tools:
         check_schema(tool.parameters, f"tools[{tool.name}].parameters")
-
-
-def check_schema(schema: dict[str, Any], where: str) -> None:
-    """Refuse a JSON schema that is too large, too deep, or points outside itself.
-
-    Raises:
-        InvalidRequest: naming `where` and the reason.
-    """
-    try:
-        size = len(json.dumps(schema))
-    except RecursionError:
-        size = MAX_SCHEMA_BYTES + 1
-    if size > MAX_SCHEMA_BYTES or _depth(schema) > MAX_SCHEMA_DEPTH:
-        raise InvalidRequest(
-            f"The schema of {where} is larger than {MAX_SCHEMA_BYTES} bytes or nested deeper than {MAX_SCHEMA_DEPTH}.",
-            hint="Use a smaller schema.",
-            hint_zh="请使用更小的 schema。",
-            param=where,
-        )
-    if outside := [ref for ref in _references(schema) if not ref.startswith("#")]:
-        raise InvalidRequest(
-            f"The schema of {where} refers to {outside[0]!r}; only references inside it (#/…) are followed.",
-            hint="Write the referenced schema out under $defs.",
-            hint_zh="请将引用的 schema 写入 $defs。",
-            param=where,
-        )
-
-
-def _depth(node: Any, level: int = 0) -> int:
-    if level > MAX_SCHEMA_DEPTH:
-        return level
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    return max((_depth(child, level + 1) for child in children), default=level)
-
-
-def _references(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        if isinstance(node.get("$ref"), str):
-            yield node["$ref"]
-        for child in node.values():
-            yield from _references(child)
-    elif isinstance(node, list):
-        for child in node:
-            yield from _references(child)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ninestory.core.errors import InvalidRequest, Unsupported
+from ninestory.runtimes.json_schema import check_schema
 from ninestory.runtimes.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -21,7 +22,6 @@ from ninestory.runtimes.protocol import (
     ToolCall,
     ToolSpec,
 )
-from ninestory.runtimes.tool_calling import check_schema
 
 MAX_TOKENS, MAX_STOP = 1_000_000, 16
 

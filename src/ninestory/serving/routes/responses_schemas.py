@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from ninestory.core.errors import InvalidRequest
+from ninestory.runtimes.json_schema import check_schema
 from ninestory.runtimes.protocol import ChatRequest, Constraint, Message, Sampling, ToolCall, ToolSpec
-from ninestory.runtimes.tool_calling import check_schema
 from ninestory.serving.schemas import Strict
 
 

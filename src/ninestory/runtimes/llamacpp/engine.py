@@ -1,0 +1,328 @@
+"""GGUF models by llama.cpp, in process: typed requests in, chunks out. One thread a running request."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ninestory.core.config import RuntimeSettings
+from ninestory.core.errors import InvalidRequest, Unsupported
+from ninestory.models.gguf_reader import GgufFile, read_gguf
+from ninestory.models.resolved import ResolvedModel
+from ninestory.runtimes.json_schema import choices_grammar, schema_grammar
+from ninestory.runtimes.llamacpp.library import Library
+from ninestory.runtimes.llamacpp.prompts import Prompt, Prompts
+from ninestory.runtimes.protocol import (
+    ChatRequest,
+    Chunk,
+    CompletionRequest,
+    Constraint,
+    EmbeddingRequest,
+    Embeddings,
+    EngineInfo,
+    Finished,
+    Generation,
+    Prefill,
+    Request,
+    ScoreRequest,
+    Scores,
+    Started,
+    Text,
+    TokenizeRequest,
+    TokenLogprob,
+    Tokens,
+    Usage,
+)
+from ninestory.runtimes.reasoning import ThinkingSplitter
+from ninestory.runtimes.threads import free_processors
+from ninestory.runtimes.tool_calling import run_with_tools
+
+DEFAULT_CONTEXT = 4096
+_FORCING_BIAS = 1000.0  # logits differ by some tens
+_RANDOM_SEED = 0xFFFFFFFF  # llama.cpp's word for "draw one"
+
+
+class LlamaCppEngine:
+    """One GGUF file loaded by llama.cpp.
+
+    Raises:
+        Damaged: the header is not sound (checked before native code sees the file).
+        Unsupported: an architecture or option this build cannot run.
+    """
+
+    def __init__(self, model: ResolvedModel, settings: RuntimeSettings) -> None:
+        if model.path is None:
+            raise Unsupported(f"{model.reference} has no file to open.")
+        file = read_gguf(model.path)
+        trained = int(file.field("context_length", DEFAULT_CONTEXT))
+        context = settings.context or min(trained, DEFAULT_CONTEXT)
+        embeds = model.task == "embedding"
+        slots = 1 if embeds else max(1, settings.slots)
+        threads = settings.threads or free_processors()
+        self._weights = {adapter.name: adapter.weight for adapter in model.adapters}
+        self._library = Library(
+            model.path,
+            context=context,
+            slots=slots,
+            threads=threads,
+            cache_mb=settings.prompt_cache_mb,
+            device=settings.device,
+            embeds=embeds,
+            pooling="mean" if embeds and file.field("pooling_type") is None else "",
+        )
+        self._prompts = Prompts(model.reference, file, self._library, context)
+        template = "checkpoint" if self._prompts.template else ""
+        self.info = EngineInfo(
+            model=model.reference,
+            runtime="llamacpp",
+            architecture=file.architecture,
+            tasks=["embedding", "tokenize"] if embeds else ["chat", "completion", "tokenize", "score"],
+            context=context,
+            slots=slots,
+            template=template,
+            template_source=template,
+            adapters=list(self._weights),
+            dtype=_most_common_dtype(file),
+            threads=threads,
+            notes=[*model.notes, f"llama.cpp with {threads} thread(s), {slots} slot(s) of {context} tokens"],
+        )
+
+    def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
+        if request.kind not in self.info.tasks:
+            raise Unsupported(
+                f"{self.info.model} by llama.cpp cannot answer {request.kind!r} requests; it takes "
+                f"{', '.join(self.info.tasks)}.",
+                hint="Name another model ('ninestory ls').",
+                hint_zh="请指定其他模型（ninestory ls）。",
+                param="model",
+            )
+        if isinstance(request, ChatRequest):
+            if request.tools and request.tool_choice != "none":
+                return run_with_tools(self, request, cancel)
+            return self._chat(request, cancel)
+        if isinstance(request, CompletionRequest):
+            return self._complete(request, cancel)
+        if isinstance(request, EmbeddingRequest):
+            return self._embed(request)
+        if isinstance(request, ScoreRequest):
+            return self._score(request, cancel)
+        assert isinstance(request, TokenizeRequest)
+        return self._tokenize(request)
+
+    def close(self) -> None:
+        self._library.close()
+
+    # --- one function a kind of request -------------------------------------------------------------------------
+
+    def _chat(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
+        prompt = self._prompts.chat(request)
+        choices = [_Choice(i, request.logprobs, ThinkingSplitter(inside=prompt.thinking)) for i in range(request.n)]
+        yield from self._generate(prompt, request, choices, cancel)
+
+    def _complete(self, request: CompletionRequest, cancel: threading.Event) -> Iterator[Chunk]:
+        prompt, echo = self._prompts.completion(request), ""
+        if request.echo:
+            whole = isinstance(request.prompt, str)
+            echo = request.prompt if whole else self._prompts.detokenise(prompt.ids)  # type: ignore[assignment]
+        yield from self._generate(
+            prompt, request, [_Choice(i, request.logprobs) for i in range(request.n)], cancel, echo
+        )
+
+    def _embed(self, request: EmbeddingRequest) -> Iterator[Chunk]:
+        if request.role:
+            raise Unsupported(
+                f"{self.info.model} does not say what it wants before a {request.role}.",
+                hint="Write the prefix into the text and leave input_type out.",
+                hint_zh="请把前缀直接写入文本，并去掉 input_type。",
+                param="input_type",
+            )
+        inputs = [self._prompts.embedded(given) for given in request.inputs]
+        answer = self._library.embeddings({"input": inputs})
+        rows = sorted(answer["data"], key=lambda row: row["index"])
+        yield Embeddings(vectors=[row["embedding"] for row in rows], prompt_tokens=answer["usage"]["prompt_tokens"])
+
+    def _tokenize(self, request: TokenizeRequest) -> Iterator[Chunk]:
+        segments = [(request.text or "", False)]
+        if request.messages is not None:
+            chat = ChatRequest(messages=request.messages, template=request.template)
+            segments = self._prompts.render(request.messages, chat)
+        pairs = [pair for text, special in segments for pair in self._prompts.pieces(text, special)]
+        yield Tokens(ids=[i for i, _ in pairs], pieces=[piece for _, piece in pairs])
+
+    def _score(self, request: ScoreRequest, cancel: threading.Event) -> Iterator[Chunk]:
+        """One decode step a token: the token is forced, and its log-probability read before the forcing.
+
+        llama.cpp reports none for a token that ends inside a character; such texts are refused.
+        """
+        ids = self._prompts.text(request.context) or ([self._prompts.bos_id] if self._prompts.bos_id >= 0 else [])
+        targets = [i for i, _ in self._prompts.pieces(request.text, special=False)]
+        if not ids or not targets:
+            raise InvalidRequest("A score needs a text, and something before it.", param="text")
+        self._prompts.check_fits(len(ids) + len(targets), CompletionRequest(prompt="", max_tokens=0))
+        values: list[float] = []
+        for target in targets:
+            body = self._body(Prompt(ids), CompletionRequest(prompt="", max_tokens=1), seed=0)
+            body |= {"temperature": 0.0, "logit_bias": [[target, _FORCING_BIAS]], "n_probs": 1, "stream": False}
+            body["return_progress"] = False
+            for event in self._library.stream(body, cancel):
+                entries = (event["choices"][0]["logprobs"] or {}).get("content")
+                if not entries or entries[0]["id"] != target:
+                    raise Unsupported(
+                        f"Token {len(values)} of the text is a part of a character, which llama.cpp does not score.",
+                        hint="Use the model in safetensors form (the torch runtime).",
+                        hint_zh="请改用 safetensors 格式的模型（torch 运行时）。",
+                        param="text",
+                    )
+                values.append(entries[0]["logprob"])
+            ids = [*ids, target]
+        yield Scores(values=values, prompt_tokens=len(ids))
+
+    # --- generation ---------------------------------------------------------------------------------------------
+
+    def _generate(
+        self,
+        prompt: Prompt,
+        request: Generation,
+        choices: list[_Choice],
+        cancel: threading.Event,
+        echo: str = "",
+    ) -> Iterator[Chunk]:
+        seed = secrets.randbits(31) if request.sampling.seed is None else request.sampling.seed
+        body = self._body(prompt, request, seed)
+        template = self.info.template if isinstance(request, ChatRequest) else ""
+        yield Started(seed=seed, template=template, dropped_messages=prompt.dropped_messages)
+        if echo:
+            yield from (Text(index=choice.index, text=echo) for choice in choices)
+        if request.max_tokens == 0:  # the library would still decode one
+            yield from (Finished(index=choice.index, reason="length") for choice in choices)
+            yield Usage(prompt_tokens=len(prompt.ids))
+            return
+        started, first = time.perf_counter(), 0.0
+        cached = 0
+        for event in self._library.stream(body, cancel):
+            if progress := event.get("prompt_progress"):
+                yield Prefill(done=progress["processed"], total=progress["total"])
+                continue
+            first = first or time.perf_counter()
+            yield from choices[event["choices"][0]["index"]].feed(event)
+            cached = max(cached, event.get("usage", {}).get("prompt_tokens_details", {}).get("cached_tokens", 0))
+        now = time.perf_counter()
+        yield Usage(
+            prompt_tokens=len(prompt.ids),
+            cached_tokens=cached,
+            completion_tokens=sum(choice.tokens for choice in choices),
+            reasoning_tokens=sum(choice.reasoning_tokens for choice in choices),
+            prefill_seconds=(first or now) - started,
+            decode_seconds=now - (first or now),
+        )
+
+    def _body(self, prompt: Prompt, request: Generation, seed: int) -> dict[str, Any]:
+        """The request in llama.cpp's words. It ignores what it does not know, so nothing doubtful is passed on."""
+        sampling = request.sampling
+        self._prompts.check_ids(list(sampling.logit_bias), "logit_bias")
+        room = self.info.context - len(prompt.ids)
+        body: dict[str, Any] = {
+            "prompt": prompt.ids,
+            "stream": True,
+            "return_progress": True,  # a callback a batch, so that a prefill can be cancelled
+            "n": request.n,
+            "n_predict": room if request.max_tokens is None else request.max_tokens,
+            "stop": request.stop,
+            "verbose": bool(request.stop),  # the only way to learn which stop string was met
+            "seed": seed % _RANDOM_SEED,
+            "repeat_last_n": self.info.context,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+            "logit_bias": [[token, bias] for token, bias in sampling.logit_bias.items()],
+            "cache_prompt": True,
+            "lora": self._adapter_scales(request),
+        }
+        given = {
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "min_p": sampling.min_p,
+            "repeat_penalty": sampling.repetition_penalty,
+        }
+        body |= {key: value for key, value in given.items() if value is not None}
+        if request.logprobs is not None:
+            body["n_probs"] = max(1, request.logprobs)
+        if request.constraint is not None:
+            body["grammar"] = _grammar(request.constraint)
+        return body
+
+    def _adapter_scales(self, request: Generation) -> list[dict[str, float]]:
+        """Every loaded adapter with its weight: the request's, or, where it names none at all, the reference's."""
+        if unknown := sorted(set(request.adapters) - set(self._weights)):
+            raise InvalidRequest(
+                f"The adapter {unknown[0]!r} is not loaded; loaded are: {', '.join(self._weights) or 'none'}.",
+                hint="Load the model as NAME+ADAPTER.",
+                hint_zh="请以 名称+适配器 的形式加载模型。",
+                param="adapters",
+            )
+        weights = request.adapters or self._weights
+        return [{"id": i, "scale": weights.get(name, 0.0)} for i, name in enumerate(self._weights)]
+
+
+class _Choice:
+    """One of the n answers: turns the library's events into chunks and counts its tokens."""
+
+    def __init__(self, index: int, alternatives: int | None, splitter: ThinkingSplitter | None = None) -> None:
+        self.index, self.tokens, self.reasoning_tokens = index, 0, 0
+        self._alternatives, self._splitter = alternatives or 0, splitter
+        self._logprobs: list[TokenLogprob] = []  # of text that the splitter still holds
+
+    def feed(self, event: dict[str, Any]) -> Iterator[Chunk]:
+        choice = event["choices"][0]
+        self._logprobs += [
+            _logprob(entry, self._alternatives) for entry in (choice.get("logprobs") or {}).get("content", [])
+        ]
+        if choice["text"]:
+            pieces = self._splitter.feed(choice["text"]) if self._splitter else [(choice["text"], False)]
+            self.reasoning_tokens += any(thinking for _, thinking in pieces)
+            yield from self._texts(pieces)
+        if not choice["finish_reason"]:
+            return
+        yield from self._texts(self._splitter.flush() if self._splitter else [])
+        self.tokens = event.get("usage", {}).get("completion_tokens", 0)
+        yield Finished(
+            index=self.index,
+            reason="stop" if choice["finish_reason"] == "stop" else "length",
+            stop=event.get("__verbose", {}).get("stopping_word") or None,
+        )
+
+    def _texts(self, pieces: list[tuple[str, bool]]) -> Iterator[Text]:
+        for text, thinking in pieces:
+            logprobs, self._logprobs = self._logprobs, []
+            yield Text(index=self.index, text=text, reasoning=thinking, logprobs=logprobs)
+
+
+def _grammar(constraint: Constraint) -> str:
+    if constraint.json_schema is not None:
+        return "%llguidance {}\n" + schema_grammar(constraint.json_schema)
+    if constraint.choices is not None:
+        return "%llguidance {}\n" + choices_grammar(constraint.choices)
+    grammar = constraint.grammar or ""
+    if not grammar.strip() or grammar.lstrip().startswith("%llguidance"):
+        raise Unsupported(
+            "llama.cpp takes a grammar in GBNF.",
+            hint="Write 'root ::= …'.",
+            hint_zh="请写成“root ::= …”。",
+            param="grammar",
+        )
+    return grammar
+
+
+def _most_common_dtype(file: GgufFile) -> str:
+    sizes: dict[str, int] = {}
+    for tensor in file.tensors.values():
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+    return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def _logprob(entry: dict[str, Any], alternatives: int) -> TokenLogprob:
+    top = [_logprob(t, 0) for t in entry.get("top_logprobs", [])[:alternatives]]
+    return TokenLogprob(token=entry["token"], logprob=entry["logprob"], bytes=entry["bytes"], top=top)
