@@ -10,6 +10,8 @@ from typing import Any
 
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import InvalidRequest, Unsupported
+from ninestory.core.paths import Home
+from ninestory.models.convert.lora_gguf import adapter_gguf
 from ninestory.models.gguf_reader import GgufFile, read_gguf
 from ninestory.models.resolved import ResolvedModel
 from ninestory.runtimes.json_schema import choices_grammar, schema_grammar
@@ -70,6 +72,7 @@ class LlamaCppEngine:
             threads=threads,
             cache_mb=settings.prompt_cache_mb,
             device=settings.device,
+            adapters=[adapter_gguf(adapter.path, file, Home.default()) for adapter in model.adapters],
             embeds=embeds,
             pooling="mean" if embeds and file.field("pooling_type") is None else "",
         )
