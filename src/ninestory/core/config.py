@@ -58,6 +58,7 @@ class RuntimeSettings:
     device: str = _doc("", "cpu, cuda, cuda:1 … or empty (the best there is)")
     fast: bool = _doc(False, "give up the promise that a request's tokens do not depend on its neighbours")
     prompt_cache_mb: int = _doc(128, "memory for prompts kept for reuse (llama.cpp)")
+    allow_http: bool = _doc(False, "let a remote model's endpoint be plain http outside this machine")
 
 
 @dataclass(frozen=True)

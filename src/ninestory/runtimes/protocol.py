@@ -192,7 +192,7 @@ class Started:
     """First chunk of a generation: what was chosen for it."""
 
     kind: str = "started"
-    seed: int
+    seed: int | None  # None: a remote endpoint drew it and does not tell
     template: str = ""
     dropped_messages: int = 0  # by truncation="auto"
 
