@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 from ninestory.core.errors import Damaged
 
 MAX_TENSORS, MAX_KEYS, MAX_NAME, MAX_STRING = 1 << 20, 1 << 16, 63, 1 << 24
-MAX_ARRAY = 1 << 24
+MAX_ENTRIES = 1 << 22  # of all lists together: a Python object each, so this bounds the reader's memory
+MAX_HEADER_BYTES = 1 << 28
 # id → (name, elements a block, bytes a block)
 TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
     0: ("F32", 1, 4),
@@ -54,6 +55,10 @@ TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
 }
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
+_KIND_NAMES = {
+    0: "u8", 1: "i8", 2: "u16", 3: "i16", 4: "u32", 5: "i32", 6: "f32", 7: "bool", 8: "str", 10: "u64", 11: "i64",
+    12: "f64",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class TensorInfo:
 class GgufFile:
     path: Path
     metadata: dict[str, Any]
+    kinds: dict[str, str]  # key → "u32", "str", "f32[]": llama.cpp reads some lists without asking for their type
     tensors: dict[str, TensorInfo]
     alignment: int
     trailing_bytes: int
@@ -97,10 +103,13 @@ def read_gguf(path: Path) -> GgufFile:
 class _Reader:
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self.file, self.path, self.size = file, path, path.stat().st_size
+        self.position = self.entries = 0
+        self.kinds: dict[str, str] = {}
 
     def read(self) -> GgufFile:
-        if self._take(4) != b"GGUF":
-            raise self._damaged("it does not start with GGUF")
+        magic = self._take(4)
+        if magic != b"GGUF":
+            raise self._damaged(f"it starts with {magic!r}, not with GGUF")
         version = self._scalar(4)
         if version not in (2, 3):
             raise self._damaged(f"its version is {version}, and 2 and 3 are known")
@@ -114,13 +123,15 @@ class _Reader:
                 raise self._damaged(f"the key {key!r} is there twice")
             metadata[key] = self._value(self._scalar(4), key)
         alignment = metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1) or alignment > 1 << 20:
+        if self.kinds.get("general.alignment", "u32") != "u32":
+            raise self._damaged(f"its alignment is of the type {self.kinds['general.alignment']}")
+        if alignment < 8 or alignment & (alignment - 1) or alignment > 1 << 20:
             raise self._damaged(f"its alignment is {alignment!r}")
         if not isinstance(metadata.get("general.architecture"), str):
             raise self._damaged("it names no architecture")
         relative = [self._tensor() for _ in range(tensor_count)]
         tensors, trailing = self._place(relative, alignment)
-        return GgufFile(self.path, metadata, tensors, alignment, trailing)
+        return GgufFile(self.path, metadata, self.kinds, tensors, alignment, trailing)
 
     def _tensor(self) -> tuple[str, str, tuple[int, ...], int, int]:
         name = self._string(MAX_NAME)
@@ -140,7 +151,7 @@ class _Reader:
         self, relative: list[tuple[str, str, tuple[int, ...], int, int]], alignment: int
     ) -> tuple[dict[str, TensorInfo], int]:
         """Tensors must follow one another without gap or overlap and end inside the file."""
-        start = -(-self.file.tell() // alignment) * alignment
+        start = -(-self.position // alignment) * alignment
         tensors: dict[str, TensorInfo] = {}
         expected = 0
         for name, dtype, shape, offset, nbytes in relative:
@@ -157,6 +168,7 @@ class _Reader:
         return tensors, max(0, self.size - (start + expected))
 
     def _value(self, kind: int, key: str) -> Any:
+        self.kinds[key] = _KIND_NAMES.get(kind, "")
         if kind == _STRING:
             return self._string()
         if kind != _ARRAY:
@@ -165,8 +177,12 @@ class _Reader:
         if inner == _ARRAY:
             raise self._damaged(f"the key {key!r} holds nested lists")
         smallest = 8 if inner == _STRING else struct.calcsize(_SCALARS.get(inner, "<B"))
-        if count > MAX_ARRAY or count * smallest > self._left():
+        if count * smallest > self._left():
             raise self._damaged(f"the key {key!r} claims {count} entries, more than the file holds")
+        self.entries += count
+        if self.entries > MAX_ENTRIES:
+            raise self._damaged(f"its lists have more than {MAX_ENTRIES} entries")
+        self.kinds[key] = f"{_KIND_NAMES.get(inner, '')}[]"
         if inner == _STRING:
             return [self._string() for _ in range(count)]
         if inner not in _SCALARS:
@@ -190,9 +206,12 @@ class _Reader:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def _left(self) -> int:
-        return self.size - self.file.tell()
+        return self.size - self.position
 
     def _take(self, count: int) -> bytes:
+        self.position += count
+        if self.position > min(self.size, MAX_HEADER_BYTES):
+            raise self._damaged(f"its header goes on after byte {min(self.size, MAX_HEADER_BYTES)}")
         data = self.file.read(count)
         if len(data) != count:
             raise self._damaged(f"it ends at byte {self.size}, inside its header")
@@ -200,7 +219,7 @@ class _Reader:
 
     def _damaged(self, why: str) -> Damaged:
         return Damaged(
-            f"{self.path.name} is not a sound GGUF file: {why}.",
+            f"{self.path.name} is not a sound GGUF file: {why[:500]}.",
             hint="Download it again (ninestory pull), or compare its sha256 with the publisher's.",
             hint_zh="请重新下载（ninestory pull），或与发布者的 sha256 比对。",
             code="damaged_gguf",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import struct
 import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -19,7 +20,10 @@ from typing import Any
 from ninestory.core.errors import Damaged
 
 MAX_PICKLE_BYTES = 256 << 20
-MAX_STEPS, MAX_TENSORS = 5_000_000, 1 << 20
+MAX_STEPS = 1_000_000  # instructions; a step makes one small object at most
+MAX_ENTRIES, MAX_DEPTH, MAX_KEY = 1 << 20, 32, 512
+MAX_NAME_CHARACTERS = 1 << 26  # of all dotted names together
+MAX_DIRECTORY_BYTES = 32 << 20  # of the archive's table of members
 _STORAGES = {
     "DoubleStorage": ("F64", 8), "FloatStorage": ("F32", 4), "HalfStorage": ("F16", 2), "BFloat16Storage": ("BF16", 2),
     "LongStorage": ("I64", 8), "IntStorage": ("I32", 4), "ShortStorage": ("I16", 2), "CharStorage": ("I8", 1),
@@ -29,7 +33,7 @@ _NUMPY = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U8": "u1", "BOOL": "?",
 }  # fmt: skip
-_WRONG = (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, AssertionError, NotImplementedError, ValueError, RecursionError, OSError)  # fmt: skip
+_WRONG = (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, AssertionError, NotImplementedError, ValueError, RuntimeError, OSError, EOFError, OverflowError, struct.error)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,9 @@ def read_pickle(path: Path) -> PickleFile:
         Damaged: not such a file, damaged, or asking for code; the message names what it asks for.
     """
     if not zipfile.is_zipfile(path):
-        raise _damaged(path, "it is not a zip archive: files of torch before 1.6 must be saved again by a newer torch")
+        raise _damaged(path, _what_it_is(path))
     try:
+        _check_directory(path)
         with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
             entries = {info.filename: info for info in archive.infolist()}
             pickles = [name for name in entries if name.endswith("/data.pkl") or name == "data.pkl"]
@@ -109,10 +114,9 @@ def read_pickle(path: Path) -> PickleFile:
         raise _damaged(path, str(error)) from error
     except _WRONG as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    tensors: dict[str, TensorInfo] = {}
-    values: dict[str, Any] = {}
-    _collect(path, tree, "", places, tensors, values, [0])
-    return PickleFile(path, tensors, values)
+    found = _Entries(path, places)
+    found.collect(tree, "", 0)
+    return PickleFile(path, found.tensors, found.values)
 
 
 def read_tensor(file: PickleFile, name: str) -> Any:
@@ -129,6 +133,31 @@ def read_tensor(file: PickleFile, name: str) -> Any:
     return view if view.flags.c_contiguous else np.ascontiguousarray(view)
 
 
+def _what_it_is(path: Path) -> str:
+    """Why a file is no checkpoint of today's torch, by its first bytes."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start[:1] == b"\x80" or b"\xfc\x9cF\xf9 j\xa8P\x19" in start:  # a bare pickle; torch's magic number
+        return (
+            "it is a bare pickle, the format of torch before 1.6: its publisher must save it again with a newer torch"
+        )
+    return f"it is no zip archive and starts with {start!r}"
+
+
+def _check_directory(path: Path) -> None:
+    """`zipfile` makes an object of every member before one can look: bound their table first (APPNOTE 4.3.16)."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16) - 98))
+        tail = file.read()
+    end = tail.rfind(b"PK\x05\x06")
+    length = int.from_bytes(tail[end + 12 : end + 16], "little")
+    wide = tail.rfind(b"PK\x06\x06")
+    if wide >= 0:
+        length = max(length if length != 0xFFFFFFFF else 0, int.from_bytes(tail[wide + 40 : wide + 48], "little"))
+    if length > MAX_DIRECTORY_BYTES:
+        raise _damaged(path, f"its table of members claims {length} bytes")
+
+
 def _place(path: Path, raw: io.BufferedReader, info: zipfile.ZipInfo, size: int) -> tuple[int, int]:
     """(byte where the member's data begins, its length); members must be stored and lie inside the file."""
     raw.seek(info.header_offset)
@@ -141,43 +170,52 @@ def _place(path: Path, raw: io.BufferedReader, info: zipfile.ZipInfo, size: int)
     return begin, info.file_size
 
 
-def _collect(
-    path: Path,
-    node: Any,
-    name: str,
-    places: dict[str, tuple[int, int]],
-    tensors: dict[str, TensorInfo],
-    values: dict[str, Any],
-    visited: list[int],
-) -> None:
-    """Flatten nested dictionaries and lists to dotted names."""
-    visited[0] += 1  # shared sub-dictionaries can be nested so that walking them never ends
-    if visited[0] > MAX_TENSORS:
-        raise _damaged(path, "it has more entries than any checkpoint")
-    if isinstance(node, _Tensor):
-        tensors[name] = _checked(path, name, node, places)
-    elif isinstance(node, dict):
-        for key, child in node.items():
-            _collect(path, child, f"{name}.{key}" if name else str(key), places, tensors, values, visited)
-    elif isinstance(node, (list, tuple)):
-        for i, child in enumerate(node):
-            _collect(path, child, f"{name}.{i}" if name else str(i), places, tensors, values, visited)
-    elif node is None or isinstance(node, (bool, int, float, str)):
-        values[name] = node
-    else:
-        raise _damaged(path, f"the entry {name!r} is of an unknown kind")
+class _Entries:
+    """The tree of a pickle, flattened to dotted names."""
+
+    def __init__(self, path: Path, places: dict[str, tuple[int, int]]) -> None:
+        self.path, self.places = path, places
+        self.tensors: dict[str, TensorInfo] = {}
+        self.values: dict[str, Any] = {}
+        self.visited = self.characters = 0
+
+    def collect(self, node: Any, name: str, depth: int) -> None:
+        self.visited += 1  # shared sub-dictionaries can be nested so that walking them never ends
+        self.characters += len(name)
+        if self.visited > MAX_ENTRIES or self.characters > MAX_NAME_CHARACTERS or depth > MAX_DEPTH:
+            raise _damaged(self.path, "it has more or deeper entries than any checkpoint")
+        if isinstance(node, dict):
+            for key, child in node.items():
+                self.collect(child, f"{name}.{key}" if name else str(key), depth + 1)
+            return
+        if isinstance(node, (list, tuple)):
+            for i, child in enumerate(node):
+                self.collect(child, f"{name}.{i}" if name else str(i), depth + 1)
+            return
+        if name in self.tensors or name in self.values:
+            raise _damaged(self.path, f"the name {name!r} is there twice")
+        if isinstance(node, _Tensor):
+            self.tensors[name] = _checked(self.path, name, node, self.places)
+        elif node is None or isinstance(node, (bool, int, float, str)):
+            self.values[name] = node
+        else:
+            raise _damaged(self.path, f"the entry {name!r} is of an unknown kind")
 
 
 def _checked(path: Path, name: str, tensor: _Tensor, places: dict[str, tuple[int, int]]) -> TensorInfo:
     storage = tensor.storage
     numbers = (*tensor.shape, *tensor.strides, tensor.offset)
-    if len(tensor.shape) != len(tensor.strides) or not all(isinstance(n, int) and 0 <= n < 1 << 48 for n in numbers):
-        raise _damaged(path, f"the tensor {name!r} has the shape {tensor.shape} and strides {tensor.strides}")
+    if len(tensor.shape) != len(tensor.strides) or len(tensor.shape) > 8:
+        raise _damaged(path, f"the tensor {name!r} has {len(tensor.shape)} sizes and {len(tensor.strides)} strides")
+    if not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):  # not shown: they may be anything, of any size
+        raise _damaged(path, f"the tensor {name!r} has a size or stride that is no number of elements")
     if storage.key not in places:
         raise _damaged(path, f"the tensor {name!r} names the missing storage {storage.key!r}")
     begin, length = places[storage.key]
     if (tensor.offset + _span(tensor.shape, tensor.strides)) * storage.itemsize > length:
         raise _damaged(path, f"the tensor {name!r} reaches beyond its storage")
+    if prod(tensor.shape) * storage.itemsize > length:  # a stride of 0 would make a few bytes fill the memory
+        raise _damaged(path, f"the tensor {name!r} of shape {tensor.shape} is larger than its storage")
     return TensorInfo(name, storage.dtype, tensor.shape, tensor.strides, begin, tensor.offset, storage.itemsize)
 
 
@@ -225,11 +263,9 @@ class _Machine:
         elif name in ("BINGET", "LONG_BINGET"):
             stack.append(self.memo[argument])
         elif name == "SETITEM":
-            key, value = self._take(2)
-            self._dictionary()[key] = value
+            self._set(self._take(2))
         elif name == "SETITEMS":
-            items = self._since_mark()
-            self._dictionary().update(zip(items[::2], items[1::2], strict=True))
+            self._set(self._since_mark())
         elif name in ("APPEND", "APPENDS"):
             items = self._take(1) if name == "APPEND" else self._since_mark()
             if not isinstance(stack[-1], list):
@@ -258,27 +294,36 @@ class _Machine:
     def _since_mark(self) -> list[Any]:
         return self._take(len(self.stack) - self.marks.pop())
 
-    def _dictionary(self) -> dict[Any, Any]:
-        if not isinstance(self.stack[-1], dict):
+    def _set(self, items: list[Any]) -> None:
+        """Set keys and values, in turn, of the dictionary on top."""
+        if not isinstance(self.stack[-1], dict) or len(items) % 2:
             raise _damaged(self.path, "it sets an item of what is no dictionary")
-        return self.stack[-1]
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # Hashing a tuple of tuples that share their parts takes time exponential in its depth.
+            if type(key) is not int and not (type(key) is str and len(key) <= MAX_KEY):
+                raise _damaged(self.path, f"a key of a dictionary is a {type(key).__name__}, or very long")
+            self.stack[-1][key] = value
 
     def _named(self, module: Any, name: Any) -> _Name:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise _damaged(self.path, "it asks for a thing whose name is no text")
         known = (
             (module == "collections" and name == "OrderedDict")
             or (module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_parameter"))
             or (module == "torch" and name in _STORAGES)
         )
         if not known:
-            raise _damaged(self.path, f"it asks for '{module} {name}', which could run code")
-        return _Name(str(module), str(name))
+            raise _damaged(self.path, f"it asks for '{module[:80]} {name[:80]}', which could run code")
+        return _Name(module, name)
 
     def _storage(self, reference: Any) -> _Storage:
         kind, storage_type, key, _location, elements = reference
         if kind != "storage" or not isinstance(storage_type, _Name) or storage_type.name not in _STORAGES:
             raise _damaged(self.path, "it refers to something that is no tensor storage")
+        if type(key) is not str or type(elements) is not int:
+            raise _damaged(self.path, "a storage has no name or no size")
         dtype, itemsize = _STORAGES[storage_type.name]
-        return _Storage(str(key), dtype, itemsize, int(elements))
+        return _Storage(key[:MAX_KEY], dtype, itemsize, elements)
 
     def _called(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, _Name) or not isinstance(arguments, tuple):
@@ -289,7 +334,8 @@ class _Machine:
             return arguments[0]
         if function.name == "_rebuild_tensor_v2" and isinstance(arguments[0], _Storage):
             storage, offset, shape, strides = arguments[:4]
-            return _Tensor(storage, offset, tuple(shape), tuple(strides))
+            if isinstance(shape, tuple) and isinstance(strides, tuple):
+                return _Tensor(storage, offset, shape, strides)
         raise _damaged(self.path, f"it calls {function.name} in an unknown way")
 
 
@@ -302,7 +348,7 @@ _LITERALS = {
 
 def _damaged(path: Path, why: str) -> Damaged:
     return Damaged(
-        f"{path.name} is refused: {why}. Nothing of it was executed.",
+        f"{path.name} is refused: {why[:500]}. Nothing of it was executed.",
         hint="Take the .safetensors form of this model, or a copy from its publisher.",
         hint_zh="请改用该模型的 .safetensors 版本，或从发布者处重新获取。",
         code="unsafe_or_damaged_pickle",

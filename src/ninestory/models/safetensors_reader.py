@@ -11,7 +11,7 @@ from typing import Any
 
 from ninestory.core.errors import Damaged
 
-MAX_HEADER = 100_000_000
+MAX_HEADER = 16 << 20  # about 150,000 tensors; parsed JSON takes some twenty times its text
 DTYPE_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
     "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -60,7 +60,11 @@ def read_header(path: Path) -> SafetensorsFile:
     if not isinstance(header, dict):
         raise _damaged(path, "its header is no JSON object")
     metadata = header.pop("__metadata__", {})
-    tensors = sorted((_tensor(path, name, entry, 8 + length) for name, entry in header.items()), key=lambda t: t.offset)
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _damaged(path, "its __metadata__ is no table of text")
+    tensors = sorted(
+        (_tensor(path, name, entry, 8 + length) for name, entry in header.items()), key=lambda t: (t.offset, t.nbytes)
+    )
     expected = 8 + length
     for tensor in tensors:
         if tensor.offset != expected:
@@ -68,7 +72,7 @@ def read_header(path: Path) -> SafetensorsFile:
         expected += tensor.nbytes
     if expected != size:
         raise _damaged(path, f"its tensors end at byte {expected}, the file at {size}")
-    return SafetensorsFile(path, {t.name: t for t in tensors}, metadata if isinstance(metadata, dict) else {})
+    return SafetensorsFile(path, {t.name: t for t in tensors}, metadata)
 
 
 def read_index(directory: Path) -> list[Path]:
@@ -77,20 +81,30 @@ def read_index(directory: Path) -> list[Path]:
     Raises:
         Damaged: the index is no JSON, names a missing file or one outside the directory.
     """
-    index = directory / "model.safetensors.index.json"
-    if not index.is_file():
+    weight_map = read_weight_map(directory / "model.safetensors.index.json")
+    if weight_map is None:
         return sorted(directory.glob("*.safetensors"))
+    return [directory / name for name in sorted(set(weight_map.values()))]
+
+
+def read_weight_map(index: Path) -> dict[str, str] | None:
+    """tensor → file beside the index, or None when there is no such index.
+
+    Raises:
+        Damaged: the index is no JSON, names a missing file or one outside its directory.
+    """
+    if not index.is_file():
+        return None
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if index.stat().st_size > MAX_HEADER:
+            raise ValueError(f"it has {index.stat().st_size} bytes")
+        weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise _damaged(index, f"it holds no weight_map ({error!r})") from error
-    shards = []
-    for name in sorted(names):
-        shard = directory / str(name)
-        if Path(str(name)).name != name or not shard.is_file():
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name or not (index.parent / name).is_file():
             raise _damaged(index, f"it names {name!r}, which is not in the directory")
-        shards.append(shard)
-    return shards
+    return weight_map
 
 
 def read_tensor(file: SafetensorsFile, name: str) -> Any:
@@ -107,13 +121,13 @@ def read_tensor(file: SafetensorsFile, name: str) -> Any:
 def _tensor(path: Path, name: str, entry: Any, start: int) -> TensorInfo:
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        sane = all(isinstance(n, int) and 0 <= n < 1 << 48 for n in (*shape, begin, end)) and len(shape) <= 8
-        expected = prod(shape) * DTYPE_BYTES[dtype]
+        itemsize = DTYPE_BYTES[dtype]
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"the entry of {name!r} is malformed ({error!r})") from error
-    if not sane or end - begin != expected:
+    sane = len(shape) <= 8 and all(type(n) is int and 0 <= n < 1 << 48 for n in (*shape, begin, end))
+    if not sane or end - begin != prod(shape) * itemsize:
         raise _damaged(path, f"the tensor {name!r} of shape {shape} and type {dtype} claims bytes {begin} to {end}")
-    return TensorInfo(name, dtype, shape, start + begin, expected)
+    return TensorInfo(name, dtype, shape, start + begin, end - begin)
 
 
 def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -125,7 +139,7 @@ def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _damaged(path: Path, why: str) -> Damaged:
     return Damaged(
-        f"{path.name} is not sound: {why}.",
+        f"{path.name} is not sound: {why[:500]}.",
         hint="Download it again (ninestory pull), or compare its sha256 with the publisher's.",
         hint_zh="请重新下载（ninestory pull），或与发布者的 sha256 比对。",
         code="damaged_safetensors",

@@ -16,7 +16,18 @@ from ninestory.models import pickle_reader, safetensors_reader
 from ninestory.models.gguf_reader import GgufFile, read_gguf
 
 MAX_LAYERS = 512
+MAX_JSON_BYTES = 64 << 20  # the tokenizer.json of a vocabulary of 250,000 pieces has 17 MB
+_JSON_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+_TRAINING_FILES = ("training_args", "optimizer", "scheduler", "rng_state", "random_states", "scaler")
+_LFS = b"version https://git-lfs"
+_CONFIG_LIMITS = {
+    ("num_hidden_layers", "num_layers", "n_layer"): MAX_LAYERS,
+    ("hidden_size", "n_embd", "d_model", "intermediate_size", "num_attention_heads", "n_head"): 1 << 20,
+    ("vocab_size",): 1 << 24,
+}
 _SPM_BYTE = "<0x{:02X}>"
+# llama.cpp reads these lists by their length alone, whatever their type: a list of bytes is read beyond its end
+_TOKENIZER_LISTS = {"tokens": ("str[]",), "merges": ("str[]",), "scores": ("f32[]",), "token_type": ("i32[]", "u32[]")}
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,7 @@ class VerifyReport:
     nbytes: int
     dtypes: dict[str, int]  # bytes of each type
     notes: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)  # of the tensors
 
 
 def verify(path: Path) -> VerifyReport:
@@ -46,6 +58,7 @@ def verify(path: Path) -> VerifyReport:
 
 
 def _verify_file(path: Path) -> VerifyReport:
+    _refuse_pointer(path)
     with path.open("rb") as file:
         magic = file.read(4)
     if magic == b"GGUF" or path.suffix == ".gguf":
@@ -67,16 +80,12 @@ def _verify_file(path: Path) -> VerifyReport:
     dtypes: dict[str, int] = {}
     for tensor in tensors:
         dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + tensor.nbytes
-    return VerifyReport(path, [path.name], len(tensors), path.stat().st_size, dtypes, notes)
+    names = [tensor.name for tensor in tensors]
+    return VerifyReport(path, [path.name], len(tensors), path.stat().st_size, dtypes, notes, names)
 
 
 def _verify_directory(path: Path) -> VerifyReport:
-    shards = safetensors_reader.read_index(path)
-    shards += (
-        []
-        if shards
-        else sorted(f for p in ("*.bin", "*.pth", "*.pt") for f in path.glob(p) if "training_args" not in f.name)
-    )
+    shards = safetensors_reader.read_index(path) or _pickles(path)
     shards += sorted(path.glob("*.gguf"))
     if not shards:
         raise NotFound(
@@ -86,32 +95,102 @@ def _verify_directory(path: Path) -> VerifyReport:
             param="path",
         )
     notes: list[str] = []
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+    settings = {name: _read_json(path / name) for name in _JSON_FILES if (path / name).is_file()}
+    for name, table in settings.items():
+        if "auto_map" in table:
+            notes.append(f"{name} names code of its own (auto_map): it is never run")
+    _check_config(path / "config.json", settings.get("config.json", {}))
+    for name in ("tokenizer.model", "ice_text.model", "spiece.model"):
         if (path / name).is_file():
-            _check_json(path / name)
-    config = path / "config.json"
-    if config.is_file() and "auto_map" in json.loads(config.read_text(encoding="utf-8")):
-        notes.append("config.json names code of its own (auto_map): it is never run")
+            _check_sentencepiece(path / name)
     if scripts := sorted(f.name for f in path.glob("*.py")):
         notes.append(f"{', '.join(scripts)}: never run")
     reports = [_verify_file(shard) for shard in shards]
+    _check_index(path, reports)
     dtypes: dict[str, int] = {}
     for report in reports:
         notes += report.notes
         for dtype, nbytes in report.dtypes.items():
             dtypes[dtype] = dtypes.get(dtype, 0) + nbytes
-    return VerifyReport(
-        path, [s.name for s in shards], sum(r.tensors for r in reports), sum(r.nbytes for r in reports), dtypes, notes
-    )
+    names = [name for report in reports for name in report.names]
+    nbytes = sum(report.nbytes for report in reports)
+    return VerifyReport(path, [shard.name for shard in shards], len(names), nbytes, dtypes, notes, names)
 
 
-def _check_json(path: Path) -> None:
+def _pickles(path: Path) -> list[Path]:
+    """Weights of torch's own format; what a training run leaves beside them is no model."""
+    for index in path.glob("*.bin.index.json"):
+        weight_map = safetensors_reader.read_weight_map(index) or {}
+        return [path / name for name in sorted(set(weight_map.values()))]
+    found = sorted(f for pattern in ("*.bin", "*.pth", "*.pt") for f in path.glob(pattern))
+    return [f for f in found if not f.name.startswith(_TRAINING_FILES)]
+
+
+def _check_index(path: Path, reports: list[VerifyReport]) -> None:
+    """Every tensor of an index must be in the file that it names."""
+    held = {report.path.name: set(report.names) for report in reports}
+    for index in sorted(path.glob("*.index.json")):
+        for tensor, name in (safetensors_reader.read_weight_map(index) or {}).items():
+            if name in held and tensor not in held[name]:
+                raise Damaged(
+                    f"{index.name} says that {tensor!r} is in {name}, and it is not.",
+                    hint="Take the index and the weights of the same release.",
+                    hint_zh="请使用同一版本的索引与权重。",
+                )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    _refuse_pointer(path)
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"it has {path.stat().st_size} bytes")
+        table = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(table, dict):
+            raise ValueError(f"it holds a {type(table).__name__}")
     except (ValueError, RecursionError) as error:
         raise Damaged(
-            f"{path.name} is not JSON: {error}.", hint="Download it again.", hint_zh="请重新下载。"
+            f"{path.name} is no JSON object: {error}.", hint="Download it again.", hint_zh="请重新下载。"
         ) from error
+    return table
+
+
+def _check_config(path: Path, config: dict[str, Any]) -> None:
+    """Sizes that code multiplies and allocates by must be plain numbers of a sane size."""
+    for names, limit in _CONFIG_LIMITS.items():
+        for name in names:
+            value = config.get(name)
+            if value is not None and not (type(value) is int and 0 <= value <= limit):
+                raise Damaged(
+                    f"{path.name} says {name} = {str(value)[:80]}, and a number from 0 to {limit} was due.",
+                    hint="Download it again, or compare it with the publisher's.",
+                    hint_zh="请重新下载，或与发布者的文件比对。",
+                )
+
+
+def _check_sentencepiece(path: Path) -> None:
+    """A SentencePiece model is a protocol-buffer message that begins with its first piece (field 1)."""
+    _refuse_pointer(path)
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start[:1] != b"\x0a":
+        raise Damaged(
+            f"{path.name} is no SentencePiece model: it starts with {start!r}.",
+            hint="Download it again (ninestory pull).",
+            hint_zh="请重新下载（ninestory pull）。",
+        )
+
+
+def _refuse_pointer(path: Path) -> None:
+    """A clone without git-lfs leaves a text of three lines in the place of each large file."""
+    with path.open("rb") as file:
+        if file.read(len(_LFS)) != _LFS:
+            return
+    raise Damaged(
+        f"{path.name} is a Git LFS pointer, not the file itself.",
+        hint="Run 'git lfs pull' in the clone, or take the model by 'ninestory pull'.",
+        hint_zh="请在克隆目录运行 git lfs pull，或用 ninestory pull 下载。",
+        code="lfs_pointer",
+    )
 
 
 # --- the meaning of a GGUF header -------------------------------------------------------------------------------
@@ -138,6 +217,9 @@ def check_gguf(file: GgufFile) -> list[str]:
         epsilon = file.field(name)
         if epsilon is not None:
             _require(file, isinstance(epsilon, float) and 0 < epsilon < 1, f"{name} is {epsilon!r}")
+    experts, used = file.field("expert_count", 0), file.field("expert_used_count", 0)
+    sane = isinstance(experts, int) and isinstance(used, int) and 0 <= experts <= 512
+    _require(file, sane and used <= experts and (used > 0) == (experts > 0), f"it uses {used!r} of {experts!r} experts")
     context = file.field("context_length")
     _require(
         file, context is None or (isinstance(context, int) and 0 < context < 1 << 28), f"context_length is {context!r}"
@@ -150,14 +232,15 @@ def _check_tokenizer(file: GgufFile) -> None:
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     if tokens is None:
         return
-    _require(file, isinstance(tokens, list) and tokens and isinstance(tokens[0], str), "its tokens are no list of text")
-    _require(file, len(set(tokens)) == len(tokens), "two of its tokens are equal, which aborts llama.cpp")
+    for name, kinds in _TOKENIZER_LISTS.items():
+        kind = file.kinds.get(f"tokenizer.ggml.{name}")
+        _require(
+            file, kind is None or kind in kinds, f"{name} is of the type {kind}, which llama.cpp takes for {kinds}"
+        )
+    _require(file, tokens and len(set(tokens)) == len(tokens), "two of its tokens are equal, which aborts llama.cpp")
     for name in ("scores", "token_type"):
-        values = file.metadata.get(f"tokenizer.ggml.{name}")
-        if values is not None:
-            _require(
-                file, isinstance(values, list) and len(values) == len(tokens), f"{name} and tokens differ in length"
-            )
+        values = file.metadata.get(f"tokenizer.ggml.{name}", tokens)
+        _require(file, len(values) == len(tokens), f"it has {len(tokens)} tokens and {len(values)} of {name}")
     for key, value in file.metadata.items():
         if key.startswith("tokenizer.ggml.") and key.endswith("_token_id"):
             _require(

@@ -1,0 +1,89 @@
+"""Tiny real model files, written by the field's own writers, for tests that read, damage or load them."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LAYERS, WIDTH, HEADS, KV_HEADS, FFN = 2, 64, 4, 2, 96
+VOCABULARY = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "a", "b", "▁a", "ab", "▁the", "t"]
+
+
+def tensors(seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
+    """name → float32 weights of a LLaMA of two layers, by GGUF's names, row-major."""
+    rng = np.random.default_rng(seed)
+    head = WIDTH // HEADS
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (len(VOCABULARY), WIDTH), "output_norm.weight": (WIDTH,)}
+    for i in range(LAYERS):
+        shapes |= {
+            f"blk.{i}.attn_norm.weight": (WIDTH,),
+            f"blk.{i}.attn_q.weight": (WIDTH, WIDTH),
+            f"blk.{i}.attn_k.weight": (KV_HEADS * head, WIDTH),
+            f"blk.{i}.attn_v.weight": (KV_HEADS * head, WIDTH),
+            f"blk.{i}.attn_output.weight": (WIDTH, WIDTH),
+            f"blk.{i}.ffn_norm.weight": (WIDTH,),
+            f"blk.{i}.ffn_gate.weight": (FFN, WIDTH),
+            f"blk.{i}.ffn_up.weight": (FFN, WIDTH),
+            f"blk.{i}.ffn_down.weight": (WIDTH, FFN),
+        }
+    return {
+        name: (np.ones(shape) if "norm" in name else 0.1 * rng.standard_normal(shape)).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def write_gguf(path: Path, *, tokens: list[str] | None = None, **changed: Any) -> Path:
+    """A LLaMA in Q8_0. `changed` replaces keys of the header by their last part: rms_epsilon=0.0, heads=3, …"""
+    import gguf
+
+    tokens = VOCABULARY if tokens is None else tokens
+    given = {"layers": LAYERS, "width": WIDTH, "heads": HEADS, "kv_heads": KV_HEADS, "ffn": FFN, "rms_epsilon": 1e-5}
+    given |= {"bos": 1, "scores": [0.0] * len(tokens), "types": [2, 3, 3, *[6] * 256, *[1] * (len(tokens) - 259)]}
+    given |= changed
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(128)
+    writer.add_embedding_length(given["width"])
+    writer.add_block_count(given["layers"])
+    writer.add_feed_forward_length(given["ffn"])
+    writer.add_head_count(given["heads"])
+    writer.add_head_count_kv(given["kv_heads"])
+    writer.add_layer_norm_rms_eps(given["rms_epsilon"])
+    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_scores(given["scores"])
+    writer.add_token_types(given["types"])
+    writer.add_bos_token_id(given["bos"])
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    for name, weights in tensors().items():
+        if weights.ndim == 1:
+            writer.add_tensor(name, weights)
+        else:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(name, gguf.quants.quantize(weights, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_safetensors(path: Path, weights: dict[str, np.ndarray[Any, Any]] | None = None) -> Path:
+    from safetensors.numpy import save_file
+
+    save_file(weights or tensors(), path)
+    return path
+
+
+def raw_safetensors(path: Path, header: dict[str, Any] | bytes, data: bytes) -> Path:
+    """A file with exactly this header, sound or not."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
