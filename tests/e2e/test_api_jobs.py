@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,132 @@ def listening(server: ApiServer, **headers: str) -> Iterator[Iterator[tuple[str,
                     fields[name] = value
 
         yield events()
+
+
+class SlowHub:
+    """A Hugging Face hub on loopback with one model, given a megabyte at a time until `hurry` is set."""
+
+    MODEL = "hf:tests/slow"
+
+    def __init__(self) -> None:
+        header = b'{"w":{"dtype":"F32","shape":[3145728],"data_offsets":[0,12582912]}}'
+        self.weights = struct.pack("<Q", len(header)) + header + bytes(12_582_912)
+        config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 64}
+        self.files = {"config.json": json.dumps(config).encode(), "model.safetensors": self.weights}
+        self.hurry = threading.Event()
+        self.asked: list[str] = []  # the ranges of model.safetensors
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.hurry.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path.startswith("/api/models/tests/slow/"):
+                    siblings = [{"rfilename": name, "size": len(body)} for name, body in hub.files.items()]
+                    card = {"license": "apache-2.0"}
+                    self._send(json.dumps({"sha": "c0ffee", "siblings": siblings, "cardData": card}).encode(), 200)
+                    return
+                name = self.path.rpartition("/")[2]
+                span = self.headers.get("Range", "")
+                start = int(span.removeprefix("bytes=").rstrip("-") or 0)
+                if name == "model.safetensors":
+                    hub.asked.append(span)
+                self._send(hub.files[name][start:], 206 if span else 200)
+
+            def _send(self, body: bytes, status: int) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                with suppress(OSError):  # the one who asked was killed
+                    for at in range(0, len(body), 1 << 20):
+                        self.wfile.write(body[at : at + (1 << 20)])
+                        hub.hurry.wait(0.25 if len(body) > 1 << 20 else 0)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+
+@pytest.fixture
+def hub() -> Iterator[SlowHub]:
+    made = SlowHub()
+    yield made
+    made.close()
+
+
+def start_pull(server: ApiServer) -> dict[str, Any]:
+    """Ask for the model and wait until some of it has come."""
+    answer = server.http.post(f"{BASE}/models/pull", json={"model": SlowHub.MODEL})
+    assert answer.status_code == 202, answer.text
+    return wait_for(lambda: (job := get_job(server, answer.json()["id"])) and job["done"] > 2e6 and job)
+
+
+def get_job(server: ApiServer, job_id: str) -> dict[str, Any]:
+    job: dict[str, Any] = server.http.get(f"{BASE}/jobs/{job_id}").json()
+    return job
+
+
+def test_pull_survives_a_killed_server_and_goes_on_where_it_was(tmp_path: Path, hub: SlowHub) -> None:
+    server = ApiServer(tmp_path / "home", hub_hf_endpoint=hub.url).start()
+    job = start_pull(server)
+    assert job["state"] == "running" and job["total"] > 12e6
+    same = server.http.post(f"{BASE}/models/pull", json={"model": SlowHub.MODEL}).json()
+    assert same["id"] == job["id"]
+    server.kill()
+    hub.hurry.set()
+    with server:
+        done = wait_for(lambda: (now := get_job(server, job["id"])) and now["state"] == "succeeded" and now)
+        assert done["attempts"] >= 1 and done["result"]["model"] == SlowHub.MODEL and done["done"] == done["total"]
+        assert [span != "" for span in hub.asked] == [False, True]
+        installed = {row["model"]: row for row in server.http.get(f"{BASE}/models").json()["data"]}
+        assert installed[SlowHub.MODEL]["removable"]
+        log = server.http.get(f"{BASE}/jobs/{job['id']}/events").json()["data"]
+        assert log[0]["kind"] == "licence" and log[0]["data"]["licence"] == "apache-2.0"
+        verified = server.http.post(f"{BASE}/models/verify", json={"model": SlowHub.MODEL}).json()
+        assert verified["ok"] and verified["tensors"] == 1
+        removed = server.http.delete(f"{BASE}/models", params={"model": SlowHub.MODEL}).json()
+        assert removed["deleted"]
+        assert server.http.post(f"{BASE}/models/verify", json={"model": SlowHub.MODEL}).status_code == 404
+
+
+def test_pull_is_given_back_when_the_server_stops_in_good_order(tmp_path: Path, hub: SlowHub) -> None:
+    server = ApiServer(tmp_path / "home", hub_hf_endpoint=hub.url).start()
+    job = start_pull(server)
+    server.stop()
+    left = other_process(server.home).get(job["id"])
+    assert left.state == "queued"
+    hub.hurry.set()
+    with server:
+        wait_for(lambda: get_job(server, job["id"])["state"] == "succeeded")
+
+
+def test_pull_is_cancelled_and_resumed(tmp_path: Path, hub: SlowHub) -> None:
+    with ApiServer(tmp_path / "home", hub_hf_endpoint=hub.url) as server:
+        job = start_pull(server)
+        assert server.http.post(f"{BASE}/jobs/{job['id']}/cancel").json()["cancel_requested"]
+        wait_for(lambda: get_job(server, job["id"])["state"] == "cancelled", 15)
+        assert SlowHub.MODEL not in [row["model"] for row in server.http.get(f"{BASE}/models").json()["data"]]
+        hub.hurry.set()
+        assert server.http.post(f"{BASE}/jobs/{job['id']}/resume").json()["state"] == "queued"
+        wait_for(lambda: get_job(server, job["id"])["state"] == "succeeded")
+        assert hub.asked[-1] != ""
+
+
+def test_pull_of_what_no_hub_has_fails_with_the_cure(tmp_path: Path, hub: SlowHub) -> None:
+    hub.close()
+    with ApiServer(tmp_path / "home", hub_hf_endpoint=hub.url) as server:
+        job = server.http.post(f"{BASE}/models/pull", json={"model": "hf:nobody/nothing"}).json()
+        failed = wait_for(lambda: (now := get_job(server, job["id"])) and now["state"] == "failed" and now)
+        assert failed["error"]["type"] == "RemoteFailed" and "HF_ENDPOINT" in failed["error"]["hint_zh"]
 
 
 def other_process(home: Path) -> JobStore:

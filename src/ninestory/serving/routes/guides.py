@@ -16,7 +16,7 @@ from ninestory.serving.context import GatewayContext
 
 LANGUAGES = ("en", "zh")
 
-_FILE = re.compile(r"(?P<name>[a-z0-9][a-z0-9-]*)\.(?P<language>en|zh)\.md")
+_FILE = re.compile(r"([a-z0-9][a-z0-9-]*)\.md")
 _TITLE = re.compile(r"^# +(.+?) *$", re.MULTILINE)
 
 
@@ -52,10 +52,11 @@ def router(context: GatewayContext) -> APIRouter:
 def read_guides() -> dict[str, dict[str, str]]:
     """Name → language → text, of the guides that exist in both languages."""
     found: dict[str, dict[str, str]] = {}
-    directory = _directory()
-    for file in directory.iterdir() if directory.is_dir() else ():
-        if match := _FILE.fullmatch(file.name):
-            found.setdefault(match["name"], {})[match["language"]] = file.read_text(encoding="utf-8")
+    for language in LANGUAGES:
+        directory = _directory() / language
+        for file in directory.iterdir() if directory.is_dir() else ():
+            if match := _FILE.fullmatch(file.name):
+                found.setdefault(match[1], {})[language] = file.read_text(encoding="utf-8")
     return {name: texts for name, texts in found.items() if len(texts) == len(LANGUAGES)}
 
 
