@@ -41,7 +41,8 @@ def chat_body(name: str, request: ChatRequest) -> dict[str, Any]:
         body |= {"logprobs": True, "top_logprobs": request.logprobs}
     if request.tools:
         body["tools"] = [{"type": "function", "function": dataclasses.asdict(t)} for t in request.tools]
-        body["parallel_tool_calls"] = request.parallel_tool_calls
+        if request.parallel_tool_calls is not None:
+            body["parallel_tool_calls"] = request.parallel_tool_calls
         named = request.tool_choice not in ("none", "auto", "required")
         body["tool_choice"] = (
             {"type": "function", "function": {"name": request.tool_choice}} if named else request.tool_choice

@@ -114,7 +114,7 @@ class ChatRequest(Generation):
     messages: list[Message]
     tools: list[ToolSpec] = field(default_factory=list)
     tool_choice: str = "auto"  # "none", "auto", "required" or a tool's name
-    parallel_tool_calls: bool = True
+    parallel_tool_calls: bool | None = None  # True asks for several calls in one answer; None = the model's habit
     continue_final_message: bool = False
     template: str | None = None  # a template id or "checkpoint"; None = the model's
     thinking: bool | None = None  # switch a hybrid model's thinking; None = its default

@@ -2,8 +2,8 @@
 
 Small open models rarely write a well-formed call by themselves. Here the choice is one of a closed list (the answer,
 or a tool's name) and the arguments must match the tool's schema, so a call is always well-formed; whether it was the
-right one depends on the model. One call an answer. The prompt up to the choice is shared with what follows it, so
-the second pass is mostly read from the prompt cache.
+right one depends on the model. One call an answer, or, where the request asks for parallel calls, one array of calls.
+The prompt up to the choice is shared with what follows it, so the second pass is mostly read from the prompt cache.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest, Unsupported
-from ninestory.runtimes.json_schema import check_schema
+from ninestory.runtimes.json_schema import schema_grammar
 from ninestory.runtimes.protocol import (
     ChatRequest,
     Chunk,
@@ -24,6 +24,7 @@ from ninestory.runtimes.protocol import (
     Engine,
     Finished,
     Message,
+    Sampling,
     Text,
     ToolCallDelta,
     ToolSpec,
@@ -31,29 +32,73 @@ from ninestory.runtimes.protocol import (
 )
 
 ANSWER = "answer"
-_CHOICE_TOKENS = 64
+_CHOICE_TOKENS = 256  # the longest name has 64 characters
+_MAX_PARALLEL_CALLS = 8
 
 
 def run_with_tools(engine: Engine, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
-    """Answer or call. Yields the chunks of the final pass, with the usage of both."""
+    """Answer or call. Yields the chunks of the final pass, with the usage of both.
+
+    Raises:
+        Unsupported, InvalidRequest: what cannot go together with tools, or a schema that cannot be enforced, by name.
+    """
     _check(request)
     plain = dataclasses.replace(request, tools=[], messages=_describe(request.messages, request.tools))
     tool, spent = _choose(engine, request, plain, cancel)
     if tool is None:
         yield from _with_usage(engine.run(plain, cancel), spent)
-        return
-    asking = _ask(plain, f"Write the arguments of the tool {tool.name} for this as one JSON object.")
-    forced = dataclasses.replace(asking, constraint=Constraint(json_schema=_closed(tool.parameters)), logprobs=None)
-    call_id, first = f"call_{secrets.token_hex(12)}", True
-    for chunk in _with_usage(engine.run(forced, cancel), spent):
+    elif request.parallel_tool_calls and request.tool_choice in ("auto", "required"):
+        yield from _with_usage(_call_several(engine, request, plain, cancel), spent)
+    else:
+        yield from _with_usage(_call_one(engine, tool, plain, cancel), spent)
+
+
+def _call_one(engine: Engine, tool: ToolSpec, plain: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
+    """The arguments stream as they are written."""
+    question = f"Write the arguments of the tool {tool.name} for this as one JSON object."
+    head: dict[str, Any] = {"id": _call_id(), "name": tool.name}
+    for chunk in engine.run(_forced(plain, question, _closed(tool.parameters)), cancel):
         if isinstance(chunk, Text):
-            head: dict[str, Any] = {"id": call_id, "name": tool.name} if first else {}
             yield ToolCallDelta(arguments=chunk.text, **head)
-            first = False
+            head = {}
         elif isinstance(chunk, Finished):
             yield Finished(reason="tool_calls" if chunk.reason == "stop" else chunk.reason)
         else:
             yield chunk
+
+
+def _call_several(engine: Engine, request: ChatRequest, plain: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
+    """One array of calls, given out when it is complete."""
+    calls = {"type": "array", "items": {"anyOf": [_call_schema(tool) for tool in request.tools]}}
+    question = "Write the tool calls that this needs as one JSON array."
+    written = ""
+    for chunk in engine.run(_forced(plain, question, calls | {"minItems": 1, "maxItems": _MAX_PARALLEL_CALLS}), cancel):
+        if isinstance(chunk, Text):
+            written += chunk.text
+        elif isinstance(chunk, Finished) and chunk.reason == "stop":
+            for position, call in enumerate(json.loads(written)):
+                arguments = json.dumps(call["arguments"], ensure_ascii=False)
+                yield ToolCallDelta(position=position, id=_call_id(), name=call["name"], arguments=arguments)
+            yield Finished(reason="tool_calls")
+        else:
+            yield chunk
+
+
+def _forced(plain: ChatRequest, question: str, schema: dict[str, Any]) -> ChatRequest:
+    return dataclasses.replace(_ask(plain, question), constraint=Constraint(json_schema=schema), logprobs=None, stop=[])
+
+
+def _call_schema(tool: ToolSpec) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {"name": {"const": tool.name}, "arguments": _closed(tool.parameters)},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
 
 
 def _choose(
@@ -70,7 +115,7 @@ def _choose(
     deciding = dataclasses.replace(
         _ask(plain, question),
         constraint=Constraint(choices=choices),
-        sampling=dataclasses.replace(plain.sampling, temperature=0.0),
+        sampling=Sampling(temperature=0.0, seed=plain.sampling.seed),
         max_tokens=_CHOICE_TOKENS,
         logprobs=None,
         stop=[],
@@ -148,12 +193,18 @@ def _check(request: ChatRequest) -> None:
         raise Unsupported(
             f"tools with n = {request.n}.", hint="Send n requests.", hint_zh="请分别发送 n 个请求。", param="n"
         )
-    if request.constraint:
-        raise Unsupported("tools together with response_format.", hint="Use one of them.", param="response_format")
+    for field, given in (
+        ("response_format", request.constraint),
+        ("continue_final_message", request.continue_final_message),
+    ):
+        if given:
+            raise Unsupported(
+                f"tools together with {field}.", hint="Use one of them.", hint_zh="请只使用其中之一。", param=field
+            )
     names = [tool.name for tool in request.tools]
     if len(set(names)) != len(names) or ANSWER in names:
         raise InvalidRequest(f"Tool names must be different, and {ANSWER!r} is reserved; got {names}.", param="tools")
     if request.tool_choice not in ("auto", "required", *names):
         raise InvalidRequest(f"tool_choice names {request.tool_choice!r}; the tools are {names}.", param="tool_choice")
     for tool in request.tools:
-        check_schema(tool.parameters, f"tools[{tool.name}].parameters")
+        schema_grammar(_closed(tool.parameters), f"tools[{tool.name}].parameters")

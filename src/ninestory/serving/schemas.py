@@ -214,7 +214,7 @@ class ChatCompletionRequest(SamplingFields):
             truncation=self.truncation,
             tools=tool_specs(self.tools or []),
             tool_choice=choice or "auto",
-            parallel_tool_calls=self.parallel_tool_calls is not False,
+            parallel_tool_calls=self.parallel_tool_calls,
             continue_final_message=self.continue_final_message,
             thinking=None if self.reasoning_effort is None else self.reasoning_effort != "none",
         )

@@ -54,13 +54,15 @@ class Prompts:
         kept_system = 1 if messages and messages[0].role in ("system", "developer") else 0
         while True:
             segments = self.render(messages, request)
+            opened = segments[-1][0].rstrip().endswith("<think>") if segments else False
+            if opened and request.constraint:  # which holds for all that is written: no thinking fits into it
+                segments, opened = [*segments, ("\n</think>\n\n", True)], False
             ids = [i for text, special in segments for i, _ in self.pieces(text, special)]
             if self._adds_bos and ids[:1] != [self.bos_id]:
                 ids.insert(0, self.bos_id)
             last = len(messages) <= kept_system + 1
             if request.truncation == "disabled" or last or self._fits(len(ids), request):
                 self.check_fits(len(ids), request)
-                opened = segments[-1][0].rstrip().endswith("<think>") if segments else False
                 return Prompt(ids, opened, dropped)
             step = 2 if len(messages) > kept_system + 2 else 1  # a question goes with its answer
             messages = [*messages[:kept_system], *messages[kept_system + step :]]

@@ -151,7 +151,7 @@ def chat_request(body: MessagesRequest, request_id: str) -> ChatRequest:
             for tool in body.tools
         ],
         tool_choice=_tool_choice(body),
-        parallel_tool_calls=not (body.tool_choice and body.tool_choice.disable_parallel_tool_use),
+        parallel_tool_calls=False if body.tool_choice and body.tool_choice.disable_parallel_tool_use else None,
         max_tokens=body.max_tokens,
         stop=body.stop_sequences,
         sampling=Sampling(temperature=body.temperature, top_p=body.top_p, top_k=body.top_k),

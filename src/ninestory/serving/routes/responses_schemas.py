@@ -136,7 +136,7 @@ class ResponseRequest(Strict):
     store: bool | None = True
     tools: list[FunctionTool] = Field(default=[], max_length=128)
     tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
-    parallel_tool_calls: bool | None = True
+    parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
     truncation: Literal["auto", "disabled"] | None = "disabled"
@@ -181,7 +181,7 @@ def chat_request(body: ResponseRequest, earlier_items: list[dict[str, Any]], req
             for tool in body.tools
         ],
         tool_choice=_tool_choice(body),
-        parallel_tool_calls=body.parallel_tool_calls is not False,
+        parallel_tool_calls=body.parallel_tool_calls,
         max_tokens=body.max_output_tokens,
         sampling=Sampling(temperature=body.temperature, top_p=body.top_p, seed=body.seed),
         constraint=_constraint(body.text.format if body.text else None),
