@@ -77,3 +77,17 @@ def test_guides(http: httpx.Client) -> None:
             assert guide["title"] == row["title"][language] and guide["markdown"].startswith("# ")
     assert http.get(f"{BASE}/guides/nothing").status_code == 404
     assert http.get(f"{BASE}/guides/..%2f..%2fREADME").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../etc/x.gguf", "~/.ssh/id_rsa", f"{MODEL}+../../../etc"])
+def test_no_way_in_takes_a_file_of_the_server(http: httpx.Client, path: str) -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    for url, body in (
+        ("/v1/chat/completions", {"messages": messages}),
+        ("/v1/completions", {"prompt": "Hi"}),
+        ("/v1/embeddings", {"input": "Hi"}),
+        ("/v1/responses", {"input": "Hi"}),
+        ("/v1/messages", {"messages": messages, "max_tokens": 1}),
+    ):
+        answer = http.post(url, json={"model": path, **body})
+        assert answer.status_code == 403 and "outside its home" in answer.text

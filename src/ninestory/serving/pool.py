@@ -18,6 +18,7 @@ from ninestory.core.machine import available_bytes
 from ninestory.core.paths import Home
 from ninestory.models.reference import parse_reference
 from ninestory.runtimes.protocol import Request
+from ninestory.serving.references import check_requested
 from ninestory.serving.supervisor import WorkerProcess
 
 log = logging.getLogger("ninestory.pool")
@@ -144,7 +145,10 @@ class Pool:
             model.used_at = time.monotonic()
             model.free.notify_all()
         self._on_change()
-        if model.keep_alive == 0 and not model.running and not model.waiting:
+        unused = model.worker is None and not (model.running or model.waiting or model.starting.locked())
+        if unused and model.restart_at < time.monotonic():  # a name nobody has, or a model unloaded meanwhile
+            self._models.pop(model.reference, None)
+        elif model.keep_alive == 0 and not model.running and not model.waiting:
             await self.unload(model.reference)
 
     # --- loading ------------------------------------------------------------------------------------------------
@@ -271,6 +275,7 @@ class Pool:
     def _model(self, reference: str) -> Model:
         key = self._key(reference)
         if key not in self._models:
+            check_requested(parse_reference(reference), self._home, self._settings.serve.preload)
             self._models[key] = Model(key, self._settings.serve.keep_alive)
         return self._models[key]
 

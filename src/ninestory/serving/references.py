@@ -1,0 +1,39 @@
+"""Which model references a request may hold: names, and files below the home. Other files are the operator's to name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from ninestory.core.errors import Forbidden
+from ninestory.core.paths import Home
+from ninestory.models.reference import Reference
+
+
+def check_requested(reference: Reference, home: Home, preload: Collection[str]) -> None:
+    """Refuse a path that leaves the home, of the model or of an adapter, before anything looks at the file system.
+
+    Args:
+        preload: references of the settings; what the operator loads may be asked for as it is written there.
+
+    Raises:
+        Forbidden: it names a file elsewhere on the server's machine.
+    """
+    if str(reference) in preload:
+        return
+    paths = [reference.source] if reference.scheme == "path" else []
+    paths += [adapter.source for adapter in reference.adapters if not _is_plain_name(adapter.source)]
+    for path in paths:
+        if path.startswith("~") or not Path(path).resolve().is_relative_to(home.root.resolve()):
+            raise Forbidden(
+                f"{path[:200]!r} is a file of the server's machine outside its home.",
+                hint="Take it into the store with 'ninestory import PATH', or start the server with --preload PATH.",
+                hint_zh="请先用 ninestory import 路径 导入，或以 --preload 路径 启动服务。",
+                param="model",
+                code="path_not_allowed",
+            )
+
+
+def _is_plain_name(text: str) -> bool:
+    """The name of a tuning run: nothing that could lead out of the directory it is looked up in."""
+    return "/" not in text and "\\" not in text and not text.startswith((".", "~"))
