@@ -250,6 +250,38 @@ def test_a_tool_result_reaches_the_model(engine: LlamaCppEngine) -> None:
     assert "Result of get_weather: hailstorm" in prompt
 
 
+@pytest.fixture
+def thinking_engine(engine: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch) -> LlamaCppEngine:
+    """The same model with a template that opens the thinking itself, as DeepSeek's do."""
+    template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n<think>\n"
+    monkeypatch.setattr(engine._prompts, "template", template)
+    return engine
+
+
+def test_thinking_that_the_template_opened_is_marked_in_every_choice(thinking_engine: LlamaCppEngine) -> None:
+    chunks = run(thinking_engine, ask("Hi", n=2, max_tokens=4))
+    texts = [c for c in chunks if isinstance(c, Text)]
+    assert {c.index for c in texts} == {0, 1}
+    assert all(c.reasoning for c in texts)
+    usage = chunks[-1]
+    assert isinstance(usage, Usage)
+    assert usage.reasoning_tokens > 0
+
+
+def test_a_constraint_holds_for_the_answer_where_the_template_opened_a_thinking(
+    thinking_engine: LlamaCppEngine,
+) -> None:
+    chunks = run(thinking_engine, ask("Hi", constraint=Constraint(choices=["yes", "no"])))
+    assert text_of(chunks) in ("yes", "no")
+    assert not any(c.reasoning for c in chunks if isinstance(c, Text))
+
+
+def test_thinking_cannot_be_asked_of_a_model_without_it(engine: LlamaCppEngine) -> None:
+    with pytest.raises(Unsupported, match="thinking"):
+        run(engine, ask("Hi", thinking=True))
+    assert text_of(run(engine, ask("Hi", thinking=False)))
+
+
 def test_overflow_says_both_numbers(engine: LlamaCppEngine) -> None:
     with pytest.raises(ContextOverflow, match="1024") as refused:
         run(engine, ask("word " * 1100))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+_CGROUP = Path("/sys/fs/cgroup")
+
 
 def free_processors() -> int:
     """Processors this process may use, less those that others keep busy; at least 1."""
@@ -20,14 +22,13 @@ def free_processors() -> int:
 def _cgroup_quota() -> int | None:
     """Whole processors granted by the control group (v2, then v1), or None where there is no limit."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
         return None if quota == "max" else max(1, int(quota) // int(period))
     except (OSError, ValueError):
         pass
     try:
-        quota_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text())
-        return (
-            None if quota_us <= 0 else max(1, quota_us // int(Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text()))
-        )
+        quota_us = int((_CGROUP / "cpu/cpu.cfs_quota_us").read_text())
+        period_us = int((_CGROUP / "cpu/cpu.cfs_period_us").read_text())
     except (OSError, ValueError):
         return None
+    return None if quota_us <= 0 else max(1, quota_us // period_us)
