@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 
 import anthropic
@@ -128,3 +130,16 @@ def test_key_in_anthropics_header(tmp_path_factory: pytest.TempPathFactory) -> N
             wrong.messages.create(model=MODEL, max_tokens=2, messages=HELLO)
         right = anthropic.Anthropic(base_url=server.url, api_key="sesame", max_retries=0)
         assert right.messages.create(model=MODEL, max_tokens=2, messages=HELLO).content
+
+
+def test_a_worker_killed_in_mid_answer_is_an_error_event(api_server: ApiServer, client: anthropic.Anthropic) -> None:
+    story = [{"role": "user", "content": "Tell a long story."}]
+    stream = client.messages.create(model=MODEL, max_tokens=800, messages=story, stream=True)
+    for event in stream:
+        if event.type == "content_block_delta":
+            break
+    workers = api_server.http.get("/ninestory/v1/ps").json()["data"]
+    os.kill(next(row["pid"] for row in workers if row["model"] == MODEL), signal.SIGKILL)
+    with pytest.raises(anthropic.APIStatusError, match="api_error"):
+        list(stream)
+    assert client.messages.create(model=MODEL, max_tokens=2, messages=HELLO).content

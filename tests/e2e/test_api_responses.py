@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -201,3 +203,18 @@ def test_stored_responses_survive_a_killed_server(tmp_path: Path) -> None:
         assert server.http.get(f"/v1/responses/{first['id']}").json() == first
         second = server.http.post("/v1/responses", json={**body, "previous_response_id": first["id"]})
         assert second.json()["usage"]["input_tokens"] > first["usage"]["input_tokens"]
+
+
+def test_a_worker_killed_in_mid_answer_ends_the_stream_with_a_failed_response(api_server: ApiServer) -> None:
+    client = openai.OpenAI(base_url=f"{api_server.url}/v1", api_key="none", max_retries=0)
+    stream = client.responses.create(model=MODEL, input="Tell a long story.", max_output_tokens=800, stream=True)
+    for event in stream:
+        if event.type == "response.output_text.delta":
+            break
+    workers = api_server.http.get("/ninestory/v1/ps").json()["data"]
+    os.kill(next(row["pid"] for row in workers if row["model"] == MODEL), signal.SIGKILL)
+    last = list(stream)[-1]
+    assert last.type == "response.failed" and last.response.output_text and last.response.error is not None
+    assert client.responses.retrieve(last.response.id).status == "failed"
+    again = client.responses.create(model=MODEL, input="Hi", max_output_tokens=2)
+    assert again.output_text

@@ -66,6 +66,26 @@ def test_system_shows_the_machine_and_no_secret(locked: ApiServer) -> None:
     assert system["packages"]["fastapi"] and system["processor"]["cores"] >= 1
 
 
+def test_figures_are_kept_by_route_and_not_by_what_clients_make_up(http: httpx.Client) -> None:
+    for made_up in ("/v1/files/file-madeup", "/madeup/path", "/ninestory/v1/jobs/job_madeup"):
+        assert http.get(made_up).status_code == 404
+    figures = http.get("/metrics").text
+    assert "madeup" not in figures and 'route="/v1/files/{file_id}",status="404"' in figures
+
+
+def test_a_query_parameter_nobody_knows_is_refused_by_name(http: httpx.Client) -> None:
+    answer = http.get("/ninestory/v1/jobs", params={"colour": "red"})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "colour"
+    assert http.get("/v1/models", params={"beta": "true"}).status_code == 200
+
+
+def test_deep_json_is_refused_under_every_name_for_json(http: httpx.Client) -> None:
+    for content_type in ("application/json", "application/problem+json"):
+        deep = b"[" * 100_000 + b"]" * 100_000
+        answer = http.post("/ninestory/v1/presets", content=deep, headers={"Content-Type": content_type})
+        assert answer.status_code == 400 and answer.json()["error"]["code"] == "json_too_deep"
+
+
 def test_the_request_log_holds_no_text(http: httpx.Client) -> None:
     http.post("/ninestory/v1/presets", json={"name": "very secret words", "nonsense": 1})
     answer = http.get("/ninestory/v1/system/requests", params={"limit": 5})

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.responses import RedirectResponse
 
 from ninestory import __version__
@@ -14,6 +14,7 @@ from ninestory.serving.context import GatewayContext
 from ninestory.serving.errors import ErrorBody, documented, install_handlers
 from ninestory.serving.guard import Guard
 from ninestory.serving.job_process import JobProcess
+from ninestory.serving.query import refuse_unknown_query
 from ninestory.serving.request_log import note_request
 from ninestory.serving.routes import (
     catalogue,
@@ -62,6 +63,7 @@ def create_app(context: GatewayContext) -> Any:
         redoc_url=None,
         lifespan=lifespan,
         responses=documented(ErrorBody),
+        dependencies=[Depends(refuse_unknown_query)],
     )
     install_handlers(app)
     for module in ROUTES:

@@ -95,7 +95,7 @@ class Guard:
         try:
             headers = dict(scope["headers"])
             self._check(scope, headers)
-            if b"application/json" in headers.get(b"content-type", b"") and scope["method"] in ("POST", "PUT", "PATCH"):
+            if b"json" in headers.get(b"content-type", b"") and scope["method"] in ("POST", "PUT", "PATCH"):
                 receive = await self._read_json(scope, receive, headers)
             else:
                 receive = self._counted(receive, self._stated_limit(scope["path"], headers))
@@ -105,7 +105,8 @@ class Guard:
                 raise
             await _respond(send_with_id, error, request_id, scope["path"])
         finally:
-            self._on_done(request_id, scope["method"], scope["path"], status, time.perf_counter() - started)
+            route = getattr(scope.get("route"), "path", "")  # the router leaves it here; "" for files of the page
+            self._on_done(request_id, scope["method"], scope["path"], route, status, time.perf_counter() - started)
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         host = _host_name(headers.get(b"host", b"").decode("latin-1"))

@@ -12,11 +12,13 @@ log = logging.getLogger("ninestory.requests")
 _QUIET = ("/ui", "/health", "/metrics")
 
 
-def note_request(context: GatewayContext) -> Callable[[str, str, str, int, float], None]:
-    """A callback for the guard: request id, method, path, status, seconds."""
+def note_request(context: GatewayContext) -> Callable[[str, str, str, str, int, float], None]:
+    """A callback for the guard: request id, method, path, route (its template), status, seconds.
 
-    def note(request_id: str, method: str, path: str, status: int, seconds: float) -> None:
-        route = "/".join(path.split("/")[:4])
+    Figures are kept by route: by path they would grow with every id that a client makes up.
+    """
+
+    def note(request_id: str, method: str, path: str, route: str, status: int, seconds: float) -> None:
         context.metrics.requests.labels(method, route, status).inc()
         context.metrics.seconds.labels(route).observe(seconds)
         if path.startswith(_QUIET):
