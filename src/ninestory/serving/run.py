@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,8 @@ def serve(loaded: Loaded, home: Home, announce: Callable[[str], None] = print) -
     listener = _listen(settings)
     lock = lock_home(home.ensure())
     try:
-        asyncio.run(_serve(loaded, home, key, listener, announce))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(loaded, home, key, listener, announce))
     finally:
         lock.release()
         listener.close()
@@ -87,6 +89,8 @@ async def _serve(
             super().handle_exit(sig, frame)
 
     server = Server(config)
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again after its shutdown: that is the end
+        signal.signal(number, lambda *_: None)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     announce(
@@ -102,6 +106,15 @@ async def _serve(
         for task in preload:
             task.cancel()
         state.close()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it exists (not on Windows)."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _listen(settings: ServeSettings) -> socket.socket:
