@@ -83,7 +83,8 @@ def test_a_full_queue_is_a_429_with_retry_after(server: ApiServer) -> None:
         ThreadPoolExecutor(1) as pool,
         server.http.stream("POST", "/v1/chat/completions", json=LONG) as first,
     ):
-        next(line for line in first.iter_lines() if "content" in line)
+        lines = first.iter_lines()  # kept: when it is collected, the response is closed
+        next(line for line in lines if "content" in line)
         waiting = pool.submit(other.post, "/v1/chat/completions", json=SHORT)
         wait_for(lambda: worker(server)["waiting"] == 1)
         refused = server.http.post("/v1/chat/completions", json=SHORT)
@@ -139,20 +140,24 @@ def test_the_least_recently_used_model_makes_room(tmp_path: Path) -> None:
 
 
 def test_missing_truncated_and_lying_files_are_refused_by_their_fault(tmp_path: Path, starter_gguf: Path) -> None:
-    with ApiServer(tmp_path / "home") as server:
-        cut = tmp_path / "cut.gguf"
-        cut.write_bytes(starter_gguf.read_bytes()[:50_000_000])
-        lying = tmp_path / "lying.gguf"
-        shutil.copyfile(starter_gguf, lying)
-        with lying.open("r+b") as file:
-            file.seek(8)
-            file.write((2**40).to_bytes(8, "little"))
-        for path, status, word in (
-            (tmp_path / "none.gguf", 404, "nothing"),
-            (cut, 422, "ends at byte"),
-            (lying, 422, "tensors"),
+    def install(variant: str) -> Path:
+        folder = tmp_path / "models" / "catalogue" / "gpt4all" / variant
+        folder.mkdir(parents=True)
+        return folder / "model.gguf"
+
+    install("cut").write_bytes(starter_gguf.read_bytes()[:50_000_000])
+    lying = install("lying")
+    shutil.copyfile(starter_gguf, lying)
+    with lying.open("r+b") as file:
+        file.seek(8)
+        file.write((2**40).to_bytes(8, "little"))
+    with ApiServer(tmp_path) as server:
+        for variant, status, word in (
+            ("none", 404, "not on this machine"),
+            ("cut", 422, "ends at byte"),
+            ("lying", 422, "tensors"),
         ):
-            response = server.http.post("/v1/chat/completions", json={**SHORT, "model": str(path)})
+            response = server.http.post("/v1/chat/completions", json={**SHORT, "model": f"gpt4all:{variant}"})
             assert (response.status_code, word in response.json()["error"]["message"]) == (status, True), response.text
         assert server.http.post("/v1/chat/completions", json=SHORT).status_code == 200
 

@@ -145,7 +145,7 @@ def _from_path(ref: Reference, path: Path) -> ResolvedModel:
 
 def _pick(files: list[Path], ref: Reference) -> Path:
     """The one GGUF that the variant names."""
-    wanted = (ref.quant or "").lower()
+    wanted = (ref.quant or "").lower() if ref.scheme == "hf" else ""  # elsewhere the variant chose the folder
     matches = [f for f in files if wanted in f.name.lower()] if wanted else files
     if len(matches) == 1:
         return matches[0]
