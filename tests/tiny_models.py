@@ -9,8 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from ninestory.models.gguf_architectures import Sizes
+
 LAYERS, WIDTH, HEADS, KV_HEADS, FFN = 2, 64, 4, 2, 96
 VOCABULARY = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "a", "b", "▁a", "ab", "▁the", "t"]
+
+
+SIZES = Sizes(
+    layers=2, width=64, ffn=128, heads=4, kv_heads=4, head=16, value=16,
+    vocabulary=len(VOCABULARY), context=64, token_types=2,
+)  # fmt: skip
 
 
 def tensors(seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
@@ -68,6 +76,44 @@ def write_gguf(path: Path, *, tokens: list[str] | None = None, **changed: Any) -
         else:
             kind = gguf.GGMLQuantizationType.Q8_0
             writer.add_tensor(name, gguf.quants.quantize(weights, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_architecture(path: Path, architecture: str, tensors: dict[str, tuple[int, ...]], **keys: Any) -> Path:
+    """A file of random weights with the common keys of every architecture."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_context_length(SIZES.context)
+    writer.add_embedding_length(SIZES.width)
+    writer.add_block_count(SIZES.layers)
+    writer.add_feed_forward_length(SIZES.ffn)
+    writer.add_head_count(keys.get("heads", SIZES.heads))
+    writer.add_head_count_kv(keys.get("kv_heads", SIZES.kv_heads))
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_rope_dimension_count(keys.get("rotated", keys.get("head", SIZES.head)))
+    if keys.get("head"):
+        writer.add_key_length(keys["head"])
+        writer.add_value_length(keys["head"])
+    if "experts" in keys:
+        writer.add_expert_count(keys["experts"])
+        writer.add_expert_used_count(keys["used"])
+    if "pooling" in keys:
+        writer.add_uint32(f"{architecture}.pooling_type", keys["pooling"])
+    writer.add_token_type_count(SIZES.token_types)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(VOCABULARY)
+    writer.add_token_scores([0.0] * SIZES.vocabulary)
+    writer.add_token_types([2, 3, 3, *[6] * 256, *[1] * (SIZES.vocabulary - 259)])
+    rng = np.random.default_rng(0)
+    for name, shape in tensors.items():
+        writer.add_tensor(name, (0.1 * rng.standard_normal(shape)).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -6,16 +6,15 @@ No torch, no unpickling. What it cannot see are changed weight bytes: compare sh
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged, NotFound
 from ninestory.models import pickle_reader, safetensors_reader
-from ninestory.models.gguf_reader import GgufFile, read_gguf
+from ninestory.models.gguf_reader import read_gguf
+from ninestory.models.gguf_semantics import MAX_LAYERS, check_gguf
 
-MAX_LAYERS = 512
 MAX_JSON_BYTES = 64 << 20  # the tokenizer.json of a vocabulary of 250,000 pieces has 17 MB
 _JSON_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 _TRAINING_FILES = ("training_args", "optimizer", "scheduler", "rng_state", "random_states", "scaler")
@@ -25,9 +24,6 @@ _CONFIG_LIMITS = {
     ("hidden_size", "n_embd", "d_model", "intermediate_size", "num_attention_heads", "n_head"): 1 << 20,
     ("vocab_size",): 1 << 24,
 }
-_SPM_BYTE = "<0x{:02X}>"
-# llama.cpp reads these lists by their length alone, whatever their type: a list of bytes is read beyond its end
-_TOKENIZER_LISTS = {"tokens": ("str[]",), "merges": ("str[]",), "scores": ("f32[]",), "token_type": ("i32[]", "u32[]")}
 
 
 @dataclass(frozen=True)
@@ -190,153 +186,4 @@ def _refuse_pointer(path: Path) -> None:
         hint="Run 'git lfs pull' in the clone, or take the model by 'ninestory pull'.",
         hint_zh="请在克隆目录运行 git lfs pull，或用 ninestory pull 下载。",
         code="lfs_pointer",
-    )
-
-
-# --- the meaning of a GGUF header -------------------------------------------------------------------------------
-
-
-def check_gguf(file: GgufFile) -> list[str]:
-    """Check what a sound header says: sizes that agree, a tokenizer that cannot abort llama.cpp.
-
-    Returns notes. Raises `Damaged`.
-    """
-    layers = file.field("block_count")
-    _require(file, isinstance(layers, int) and 1 <= layers <= MAX_LAYERS, f"block_count is {layers!r}")
-    width, heads = file.field("embedding_length"), file.field("attention.head_count")
-    _require(file, isinstance(width, int) and 0 < width < 1 << 20, f"embedding_length is {width!r}")
-    for count in heads if isinstance(heads, list) else [heads]:
-        if count is not None:
-            _require(file, isinstance(count, int) and 0 <= count <= width, f"head_count is {count!r} of width {width}")
-    if isinstance(heads, int) and heads and file.field("attention.key_length") is None:
-        _require(file, width % heads == 0, f"width {width} cannot be divided by {heads} heads")
-    kv_heads = file.field("attention.head_count_kv")
-    if isinstance(kv_heads, int) and isinstance(heads, int) and heads:
-        _require(file, 0 < kv_heads <= heads and heads % kv_heads == 0, f"{heads} heads share {kv_heads} key heads")
-    for name in ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"):
-        epsilon = file.field(name)
-        if epsilon is not None:
-            _require(file, isinstance(epsilon, float) and 0 < epsilon < 1, f"{name} is {epsilon!r}")
-    experts, used = file.field("expert_count", 0), file.field("expert_used_count", 0)
-    sane = isinstance(experts, int) and isinstance(used, int) and 0 <= experts <= 512
-    _require(file, sane and used <= experts and (used > 0) == (experts > 0), f"it uses {used!r} of {experts!r} experts")
-    context = file.field("context_length")
-    _require(
-        file, context is None or (isinstance(context, int) and 0 < context < 1 << 28), f"context_length is {context!r}"
-    )
-    _check_tokenizer(file)
-    return _check_tensors(file, layers)
-
-
-def _check_tokenizer(file: GgufFile) -> None:
-    tokens = file.metadata.get("tokenizer.ggml.tokens")
-    if tokens is None:
-        return
-    for name, kinds in _TOKENIZER_LISTS.items():
-        kind = file.kinds.get(f"tokenizer.ggml.{name}")
-        _require(
-            file, kind is None or kind in kinds, f"{name} is of the type {kind}, which llama.cpp takes for {kinds}"
-        )
-    _require(file, tokens and len(set(tokens)) == len(tokens), "two of its tokens are equal, which aborts llama.cpp")
-    for name in ("scores", "token_type"):
-        values = file.metadata.get(f"tokenizer.ggml.{name}", tokens)
-        _require(file, len(values) == len(tokens), f"it has {len(tokens)} tokens and {len(values)} of {name}")
-    for key, value in file.metadata.items():
-        if key.startswith("tokenizer.ggml.") and key.endswith("_token_id"):
-            _require(
-                file,
-                (isinstance(value, int) and 0 <= value < len(tokens)) or value == 0xFFFFFFFF,
-                f"{key} is {value!r}",
-            )
-    if file.metadata.get("tokenizer.ggml.model") == "llama":
-        known = set(tokens)
-        missing = [i for i in range(256) if _SPM_BYTE.format(i) not in known]
-        _require(
-            file, not missing, f"its vocabulary lacks the byte token {_SPM_BYTE.format(missing[0] if missing else 0)}"
-        )
-
-
-def _check_tensors(file: GgufFile, layers: int) -> list[str]:
-    vocabulary = file.metadata.get("tokenizer.ggml.tokens")
-    embedding = file.tensors.get("token_embd.weight")
-    _require(file, embedding is not None, "it has no token_embd.weight")
-    assert embedding is not None
-    width = file.field("embedding_length")
-    _require(file, embedding.shape[-1] == width, f"its embedding is {embedding.shape}, the width {width}")
-    if vocabulary is not None:
-        _require(
-            file,
-            embedding.shape[0] == len(vocabulary),
-            f"it has {len(vocabulary)} tokens and {embedding.shape[0]} embeddings",
-        )
-    expected = _EXPECTED.get(file.architecture)
-    if expected is None:
-        return [
-            f"the architecture {file.architecture!r} has no table of tensors here: names and shapes were not compared"
-        ]
-    required, optional = expected(file, layers)
-    for name, shape in required.items():
-        tensor = file.tensors.get(name)
-        _require(file, tensor is not None, f"the tensor {name!r} is missing")
-        assert tensor is not None
-        _require(file, tensor.shape == shape, f"the tensor {name!r} has the shape {tensor.shape} where {shape} was due")
-    surplus = [n for n in file.tensors if n not in required and n not in optional]
-    _require(file, not surplus, f"the tensor {surplus[0] if surplus else ''!r} belongs to no {file.architecture} model")
-    return []
-
-
-def _llama_tensors(file: GgufFile, layers: int) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-    """name → shape of a LLaMA-shaped file, and what may be there beside it."""
-    width, ffn = file.field("embedding_length"), file.field("feed_forward_length")
-    heads = file.field("attention.head_count")
-    kv_heads = file.field("attention.head_count_kv", heads)
-    if not all(isinstance(n, int) for n in (ffn, heads, kv_heads)):
-        raise _bad(file, f"feed_forward_length is {ffn!r} and its head counts {heads!r} and {kv_heads!r}")
-    head = file.field("attention.key_length", width // heads)
-    value = file.field("attention.value_length", head)
-    vocabulary = file.tensors["token_embd.weight"].shape[0]
-    required: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocabulary, width), "output_norm.weight": (width,)}
-    for i in range(layers):
-        block = f"blk.{i}."
-        required |= {
-            f"{block}attn_norm.weight": (width,),
-            f"{block}attn_q.weight": (heads * head, width),
-            f"{block}attn_k.weight": (kv_heads * head, width),
-            f"{block}attn_v.weight": (kv_heads * value, width),
-            f"{block}attn_output.weight": (width, heads * value),
-            f"{block}ffn_norm.weight": (width,),
-            f"{block}ffn_gate.weight": (ffn, width),
-            f"{block}ffn_up.weight": (ffn, width),
-            f"{block}ffn_down.weight": (width, ffn),
-        }
-    biases = {f"blk.{i}.attn_{part}.bias" for i in range(layers) for part in ("q", "k", "v", "output")}
-    return required, {"output.weight", "rope_freqs.weight", "output.bias", *biases}
-
-
-def _qwen2_tensors(file: GgufFile, layers: int) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-    """LLaMA's tensors with biases of query, key and value."""
-    required, optional = _llama_tensors(file, layers)
-    for i in range(layers):
-        for part in "qkv":
-            required[f"blk.{i}.attn_{part}.bias"] = required[f"blk.{i}.attn_{part}.weight"][:1]
-    return required, optional
-
-
-_EXPECTED: dict[str, Callable[[GgufFile, int], tuple[dict[str, tuple[int, ...]], set[str]]]] = {
-    "llama": _llama_tensors,
-    "qwen2": _qwen2_tensors,
-}
-
-
-def _require(file: GgufFile, condition: Any, why: str) -> None:
-    if not condition:
-        raise _bad(file, why)
-
-
-def _bad(file: GgufFile, why: str) -> Damaged:
-    return Damaged(
-        f"{file.path.name} does not make sense: {why}.",
-        hint="Download it again (ninestory pull), or compare its sha256 with the publisher's.",
-        hint_zh="请重新下载（ninestory pull），或与发布者的 sha256 比对。",
-        code="damaged_gguf",
     )
