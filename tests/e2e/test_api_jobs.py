@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -167,6 +170,17 @@ def test_pull_is_cancelled_and_resumed(tmp_path: Path, hub: SlowHub) -> None:
         assert server.http.post(f"{BASE}/jobs/{job['id']}/resume").json()["state"] == "queued"
         wait_for(lambda: get_job(server, job["id"])["state"] == "succeeded")
         assert hub.asked[-1] != ""
+
+
+def test_pull_of_the_command_line_is_a_job_too(tmp_path: Path, hub: SlowHub) -> None:
+    hub.hurry.set()
+    environ = {**os.environ, "NINESTORY_HOME": str(tmp_path), "NINESTORY_HUB_HF_ENDPOINT": hub.url}
+    command = [sys.executable, "-m", "ninestory"]
+    pulled = subprocess.run([*command, "pull", SlowHub.MODEL], env=environ, capture_output=True, text=True)
+    assert pulled.returncode == 0 and SlowHub.MODEL in pulled.stdout, pulled.stderr
+    listed = subprocess.run([*command, "jobs", "ls", "--json"], env=environ, capture_output=True, text=True)
+    (job,) = json.loads(listed.stdout)
+    assert (job["kind"], job["state"]) == ("pull", "succeeded") and job["result"]["model"] == SlowHub.MODEL
 
 
 def test_pull_of_what_no_hub_has_fails_with_the_cure(tmp_path: Path, hub: SlowHub) -> None:

@@ -190,6 +190,41 @@ def test_a_runner_without_its_lease_writes_nothing(store: JobStore) -> None:
     store.finish(second, "succeeded")
 
 
+def test_work_of_the_command_line_is_a_row_and_seen_by_its_watcher(store: JobStore) -> None:
+    class Bar:
+        resume = None
+
+        def __init__(self) -> None:
+            self.seen: list[Any] = []
+
+        def update(self, done: float, total: float | None = None, message: str = "") -> None:
+            self.seen.append((done, total, message))
+
+        def event(self, kind: str, **data: Any) -> None:
+            self.seen.append((kind, data))
+
+        def checkpoint(self, state: dict[str, Any]) -> None:
+            raise AssertionError("the row keeps it")
+
+    def work(params: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        progress.update(1, 2, "half")
+        progress.event("log", text="x")
+        progress.checkpoint({"half": True})
+        assert store.claim(["work"]) is None, "no other runner may take it"
+        if params["interrupt"]:
+            raise KeyboardInterrupt
+        return {"ok": True}
+
+    bar, runner = Bar(), JobRunner(store, {"work": work})
+    ended = runner.run_new("work", {"interrupt": False}, bar)
+    assert (ended.state, ended.result, ended.message) == ("succeeded", {"ok": True}, "half")
+    assert bar.seen == [(1, 2, "half"), ("log", {"text": "x"})]
+    with pytest.raises(KeyboardInterrupt):
+        runner.run_new("work", {"interrupt": True}, bar)
+    interrupted = store.list()[0]
+    assert interrupted.state == "cancelled" and store.resume(interrupted.id).checkpoint == {"half": True}
+
+
 def test_failure_is_kept_with_its_words(store: JobStore) -> None:
     def full(params: dict[str, Any], progress: Progress) -> None:
         raise DiskFull("No room for 3 GB.", hint="Free some.", hint_zh="请清理。")

@@ -14,14 +14,28 @@ app = typer.Typer()
 
 @app.command()
 def pull(model: Annotated[str, typer.Argument(help="Model reference.")], as_json: Json = False) -> None:
-    """Fetch a model: resumable, checked, and only what is needed."""
+    """Fetch a model: resumable, checked, and only what is needed. A job like any long work: see `ninestory jobs`."""
     import dataclasses
 
     from ninestory.core.config import load_settings
-    from ninestory.models.pull import pull as fetch
+    from ninestory.core.errors import Cancelled, from_dict
+    from ninestory.core.state import State
+    from ninestory.jobs.runner import JobRunner
+    from ninestory.jobs.store import JobStore
+    from ninestory.models.reference import parse_reference
+    from ninestory.models.resolve import resolve
+    from ninestory.serving.job_kinds import works
 
+    home = Home.default().ensure()
+    reference = str(parse_reference(model))
+    runner = JobRunner(JobStore(State(home.state_db)), works(home, load_settings().settings.hub))
     with Bar(quiet=as_json) as bar:
-        found = fetch(model, Home.default().ensure(), load_settings().settings.hub, bar)
+        job = runner.run_new("pull", {"model": reference}, bar)
+    if job.error:
+        raise from_dict(job.error)
+    if job.state == "cancelled":
+        raise Cancelled(f"The pull was cancelled; 'ninestory jobs resume {job.id}' or the same command goes on.")
+    found = resolve(reference, home)
     if as_json:
         print_json(dataclasses.asdict(found))
     else:

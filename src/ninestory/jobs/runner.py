@@ -90,6 +90,28 @@ class RowProgress:
             log.warning("job %s: beat failed: %s", self._claim.job.id, fault)
 
 
+class Watched:
+    """A `Progress` that writes the row and shows the same to a second watcher, who may be slower or blind."""
+
+    def __init__(self, row: RowProgress, watch: Progress) -> None:
+        self._row, self._watch = row, watch
+
+    @property
+    def resume(self) -> dict[str, Any] | None:
+        return self._row.resume
+
+    def update(self, done: float, total: float | None = None, message: str = "") -> None:
+        self._watch.update(done, total, message)
+        self._row.update(done, total, message)
+
+    def event(self, kind: str, **data: Any) -> None:
+        self._watch.event(kind, **data)
+        self._row.event(kind, **data)
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        self._row.checkpoint(state)
+
+
 class JobRunner:
     """Runs jobs of the given kinds, one at a time."""
 
@@ -102,6 +124,10 @@ class JobRunner:
         """Run that job here and return how it ended; None when another runner holds it."""
         claim = self.store.claim(list(self.kinds), job_id)
         return self._run(claim) if claim else None
+
+    def run_new(self, kind: str, params: dict[str, Any], watch: Progress) -> Job:
+        """Create a job and run it here, in sight of `watch` too (a progress bar); returns how it ended."""
+        return self._run(self.store.create_claimed(kind, params), watch)
 
     def run_until_idle(self, idle_seconds: float) -> None:
         """Run every job there is, then wait for more until none has come for `idle_seconds` or `stop` is called."""
@@ -125,12 +151,12 @@ class JobRunner:
             log.warning("no job can be claimed: %s", fault)
             return None
 
-    def _run(self, claim: Claim) -> Job:
+    def _run(self, claim: Claim, watch: Progress | None = None) -> Job:
         log.info("job %s (%s) starts, attempt %d", claim.job.id, claim.job.kind, claim.job.attempts)
         progress = RowProgress(self.store, claim, self._stopping)
         try:
             try:
-                result = self.kinds[claim.job.kind](claim.job.params, progress)
+                result = self.kinds[claim.job.kind](claim.job.params, Watched(progress, watch) if watch else progress)
             finally:
                 progress.close()
             self.store.finish(claim, "succeeded", result=result)
@@ -138,11 +164,14 @@ class JobRunner:
             log.warning("job %s: another runner holds it; nothing more is written", claim.job.id)
         except ShuttingDown:
             self._end(claim, lambda: self.store.release(claim))
+        except KeyboardInterrupt:
+            self._end(claim, lambda: self.store.finish(claim, "cancelled"))
+            raise
         except Cancelled:
             self._end(claim, lambda: self.store.finish(claim, "cancelled"))
         except Exception as error:
-            log.exception("job %s failed", claim.job.id)
             failure = _typed(error)
+            log.info("job %s failed: %s", claim.job.id, failure, exc_info=None if failure is error else error)
             self._end(claim, lambda: self.store.finish(claim, "failed", error=failure))
         return self.store.get(claim.job.id)
 

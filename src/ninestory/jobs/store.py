@@ -171,6 +171,13 @@ class JobStore:
         )
         return _job(rows[0])
 
+    def create_claimed(self, kind: str, params: dict[str, Any]) -> Claim:
+        """A job that its creator runs itself: no other runner can take it before."""
+        with self.state.transaction():
+            claim = self.claim([kind], self.create(kind, params).id)
+        assert claim is not None
+        return claim
+
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
         rows = self.state.execute("SELECT * FROM jobs WHERE id = ?", (job_id,))
