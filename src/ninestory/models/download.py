@@ -1,183 +1,141 @@
-"""Fetch one file over HTTP: resumed by range, checked by size and sum, renamed only when whole."""
+"""One file from a hub onto the disk: resumed by ranges, bounded in size, checked by its sum, then renamed."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import shutil
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urljoin, urlsplit
 
-from ninestory.core.errors import Damaged, DiskFull, Forbidden, NotFound, RemoteFailed, Unauthorized
-from ninestory.core.paths import sync_directory
+import httpx
 
-CHUNK, ATTEMPTS, REDIRECTS = 1 << 20, 5, 5
+from ninestory.core.errors import Damaged, DiskFull, RemoteFailed
+from ninestory.models.hub_http import UNREACHABLE, HubFile, open_url, refuse
 
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """One file of a repository. `sha256` is "" where the hub states none (small files not in LFS)."""
-
-    path: str
-    url: str
-    nbytes: int
-    sha256: str = ""
+ATTEMPTS = 5  # without a new byte; any progress starts the count again
+FIRST_PAUSE_SECONDS = 0.25
+_CHUNK = 1 << 20
 
 
-def check_room(directory: Path, wanted: int) -> None:
-    """Refuse before the first byte when the disk cannot hold `wanted` bytes.
-
-    Raises:
-        DiskFull: with both numbers.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(directory).free
-    if wanted > free:
-        raise DiskFull(
-            f"The download needs {wanted / 1e9:.2f} GB and {free / 1e9:.2f} GB are free.",
-            hint="Free some space, or set NINESTORY_HOME to another disk.",
-            hint_zh="请清理磁盘，或将 NINESTORY_HOME 设到其他磁盘。",
-            needed_bytes=wanted,
-            free_bytes=free,
-        )
-
-
-def download(
-    client: Any, file: RemoteFile, target: Path, headers: dict[str, str], on_bytes: Callable[[int], None]
+def fetch_file(
+    client: httpx.Client, url: str, token: str, file: HubFile, target: Path, report: Callable[[int], None]
 ) -> None:
-    """Fetch `file` to `target`. A part that is there already is continued.
+    """Bring `file` to `target`. A `.part` beside it is continued, and kept when this fails.
 
     Args:
-        client: an httpx.Client that does not follow redirects by itself.
-        headers: sent to the first host only, so that a token never reaches another one.
-        on_bytes: called with the bytes present so far; may raise to cancel.
+        report: called with the bytes of this file that are there; may raise to stop.
 
     Raises:
-        Damaged: size or sum is wrong after a fresh download. RemoteFailed, NotFound, Unauthorized, Forbidden, DiskFull.
+        RemoteFailed: the hub cannot be reached, after several tries. DiskFull: the device took no more.
+        Damaged: more bytes than the hub listed, or another sum; the part is deleted.
     """
-    if target.is_file() and target.stat().st_size == file.nbytes and _sum_is_right(target, file):
-        on_bytes(file.nbytes)
+    if target.is_file() and target.stat().st_size == file.nbytes:  # renamed only after its check
+        report(file.nbytes)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    for fresh in (False, True):  # a resumed part may be of another file: then once more from the start
-        if fresh:
-            part.unlink(missing_ok=True)
-        resumed = part.is_file() and part.stat().st_size > 0
-        _fetch(client, file, part, headers, on_bytes)
-        if part.stat().st_size == file.nbytes and _sum_is_right(part, file):
-            part.replace(target)
-            sync_directory(target.parent)
-            return
-        if not resumed:
-            break
-    part.unlink(missing_ok=True)
-    raise Damaged(
-        f"{file.path} arrived damaged: its size or sha256 is not what the hub states.",
-        hint="Run the same command again; if it stays so, the hub or mirror holds a wrong file.",
-        hint_zh="请重新运行同一命令；若仍如此，则该站点的文件有误。",
-        code="wrong_checksum",
-    )
-
-
-def _fetch(client: Any, file: RemoteFile, part: Path, headers: dict[str, str], on_bytes: Callable[[int], None]) -> None:
-    """Append to `part` until it is whole, trying again from where it broke off."""
-    import httpx
-
-    for attempt in range(1, ATTEMPTS + 1):
-        have = part.stat().st_size if part.is_file() else 0
-        if have == file.nbytes and have:
-            return
+    part = target.with_name(f"{target.name}.part")
+    part.touch()
+    failures = 0
+    while (have := part.stat().st_size) < file.nbytes:
+        report(have)
         try:
-            _append(client, file, part, have, headers, on_bytes)
-            return
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise DiskFull(
-                    f"No room left on the disk while writing {file.path}; what came is kept.",
-                    hint="Free some space and run the same command again: it goes on from there.",
-                    hint_zh="请清理磁盘后重新运行同一命令：将从断点继续。",
-                ) from error
-            raise
-        except httpx.TransportError as error:
-            if attempt == ATTEMPTS:
-                raise RemoteFailed(
-                    f"{file.path} broke off {ATTEMPTS} times ({type(error).__name__}); what came is kept.",
-                    hint="Run the same command again: it goes on from there.",
-                    hint_zh="请重新运行同一命令：将从断点继续。",
-                ) from error
-            time.sleep(min(0.2 * 2**attempt, 5.0))
+            _append(client, url, token, file, part, report)
+        except RemoteFailed as error:
+            stuck = part.stat().st_size <= have and failures + 1 >= ATTEMPTS
+            if error.code != UNREACHABLE or stuck:
+                raise
+        if part.stat().st_size > have:
+            failures = 0
+            continue
+        failures += 1
+        if failures >= ATTEMPTS:
+            raise RemoteFailed(
+                f"The hub ends {file.path} at {have} of {file.nbytes} bytes again and again.",
+                hint="Run the same command again later; what was fetched is kept.",
+                hint_zh="请稍后重新运行同一命令；已下载部分会保留。",
+            )
+        time.sleep(FIRST_PAUSE_SECONDS * 2 ** (failures - 1))
+    _check(part, file)
+    part.replace(target)
+    report(file.nbytes)
 
 
 def _append(
-    client: Any, file: RemoteFile, part: Path, have: int, headers: dict[str, str], on_bytes: Callable[[int], None]
+    client: httpx.Client, url: str, token: str, file: HubFile, part: Path, report: Callable[[int], None]
 ) -> None:
-    asked = {**headers, **({"Range": f"bytes={have}-"} if have else {})}
-    response = _open(client, file.url, asked)
-    try:
-        resumes = response.status_code == 206
-        with part.open("ab" if resumes else "wb") as out:
-            done = have if resumes else 0
-            for chunk in response.iter_bytes(CHUNK):
-                out.write(chunk)
-                done += len(chunk)
-                if done > file.nbytes:
-                    return  # longer than stated: the check will refuse it
-                on_bytes(done)
-    finally:
-        response.close()
-
-
-def _open(client: Any, url: str, headers: dict[str, str]) -> Any:
-    """Open a stream, following redirects by hand: the token stays with the first host."""
-    first = urlsplit(url).netloc
-    for _ in range(REDIRECTS + 1):
-        sent = headers if urlsplit(url).netloc == first else {k: v for k, v in headers.items() if k == "Range"}
-        response = client.send(client.build_request("GET", url, headers=sent), stream=True)
-        if response.status_code not in (301, 302, 303, 307, 308):
-            if response.is_success:
-                return response
-            response.close()
-            raise refused(response.status_code, url)
-        response.close()
-        url = urljoin(url, response.headers["location"])
-    raise RemoteFailed(f"More than {REDIRECTS} redirects from {first}.")
-
-
-def refused(status: int, url: str) -> Exception:
-    """A hub's refusal as one of our errors."""
-    host = urlsplit(url).netloc
-    if status == 401:
-        return Unauthorized(
-            f"{host} asks for a token (401).",
-            hint="Set HF_TOKEN to a token of an account that may read this model.",
-            hint_zh="请将 HF_TOKEN 设为有权访问该模型的账号的令牌。",
+    """One request: continue `part` where it ends, or from the start when the hub takes no ranges."""
+    have = part.stat().st_size
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with open_url(client, url, token, headers) as response:
+        refuse(response, file.path, bool(token))
+        continued = response.status_code == 206 and _first_byte(response) == have
+        if response.status_code == 206 and not continued:
+            raise Damaged(
+                f"The hub answered another range of {file.path} than the one asked for.",
+                hint="Run the same command again, or use another mirror.",
+                hint_zh="请重新运行同一命令，或更换镜像。",
+            )
+        written = have if continued else 0
+        try:
+            with part.open("ab" if continued else "wb") as out:
+                for (
+                    chunk
+                ) in response.iter_raw():  # as it arrives: what a larger buffer holds is lost with the connection
+                    written += len(chunk)
+                    if written > file.nbytes:
+                        break
+                    out.write(chunk)
+                    report(written)
+                out.flush()
+                os.fsync(out.fileno())
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise disk_full(file.nbytes - have, 0) from error
+            raise
+    if written > file.nbytes:
+        part.unlink()
+        raise Damaged(
+            f"{file.path} is longer than the {file.nbytes} bytes that the hub listed.",
+            hint="Run the same command again, or use another mirror.",
+            hint_zh="请重新运行同一命令，或更换镜像。",
+            code="wrong_size",
         )
-    if status == 403:
-        return Forbidden(
-            f"{host} refuses access (403): the model is gated, or its licence was not accepted.",
-            hint="Accept its licence on the model's page, then set HF_TOKEN.",
-            hint_zh="请在模型页面接受许可证，然后设置 HF_TOKEN。",
-            code="gated_model",
-        )
-    if status == 404:
-        return NotFound(
-            f"{host} does not have it (404).",
-            hint="Check the name and the revision.",
-            hint_zh="请检查名称与版本。",
-            param="model",
-        )
-    return RemoteFailed(
-        f"{host} answered {status}.", hint="Try again later.", hint_zh="请稍后再试。", remote_status=status
+
+
+def disk_full(needed_bytes: int, free_bytes: int) -> DiskFull:
+    free = f", {free_bytes / 1e6:.0f} MB are free" if free_bytes else ""
+    return DiskFull(
+        f"The disk has no room: {needed_bytes / 1e6:.0f} MB are still to come{free}.",
+        hint="Free some space ('ninestory ls' shows what models take) or set NINESTORY_HOME to another disk, then run "
+        "the same command again; what was fetched is kept.",
+        hint_zh="请清理磁盘（ninestory ls 可查看模型占用）或将 NINESTORY_HOME 设到其他磁盘，然后重新运行；已下载部分会保留。",
     )
 
 
-def _sum_is_right(path: Path, file: RemoteFile) -> bool:
-    if not file.sha256:
-        return True
-    with path.open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest() == file.sha256
+def _first_byte(response: httpx.Response) -> int:
+    """Of "bytes 100-199/200"; -1 when the header is missing or malformed."""
+    digits = response.headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
+    return int(digits) if digits.isdigit() else -1
+
+
+def _check(part: Path, file: HubFile) -> None:
+    with part.open("rb") as opened:
+        if file.sha256:
+            expected, actual = file.sha256, hashlib.file_digest(opened, "sha256").hexdigest()
+        elif file.git_sha1:
+            digest = hashlib.sha1(b"blob %d\0" % file.nbytes, usedforsecurity=False)
+            for chunk in iter(lambda: opened.read(_CHUNK), b""):
+                digest.update(chunk)
+            expected, actual = file.git_sha1, digest.hexdigest()
+        else:
+            return
+    if actual != expected.lower():
+        part.unlink()
+        raise Damaged(
+            f"{file.path} has the sum {actual}, the hub states {expected}.",
+            hint="It was deleted. Run the same command again; if it stays so, use another mirror.",
+            hint_zh="该文件已删除。请重新运行同一命令；若仍如此，请更换镜像。",
+            code="wrong_checksum",
+        )

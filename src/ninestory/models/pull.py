@@ -1,151 +1,182 @@
-"""`pull`: the only thing that fetches models. Resumable, checked, atomic; two processes share one download."""
+"""`pull`: a reference's files from where they are published into the home. The only code that fetches models.
+
+Files come into a hidden folder named by the commit, are checked one by one and verified together; one rename makes
+the model. Killed at any moment, the next pull continues the hidden folder and nothing half-written is ever listed.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+import shutil
+from pathlib import Path
+
+import httpx
 
 from ninestory.core.config import HubSettings
 from ninestory.core.errors import Damaged, InvalidRequest, NotFound
-from ninestory.core.paths import Home, atomic_write, inside
-from ninestory.core.progress import Progress
-from ninestory.models import hubs
-from ninestory.models.catalogue import find
-from ninestory.models.download import RemoteFile, check_room, download
+from ninestory.core.locks import waiting_lock
+from ninestory.core.paths import Home, atomic_write, inside, sync_directory
+from ninestory.core.progress import Progress, Silent
+from ninestory.models.download import disk_full, fetch_file
+from ninestory.models.hub_files import choose_files
+from ninestory.models.hub_hf import HuggingFaceHub
+from ninestory.models.hub_http import Hub, HubFile, Listing
+from ninestory.models.hub_ms import ModelScopeHub
 from ninestory.models.reference import Reference, parse_reference
-from ninestory.models.resolve import resolve
+from ninestory.models.resolve import published, resolve
 from ninestory.models.resolved import ResolvedModel
 from ninestory.models.starters import find_starter, pull_starter
-from ninestory.models.store import folder_of
+from ninestory.models.store import NOTE, discard, folder_of
+from ninestory.models.verify import verify
 
-# Beside weights: what describes and tokenises a model. Never code.
-_KEPT = (".json", ".model", ".txt", ".jinja", ".tiktoken", ".vocab", ".md")
+SPARE_BYTES = 64 << 20  # left free on the disk
 
 
-def pull(reference: str | Reference, home: Home, hub: HubSettings, progress: Progress) -> ResolvedModel:
-    """Fetch a model and return it resolved.
+def pull(
+    reference: str | Reference, home: Home, hub_settings: HubSettings, progress: Progress | None = None
+) -> ResolvedModel:
+    """Bring a model and its adapters onto this machine, unless they are here, and resolve it.
+
+    `progress` counts bytes and gets an event "licence" before the first byte of weights.
 
     Raises:
-        NotFound, Unauthorized, Forbidden: what the hub says. Damaged: a wrong sum. DiskFull: no room.
-        InvalidRequest: the reference names nothing that can be fetched, or one GGUF of many must be chosen.
+        InvalidRequest: nothing can be fetched under this kind of reference, or several files fit it.
+        NotFound, Unauthorized, Forbidden, Busy, RemoteFailed: as the hub answers, or does not.
+        DiskFull: before the first byte when it is foreseen. Damaged: a wrong size or sum, or `verify` refuses a file.
+        Cancelled: out of `progress.update`; what was fetched is kept for the next time.
     """
     ref = parse_reference(reference) if isinstance(reference, str) else reference
-    if ref.scheme == "starter":
-        pull_starter(find_starter(ref.source), home, progress)
-        return resolve(ref, home)
-    scheme, repo, revision = _source(ref)
-    target = folder_of(home, ref.base)
-    with _alone(home, target):
-        if not (target / "pulled.json").is_file():
-            _pull(ref, scheme, repo, revision, target, hub, progress)
+    progress = progress or Silent()
+    home.ensure()
+    _pull_base(ref.base, home, hub_settings, progress)
+    for adapter in ref.adapters:
+        if adapter.source.startswith(("hf:", "ms:")):
+            _pull_base(parse_reference(adapter.source), home, hub_settings, progress)
     return resolve(ref, home)
 
 
-def _source(ref: Reference) -> tuple[str, str, str]:
-    """(hub, repository, revision) of a reference."""
+def _pull_base(ref: Reference, home: Home, settings: HubSettings, progress: Progress) -> None:
+    if ref.scheme == "starter":
+        pull_starter(find_starter(ref.source), home, progress)
+    elif not _is_here(ref, home):
+        _pull_hub(_one_source(ref), home, settings, progress)
+
+
+def _is_here(ref: Reference, home: Home) -> bool:
+    """Whether `ref` resolves without a network. A damaged copy of a hub's model does not count: it is fetched anew."""
+    try:
+        resolve(ref, home)
+    except NotFound:
+        if ref.scheme in ("path", "ft"):
+            raise
+        return False
+    except Damaged:
+        if ref.scheme in ("path", "ft"):
+            raise
+        return False
+    return True
+
+
+def _one_source(ref: Reference) -> Reference:
+    """The hub reference to fetch for `ref`."""
     if ref.scheme in ("hf", "ms"):
-        return ref.scheme, ref.source, ref.revision or "main"
-    if ref.scheme == "catalogue":
-        system = find(ref.source)
-        named = [v for v in system.variants if v.name == ref.quant]
-        if not named:
-            names = ", ".join(f"{system.name}:{v.name}" for v in system.variants if v.hf or v.ms)
-            raise InvalidRequest(
-                f"{ref} names no variant." if not ref.quant else f"{system.name} has no variant {ref.quant!r}.",
-                hint=f"Choose one of: {names or 'none is published'}.",
-                hint_zh=f"请选择：{names or '没有公开的变体'}。",
-                param="model",
-            )
-        if not (named[0].hf or named[0].ms):
-            raise NotFound(
-                f"The catalogue knows no hub id of {ref}.",
-                hint="Bring the files yourself: ninestory import PATH --name NAME:VARIANT.",
-                hint_zh="请自行准备文件：ninestory import 路径 --name 名称:变体。",
-                param="model",
-            )
-        return ("hf", named[0].hf, ref.revision or "main") if named[0].hf else ("ms", named[0].ms, "master")
-    raise InvalidRequest(
-        f"{ref} is not something to fetch.",
-        hint="Pull NAME:VARIANT, hf:org/name, ms:org/name or starter:name.",
-        hint_zh="可下载：名称:变体、hf:组织/名称、ms:组织/名称、starter:名称。",
-        param="model",
-    )
+        return ref
+    sources = published(ref)
+    if len({s.source for s in sources if s.scheme == "hf"}) > 1 and not ref.quant:
+        from ninestory.models.catalogue import find
 
-
-def _pull(
-    ref: Reference, scheme: str, repo: str, revision: str, target: Path, hub: HubSettings, progress: Progress
-) -> None:
-    """Fetch into a neighbour that no listing shows, then rename it."""
-    import httpx
-
-    making = target.with_name(f".pulling-{target.name}")
-    with httpx.Client(timeout=httpx.Timeout(hub.timeout, connect=10.0)) as client:
-        listing = (hubs.hugging_face if scheme == "hf" else hubs.modelscope)(client, hub, repo, revision)
-        files = choose_files(listing.files, ref.quant if ref.scheme != "catalogue" else None, str(ref))
-        total = sum(f.nbytes for f in files)
-        have = sum(f.stat().st_size for f in making.rglob("*") if f.is_file()) if making.is_dir() else 0
-        check_room(making, total - have)
-        progress.event("licence", model=str(ref), licence=listing.licence or "not stated")
-        before = 0
-        for file in files:
-            to = inside(making, *PurePosixPath(file.path).parts)
-
-            def on_bytes(present: int, before: int = before, name: str = file.path) -> None:
-                progress.update(before + present, total, name)
-
-            download(client, file, to, hubs.headers(hub) if scheme == "hf" else {}, on_bytes)
-            before += file.nbytes
-            progress.checkpoint({"file": file.path, "bytes": before})
-    record = {"model": str(ref), "hub": scheme, "repo": repo, "commit": listing.commit, "licence": listing.licence}
-    with atomic_write(making / "pulled.json", "w") as out:
-        json.dump(record, out)
-    if target.exists():
-        raise Damaged(
-            f"{target.name} is there already, but was not pulled.",
-            hint=f"ninestory rm {ref}",
-            hint_zh=f"请先运行：ninestory rm {ref}",
+        names = [v.name for v in find(ref.source).variants]
+        raise InvalidRequest(
+            f"{ref} is published in {len(names)} variants.",
+            hint=f"Name one: {', '.join(f'{ref.source}:{name}' for name in names)}.",
+            hint_zh=f"请指定其一：{'、'.join(f'{ref.source}:{name}' for name in names)}。",
+            param="model",
+            code="ambiguous_variant",
         )
-    making.replace(target)
+    if not sources:
+        raise InvalidRequest(
+            f"{ref} is published on no hub.",
+            hint=f"'ninestory show {ref.source}' says where it comes from; then ninestory import PATH --name {ref}.",
+            hint_zh=f"运行 ninestory show {ref.source} 查看来源；取得后用 ninestory import 路径 --name {ref} 导入。",
+            param="model",
+        )
+    return sources[0]
 
 
-def choose_files(files: list[RemoteFile], quant: str | None, name: str) -> list[RemoteFile]:
-    """What is needed of a repository: one form of the weights, and what describes and tokenises them.
-
-    safetensors before pickles; one GGUF of many by its variant; never code.
-    """
-    safe = [f for f in files if not f.path.startswith(".") and ".." not in PurePosixPath(f.path).parts]
-    ggufs = [f for f in safe if f.path.endswith(".gguf")]
-    if quant or (ggufs and not any(f.path.endswith((".safetensors", ".bin", ".pth")) for f in safe)):
-        chosen = [f for f in ggufs if (quant or "").lower() in f.path.lower()]
-        if len(chosen) != 1:
-            raise InvalidRequest(
-                f"{name} could be {len(chosen)} of {len(ggufs)} GGUF files.",
-                hint=f"Add the variant, for example :Q4_K_M. There are: {', '.join(f.path for f in ggufs[:12]) or 'none'}.",
-                hint_zh=f"请加上变体，例如 :Q4_K_M。可选：{'、'.join(f.path for f in ggufs[:12]) or '无'}。",
-                param="model",
-                code="ambiguous_variant",
-            )
-        return chosen
-    for suffixes in ((".safetensors",), (".bin",), (".pth", ".pt")):
-        weights = [f for f in safe if f.path.endswith(suffixes) and "/" not in f.path and "training_args" not in f.path]
-        if weights:
-            break
-    else:
-        raise NotFound(f"{name} holds no weights in a known form.", param="model")
-    indexes = ".bin.index.json" if weights[0].path.endswith(".safetensors") else ".safetensors.index.json"
-    described = [f for f in safe if f.path.endswith(_KEPT) and "/" not in f.path and not f.path.endswith(indexes)]
-    return [*described, *weights]
+def _pull_hub(ref: Reference, home: Home, settings: HubSettings, progress: Progress) -> None:
+    """List → choose → check the disk → fetch → verify → rename, one process at a time for one model."""
+    target = folder_of(home, ref)
+    key = "--".join(target.relative_to(home.models).parts)
+    with waiting_lock(
+        home.run_dir / f"pull-{key}.lock", lambda: progress.update(0, None, "another process is fetching this model")
+    ):
+        if _is_here(ref, home):  # the other process brought it
+            return
+        hub: Hub = HuggingFaceHub(settings) if ref.scheme == "hf" else ModelScopeHub(settings)
+        with httpx.Client(timeout=settings.timeout) as client:
+            listing = hub.listing(client, ref.source, ref.revision)
+            files = choose_files(listing.files, ref.quant, str(ref))
+            progress.event("licence", licence=listing.licence or "unknown", model=str(ref))
+            part = _part_folder(target, listing.commit)
+            _check_disk(part, files)
+            _fetch(client, hub, ref, listing, files, part, progress)
+        _finish(ref, listing, files, part, target)
 
 
-@contextmanager
-def _alone(home: Home, target: Path) -> Iterator[None]:
-    """One process pulls a model; a second waits and finds it done."""
-    home.ensure().run_dir.mkdir(exist_ok=True, mode=0o700)
-    name = "pull-" + str(target.relative_to(home.models)).replace(os.sep, "-") + ".lock"
-    with (home.run_dir / name).open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _part_folder(target: Path, commit: str) -> Path:
+    """The hidden folder of this commit; those of other commits are dropped."""
+    part = target.with_name(f".pulling-{target.name}-{commit.replace('/', '%')[:40]}")
+    for other in target.parent.glob(f".pulling-{target.name}-*"):
+        if other != part:
+            shutil.rmtree(other)
+    part.mkdir(parents=True, exist_ok=True)
+    return part
+
+
+def _check_disk(part: Path, files: list[HubFile]) -> None:
+    here = sum(f.stat().st_size for f in part.rglob("*") if f.is_file())
+    needed = sum(f.nbytes for f in files) - here
+    free = shutil.disk_usage(part).free
+    if needed + SPARE_BYTES > free:
+        raise disk_full(needed, free)
+
+
+def _fetch(
+    client: httpx.Client,
+    hub: Hub,
+    ref: Reference,
+    listing: Listing,
+    files: list[HubFile],
+    part: Path,
+    progress: Progress,
+) -> None:
+    total, before = sum(f.nbytes for f in files), 0
+    for file in files:
+
+        def report(nbytes: int, before: int = before, name: str = file.path) -> None:
+            progress.update(before + nbytes, total, name)
+
+        url = hub.file_url(ref.source, listing.commit, file.path)
+        fetch_file(client, url, hub.token, file, inside(part, file.path), report)
+        before += file.nbytes
+
+
+def _finish(ref: Reference, listing: Listing, files: list[HubFile], part: Path, target: Path) -> None:
+    """Verify the whole, note where it came from, and make it visible by one rename."""
+    try:
+        verify(part)
+    except Damaged:
+        shutil.rmtree(part)
+        raise
+    note = {
+        "reference": str(ref),
+        "commit": listing.commit,
+        "licence": listing.licence,
+        "files": {f.path: {"bytes": f.nbytes, "sha256": f.sha256} for f in files},
+    }
+    with atomic_write(part / NOTE, "w") as out:
+        json.dump(note, out, indent=1)
+    if target.exists():  # a damaged copy
+        discard(target)
+    part.rename(target)
+    sync_directory(target.parent)

@@ -7,6 +7,7 @@ SOURCE is a catalogue name (`chatglm-6b:int4`), a path (takes only `+`), `hf:org
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +21,7 @@ _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _SCHEMES: tuple[Scheme, ...] = ("hf", "ms", "starter", "openai", "ft")
+MAX_WEIGHT = 1000.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class Reference:
         text = self.source if self.scheme in ("catalogue", "path") else f"{self.scheme}:{self.source}"
         text += f":{self.quant}" if self.quant else ""
         text += f"@{self.revision}" if self.revision else ""
-        return text + "".join(f"+{a.source}" + (f"={a.weight:g}" if a.weight != 1 else "") for a in self.adapters)
+        return text + "".join(
+            f"+{a.source}" + (f"={_number(a.weight)}" if a.weight != 1 else "") for a in self.adapters
+        )
 
 
 def parse_reference(text: str) -> Reference:
@@ -74,14 +78,14 @@ def parse_reference(text: str) -> Reference:
         if not rest:
             raise _bad(text, "the name is empty")
         return Reference(scheme, rest, adapters=adapters)
-    rest, _, revision = rest.partition("@")
-    source, _, quant = rest.partition(":")
+    rest, at, revision = rest.partition("@")
+    source, colon, quant = rest.partition(":")
     pattern = _REPO if scheme in ("hf", "ms") else _NAME
     if not pattern.fullmatch(source):
         raise _bad(text, f"{source!r} is not {'an org/name' if pattern is _REPO else 'a name'}")
-    if quant and not _QUANT.fullmatch(quant):
+    if colon and not _QUANT.fullmatch(quant):
         raise _bad(text, f"{quant!r} is not a variant")
-    if revision and (not _REVISION.fullmatch(revision) or ".." in revision):
+    if at and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise _bad(text, f"{revision!r} is not a revision")
     return Reference(scheme, source, quant or None, revision or None, adapters)
 
@@ -102,13 +106,23 @@ def _is_path(head: str) -> bool:
 
 
 def _adapter(text: str, part: str) -> Adapter:
-    source, _, weight = part.partition("=")
+    source, equals, weight = part.partition("=")
     if not source:
         raise _bad(text, "an adapter has no name")
+    if not equals:
+        return Adapter(source)
     try:
-        return Adapter(source, float(weight) if weight else 1.0)
+        value = float(weight)
     except ValueError:
-        raise _bad(text, f"the adapter weight {weight!r} is not a number") from None
+        value = math.nan
+    if not abs(value) <= MAX_WEIGHT:  # also refuses nan
+        raise _bad(text, f"the adapter weight {weight!r} is not a number within ±{MAX_WEIGHT:g}")
+    return Adapter(source, value)
+
+
+def _number(weight: float) -> str:
+    """The shortest text that parses back to the same value."""
+    return repr(weight).removesuffix(".0")
 
 
 def _bad(text: str, why: str) -> InvalidRequest:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged, InvalidRequest, NotFound, Unsupported
 from ninestory.core.paths import Home
 from ninestory.models import hub_cache
-from ninestory.models.reference import Adapter, Reference, parse_reference
+from ninestory.models.reference import Adapter, Reference, Scheme, parse_reference
 from ninestory.models.resolved import ResolvedAdapter, ResolvedModel
 from ninestory.models.starters import find_starter, starter_file
+from ninestory.models.store import NOTE, folder_of
 from ninestory.models.verify import verify
 
 _EMBEDDING_ARCHITECTURES = {"bert", "nomic-bert", "jina-bert-v2", "xlm-roberta", "BertModel", "XLMRobertaModel"}
+_ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.pt")
 
 
@@ -30,7 +35,7 @@ def resolve(reference: str | Reference, home: Home) -> ResolvedModel:
     ref = parse_reference(reference) if isinstance(reference, str) else reference
     if ref.scheme == "openai":
         return _remote(ref)
-    model = _starter(ref, home) if ref.scheme == "starter" else _from_path(ref, _find(ref, home))
+    model = _starter(ref, home) if ref.scheme == "starter" else _with_licence(_from_path(ref, _find(ref, home)))
     return _with_adapters(model, ref.adapters, home)
 
 
@@ -48,9 +53,8 @@ def _find(ref: Reference, home: Home) -> Path:
         return path.resolve()
     if ref.scheme == "ft":
         return _tuned(ref, home)
-    candidates = _candidates(ref, home)
-    for path in candidates:
-        if path.is_dir() and any(path.iterdir()):
+    for path in _candidates(ref, home):
+        if path.is_dir():
             return path
     if ref.scheme == "catalogue" and (blob := hub_cache.ollama_file(ref.source, ref.quant)):
         return blob
@@ -64,19 +68,59 @@ def _find(ref: Reference, home: Home) -> Path:
 
 
 def _candidates(ref: Reference, home: Home) -> list[Path]:
-    """Where a model may lie, ours first."""
+    """Where a model may lie: imported under its catalogue name, pulled, or in the Hugging Face cache."""
     if ref.scheme == "catalogue":
         from ninestory.models.catalogue import find
 
-        system = find(ref.source)
-        directory = home.models / "catalogue" / system.name
-        if ref.quant:
-            return [directory / ref.quant]
-        return sorted(directory.iterdir()) if directory.is_dir() else []
-    ours = home.models / ref.scheme / ref.source.replace("/", "--") / (ref.revision or "main")
+        name = find(ref.source).name
+        directory = home.models / "catalogue" / name
+        imported = [directory / ref.quant] if ref.quant else _visible(directory)
+        return imported + [path for source in published(ref) for path in _candidates(source, home)]
+    ours = [folder_of(home, ref)]
+    if not ref.quant:  # one pulled variant answers for the repository; several do not
+        name = ours[0].name
+        variants = [p for p in _visible(ours[0].parent) if p.name.startswith(f"{name}+")]
+        if len(variants) > 1 and not ours[0].is_dir():
+            raise _ambiguous(ref, [p.name.partition("+")[2] for p in variants])
+        ours += variants
+    else:
+        plain = folder_of(home, replace(ref, quant=None))
+        ours += [plain] if _fitting(sorted(plain.glob("*.gguf")), ref.quant) else []
     if ref.scheme == "hf" and (cached := hub_cache.hugging_face_snapshot(ref.source, ref.revision)):
-        return [ours, cached]
-    return [ours]
+        ggufs = sorted(cached.glob("*.gguf"))
+        if not ref.quant or _fitting(ggufs, ref.quant):
+            ours.append(cached)
+    return ours
+
+
+def published(ref: Reference) -> list[Reference]:
+    """Where a catalogue name's files are published, hub by hub, for the variant asked for or the only one.
+
+    Raises:
+        InvalidRequest: the system has no such variant. NotFound: it has no such system.
+    """
+    from ninestory.models.catalogue import find
+
+    system = find(ref.source)
+    fitting = [v for v in system.variants if ref.quant in (None, v.name)]
+    if not fitting:
+        raise InvalidRequest(
+            f"{system.name} has no variant {ref.quant!r}.",
+            hint=f"Variants: {', '.join(v.name for v in system.variants)}.",
+            hint_zh=f"可选变体：{'、'.join(v.name for v in system.variants)}。",
+            param="model",
+        )
+    sources = []
+    for variant in fitting:
+        # a repository of GGUF files or of RWKV's lone .pth files holds many models
+        one_of_many = variant.quant if variant.format == "gguf" else variant.name if system.family == "rwkv" else ""
+        ids: tuple[tuple[Scheme, str], ...] = (("hf", variant.hf), ("ms", variant.ms))
+        sources += [Reference(scheme, repo, one_of_many or None, ref.revision) for scheme, repo in ids if repo]
+    return sources
+
+
+def _visible(directory: Path) -> list[Path]:
+    return [p for p in sorted(directory.iterdir()) if p.name[0] != "."] if directory.is_dir() else []
 
 
 def _tuned(ref: Reference, home: Home) -> Path:
@@ -120,7 +164,7 @@ def _starter(ref: Reference, home: Home) -> ResolvedModel:
             f"{ref} has no variant {ref.quant!r}; there is q8_0 beside the packaged one.", param="model"
         )
     model = _gguf(ref, path)
-    return _replace(model, sha256=starter.sha256, licence=starter.licence, notes=[starter.provenance])
+    return replace(model, sha256=starter.sha256, licence=starter.licence, notes=[starter.provenance])
 
 
 def _from_path(ref: Reference, path: Path) -> ResolvedModel:
@@ -144,14 +188,26 @@ def _from_path(ref: Reference, path: Path) -> ResolvedModel:
 
 
 def _pick(files: list[Path], ref: Reference) -> Path:
-    """The one GGUF that the variant names."""
-    wanted = (ref.quant or "").lower() if ref.scheme == "hf" else ""  # elsewhere the variant chose the folder
-    matches = [f for f in files if wanted in f.name.lower()] if wanted else files
-    if len(matches) == 1:
-        return matches[0]
-    names = ", ".join(f.name for f in files)
-    raise InvalidRequest(
-        f"{ref} could be {len(matches)} of these files: {names}.",
+    """The one GGUF that the variant names; the first shard stands for all of a split one."""
+    variant = ref.quant if ref.scheme in ("hf", "ms") else None  # elsewhere the variant chose the folder
+    fitting = _fitting(files, variant)
+    if len(fitting) == 1:
+        return fitting[0]
+    raise _ambiguous(ref, [f.name for f in files])
+
+
+def _fitting(files: list[Path], variant: str | None) -> list[Path]:
+    """Files whose name holds the variant (if any) as a whole word, else as a part; of shards only the first."""
+    files = [f for f in files if not _LATER_SHARD.search(f.name)]
+    if not variant:
+        return files
+    word = re.compile(rf"(?<![A-Za-z0-9]){re.escape(variant)}(?![A-Za-z0-9_])", re.IGNORECASE)
+    return [f for f in files if word.search(f.name)] or [f for f in files if variant.lower() in f.name.lower()]
+
+
+def _ambiguous(ref: Reference, names: list[str]) -> InvalidRequest:
+    return InvalidRequest(
+        f"{ref} could be any of these: {', '.join(names)}.",
         hint="Add the variant, for example :Q4_K_M, or name the file.",
         hint_zh="请加上变体，例如 :Q4_K_M，或直接指定文件。",
         param="model",
@@ -208,6 +264,8 @@ def _onnx(ref: Reference, path: Path) -> ResolvedModel:
 
 def _directory(ref: Reference, path: Path) -> ResolvedModel:
     """A checkpoint directory in Hugging Face's layout. `auto_map` is never followed."""
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        return _adapter_folder(ref, path)
     config = read_config(path)
     weights = [file for pattern in _WEIGHTS for file in sorted(path.glob(pattern))]
     safetensors = [file for file in weights if file.suffix == ".safetensors"]
@@ -235,6 +293,22 @@ def _directory(ref: Reference, path: Path) -> ResolvedModel:
         total_bytes=sum(file.stat().st_size for file in safetensors or weights),
         system=ref.source if ref.scheme == "catalogue" else None,
         notes=["its auto_map is not followed: no remote code"] if "auto_map" in config else [],
+    )
+
+
+def _adapter_folder(ref: Reference, path: Path) -> ResolvedModel:
+    """A lone adapter: it can be pulled, listed and verified, and runs only as `BASE+ADAPTER`."""
+    report = verify(path)
+    return ResolvedModel(
+        reference=str(ref),
+        path=path,
+        format="safetensors" if any(path.glob("*.safetensors")) else "pickle",
+        architecture="adapter",
+        task="other",
+        context=0,
+        total_bytes=report.nbytes,
+        system=ref.source if ref.scheme == "catalogue" else None,
+        notes=[f"an adapter: use it as BASE+{ref}"],
     )
 
 
@@ -275,20 +349,33 @@ def _remote(ref: Reference) -> ResolvedModel:
     )
 
 
+def _with_licence(model: ResolvedModel) -> ResolvedModel:
+    """The licence that the hub stated when the model was pulled, where the files themselves state none."""
+    assert model.path is not None
+    note = (model.path if model.path.is_dir() else model.path.parent) / NOTE
+    if model.licence or not note.is_file():
+        return model
+    return replace(model, licence=str(json.loads(note.read_text(encoding="utf-8"))["licence"]))
+
+
 def _with_adapters(model: ResolvedModel, adapters: tuple[Adapter, ...], home: Home) -> ResolvedModel:
     found = [ResolvedAdapter(name=a.source, path=_adapter_path(a, home), weight=a.weight) for a in adapters]
-    return _replace(model, adapters=found) if found else model
+    return replace(model, adapters=found) if found else model
 
 
 def _adapter_path(adapter: Adapter, home: Home) -> Path:
-    named = home.runs / adapter.source / "adapter"
-    for path in (named, Path(adapter.source).expanduser()):
+    places = [Path(adapter.source).expanduser()]
+    if _ADAPTER_NAME.fullmatch(adapter.source):
+        places.insert(0, home.runs / adapter.source / "adapter")
+    elif adapter.source.startswith(("hf:", "ms:")):
+        places = [p for p in _candidates(parse_reference(adapter.source), home) if p.is_dir()]
+    for path in places:
         if (path / "adapter_config.json").is_file():
             return path.resolve()
     raise NotFound(
         f"There is no adapter {adapter.source!r}: no run of that name and no folder with adapter_config.json.",
-        hint="'ninestory ls' shows the installed adapters.",
-        hint_zh="运行 ninestory ls 查看已安装的适配器。",
+        hint="Name a run, a folder or hf:ORG/NAME that was pulled; 'ninestory ls' shows what is installed.",
+        hint_zh="请写运行名、文件夹，或已拉取的 hf:组织/名称；运行 ninestory ls 查看已安装的内容。",
         param="model",
     )
 
@@ -296,9 +383,3 @@ def _adapter_path(adapter: Adapter, home: Home) -> Path:
 def _starts_with(path: Path, magic: bytes) -> bool:
     with path.open("rb") as file:
         return file.read(len(magic)) == magic
-
-
-def _replace(model: ResolvedModel, **changes: Any) -> ResolvedModel:
-    import dataclasses
-
-    return dataclasses.replace(model, **changes)

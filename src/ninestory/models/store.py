@@ -13,6 +13,9 @@ from ninestory.models.reference import Reference, parse_reference
 from ninestory.models.starters import STARTERS, is_available
 from ninestory.models.verify import verify
 
+NOTE = "pulled.json"  # beside a pulled model's files: repository, commit, licence and sums
+DEFAULT_REVISION = "main"  # the folder's name when no revision is asked for; `pulled.json` holds the commit
+
 
 @dataclass(frozen=True)
 class InstalledModel:
@@ -38,9 +41,8 @@ def list_installed(home: Home) -> list[InstalledModel]:
     for path in _folders(home.models / "catalogue", 2):
         models.append(_row(f"{path.parent.name}:{path.name}", path))
     for scheme in ("hf", "ms"):
-        for path in _folders(home.models / scheme, 2):
-            revision = "" if path.name == "main" else f"@{path.name}"
-            models.append(_row(f"{scheme}:{path.parent.name.replace('--', '/', 1)}{revision}", path))
+        for path in _folders(home.models / scheme, 3):
+            models.append(_row(_reference_of(scheme, path), path))
     return models
 
 
@@ -69,12 +71,18 @@ def remove(home: Home, reference: str) -> InstalledModel:
             hint_zh="请用 pip uninstall 移除。",
         )
     path = model.path or home.models / "starter" / model.reference.removeprefix("starter:")
-    doomed = path.with_name(f".removing-{path.name}-{os.getpid()}")
-    path.rename(doomed)  # gone for readers at once, whatever happens to the deletion
-    shutil.rmtree(doomed)
-    if path.parent.is_dir() and not any(path.parent.iterdir()):
-        path.parent.rmdir()
+    discard(path)
+    for parent in list(path.parents)[:2]:
+        if parent != home.models and not any(parent.iterdir()):
+            parent.rmdir()
     return model
+
+
+def discard(path: Path) -> None:
+    """Delete a folder that may be listed: renamed first, so that it is gone for readers at once."""
+    doomed = path.with_name(f".removing-{path.name}-{os.getpid()}")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def import_path(home: Home, path: Path, name: str) -> InstalledModel:
@@ -122,13 +130,23 @@ def folder_of(home: Home, reference: Reference) -> Path:
     if reference.scheme == "catalogue" and reference.quant:
         return inside(home.models / "catalogue", reference.source, reference.quant)
     if reference.scheme in ("hf", "ms"):
-        return inside(home.models / reference.scheme, reference.source.replace("/", "--"), reference.revision or "main")
+        revision = (reference.revision or DEFAULT_REVISION).replace("/", "%")
+        name = f"{revision}+{reference.quant}" if reference.quant else revision
+        return inside(home.models / reference.scheme, *reference.source.split("/"), name)
     raise InvalidRequest(
         f"{reference} names no place in the store.",
         hint="Write NAME:VARIANT of the catalogue, or hf:org/name.",
         hint_zh="请写成目录中的 名称:变体，或 hf:组织/名称。",
         param="name",
     )
+
+
+def _reference_of(scheme: str, path: Path) -> str:
+    """The reference whose `folder_of` is `path` = …/ORG/NAME/REVISION[+VARIANT]."""
+    revision, _, variant = path.name.partition("+")
+    text = f"{scheme}:{path.parent.parent.name}/{path.parent.name}"
+    text += f":{variant}" if variant else ""
+    return text if revision == DEFAULT_REVISION else f"{text}@{revision.replace('%', '/')}"
 
 
 def _folders(root: Path, depth: int) -> list[Path]:

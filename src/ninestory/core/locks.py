@@ -1,0 +1,24 @@
+"""One process at a time: a lock on a file, freed by the system when its holder ends in any way."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def waiting_lock(path: Path, waiting: Callable[[], None], poll_seconds: float = 0.2) -> Iterator[None]:
+    """Hold the lock at `path`; while another process holds it, call `waiting` at every look (it may raise)."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                waiting()
+                time.sleep(poll_seconds)
+        yield
