@@ -55,7 +55,6 @@ class LoopbackHub:
         self.faults = Faults()
         self.api_seen: list[Seen] = []
         self.storage_seen: list[Seen] = []
-        self.page_size = 2  # a listing of any size comes in pages
         self._api = self._server(_Api)
         self._storage = self._server(_Storage)
         self.url = f"http://127.0.0.1:{self._api.server_address[1]}"
@@ -130,16 +129,10 @@ class _Api(_Handler):
         repository = self._repository(name)
         if repository is None:
             return
-        if rest[0] == "revision":
-            if rest[1] not in ("main", COMMIT, "refs/pr/1"):
-                return self._json(404, {"error": "Invalid rev id"}, X_Error_Code="RevisionNotFound")
-            return self._json(200, {"sha": COMMIT, "cardData": {"license": repository.licence}, "tags": []})
-        entries = [_tree_entry(repository, path) for path in sorted(repository.files)]
-        start = int(query.get("cursor", 0))
-        end = start + self.hub.page_size
-        # like a mirror that copies the original's link
-        link = f'<http://original.invalid/x?recursive=true&cursor={end}>; rel="next"'
-        self._json(200, entries[start:end], **({"Link": link} if end < len(entries) else {}))
+        if rest[1] not in ("main", COMMIT, "refs/pr/1"):
+            return self._json(404, {"error": "Invalid rev id"}, X_Error_Code="RevisionNotFound")
+        siblings = [_sibling(repository, path, "blobs" in query) for path in sorted(repository.files)]
+        self._json(200, {"sha": COMMIT, "cardData": {"license": repository.licence}, "siblings": siblings})
 
     def _resolve(self, name: str, path: str) -> None:
         if self._repository(name) is None:
@@ -198,10 +191,12 @@ class _Storage(_Handler):
             self.close_connection = True
 
 
-def _tree_entry(repository: Repository, path: str) -> dict[str, Any]:
+def _sibling(repository: Repository, path: str, blobs: bool) -> dict[str, Any]:
     body = repository.files[path]
-    entry: dict[str, Any] = {"type": "file", "path": path, "size": len(body)}
+    if not blobs:
+        return {"rfilename": path}
+    entry: dict[str, Any] = {"rfilename": path, "size": len(body)}
     if len(body) > 1000:
         sum_ = repository.listed_sha256.get(path, hashlib.sha256(body).hexdigest())
-        return entry | {"oid": "0" * 40, "lfs": {"oid": sum_, "size": len(body), "pointerSize": 134}}
-    return entry | {"oid": hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()}
+        return entry | {"blobId": "0" * 40, "lfs": {"sha256": sum_, "size": len(body), "pointerSize": 134}}
+    return entry | {"blobId": hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()}

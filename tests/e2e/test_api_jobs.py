@@ -90,10 +90,12 @@ class SlowHub:
                 start = int(span.removeprefix("bytes=").rstrip("-") or 0)
                 if name == "model.safetensors":
                     hub.asked.append(span)
-                self._send(hub.files[name][start:], 206 if span else 200)
+                self._send(hub.files[name][start:], 206 if span else 200, start)
 
-            def _send(self, body: bytes, status: int) -> None:
+            def _send(self, body: bytes, status: int, start: int = 0) -> None:
                 self.send_response(status)
+                if status == 206:
+                    self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{start + len(body)}")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 with suppress(OSError):  # the one who asked was killed

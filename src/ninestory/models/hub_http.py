@@ -82,8 +82,8 @@ def open_url(
     raise RemoteFailed(f"{first.host} redirects in circles.", hint="Try again later.", hint_zh="请稍后重试。")
 
 
-def get_json(client: httpx.Client, url: str, token: str, what: str) -> tuple[Any, httpx.Response]:
-    """The JSON answer of a hub's API and its response, read whole.
+def get_json(client: httpx.Client, url: str, token: str, what: str) -> Any:
+    """The JSON answer of a hub's API.
 
     Raises:
         NinestoryError: what the hub refused, by `refuse`. RemoteFailed: the answer is too long or no JSON.
@@ -96,7 +96,7 @@ def get_json(client: httpx.Client, url: str, token: str, what: str) -> tuple[Any
                 raise RemoteFailed(f"The hub's answer about {what} is longer than {MAX_JSON_BYTES >> 20} MB.")
         refuse(response, what, bool(token))
     try:
-        return json.loads(body), response
+        return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise RemoteFailed(
             f"The hub's answer about {what} is not JSON; it starts {bytes(body[:60])!r}.",

@@ -56,7 +56,7 @@ class ModelScopeHub:
 
     def _ask(self, client: httpx.Client, repo: str, rest: str) -> dict[str, Any]:
         """The `Data` of an answer; a refusal may come as status 200 with another `Code` inside."""
-        answer, _ = get_json(client, f"{self._endpoint}/api/v1/models/{repo}{rest}", self.token, repo)
+        answer = get_json(client, f"{self._endpoint}/api/v1/models/{repo}{rest}", self.token, repo)
         if isinstance(answer, dict) and answer.get("Code") == 200 and isinstance(answer.get("Data"), dict):
             data: dict[str, Any] = answer["Data"]
             return data

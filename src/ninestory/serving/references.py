@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ninestory.core.errors import Forbidden
 from ninestory.core.paths import Home
-from ninestory.models.reference import Reference
+from ninestory.models.reference import Reference, parse_reference
 
 
 def check_requested(reference: Reference, home: Home, preload: Collection[str]) -> None:
@@ -35,5 +35,7 @@ def check_requested(reference: Reference, home: Home, preload: Collection[str]) 
 
 
 def _is_plain_name(text: str) -> bool:
-    """The name of a tuning run: nothing that could lead out of the directory it is looked up in."""
+    """The name of a tuning run or of a pulled adapter: nothing that could lead out of where it is looked up."""
+    if text.startswith(("hf:", "ms:")):
+        return parse_reference(text).scheme in ("hf", "ms")  # its grammar has no "..": anything else is refused there
     return "/" not in text and "\\" not in text and not text.startswith((".", "~"))
