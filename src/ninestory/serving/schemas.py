@@ -5,6 +5,7 @@ A field that changes nothing here is listed in `NO_OP` and accepted; any other t
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +25,11 @@ from ninestory.runtimes.protocol import (
 )
 
 MAX_TOKENS, MAX_STOP = 1_000_000, 16
+
+
+# FastAPI gives the body an alias, which a model whose build is deferred does not need; pydantic warns of it in the
+# server's log at the first request of each route.
+warnings.filterwarnings("ignore", message="The 'alias' attribute with value 'body'", category=UserWarning)
 
 
 class Strict(BaseModel):
