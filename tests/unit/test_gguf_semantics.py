@@ -71,6 +71,8 @@ def test_grouped_heads_and_a_head_width_of_its_own(tmp_path: Path, opener: Opene
         ({"experts": 2, "used": 3}, "3 of 2 experts"),
         ({"experts": 2, "used": 0}, "0 of 2 experts"),
         ({"pooling": 77}, "pooling_type is 77"),
+        ({"rotated": 15}, "rope.dimension_count is 15"),
+        ({"rotated": 32}, "rope.dimension_count is 32"),
     ],
 )
 def test_numbers_that_disagree_are_refused(keys: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def _check_settings(file: GgufFile) -> None:
     for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
         if file.field(name) is not None:
             _number(file, name, 1, MAX_WIDTH)
+    rotated = file.field("rope.dimension_count", 0)
+    _require(file, rotated % 2 == 0, f"rope.dimension_count is {rotated}, and llama.cpp aborts on odd ones")
     if file.field("context_length") is not None:
         _number(file, "context_length", 1, MAX_CONTEXT)
     if file.field("pooling_type") is not None:
@@ -131,6 +133,9 @@ def _sizes(file: GgufFile, layers: int, width: int, vocabulary: int) -> Sizes:
     value = file.field("attention.value_length", head)
     _require(file, head == value, f"its keys are {head} wide, its values {value}, which aborts llama.cpp")
     rotated = file.field("rope.dimension_count", head)
+    _require(
+        file, rotated % 2 == 0 or file.architecture in ("bloom", "bert"), f"its heads are {head} wide, an odd number"
+    )
     sound = rotated == head or (file.architecture in _PARTLY_ROTATED and rotated < head)
     _require(file, sound, f"rope.dimension_count is {rotated} of heads of {head}, which aborts llama.cpp")
     return Sizes(

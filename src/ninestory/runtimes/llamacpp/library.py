@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import queue
 import secrets
 import shutil
@@ -53,6 +54,9 @@ class Library:
         embeds: bool = False,
         pooling: str = "",
     ) -> None:
+        os.environ.setdefault(
+            "GGML_NO_BACKTRACE", "1"
+        )  # an abort would start gdb and keep the dying process for seconds
         import xllamacpp
 
         self._directory = Path(tempfile.mkdtemp(prefix="ninestory-"))  # mkdtemp gives mode 0700
