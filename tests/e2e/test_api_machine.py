@@ -91,3 +91,22 @@ def test_no_way_in_takes_a_file_of_the_server(http: httpx.Client, path: str) -> 
     ):
         answer = http.post(url, json={"model": path, **body})
         assert answer.status_code == 403 and "outside its home" in answer.text
+
+
+@pytest.mark.starter
+def test_tokens_of_every_api_are_counted(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    with ApiServer(tmp_path / "home") as server:
+        for number, (url, body) in enumerate(
+            (
+                ("/v1/chat/completions", {"messages": messages, "max_tokens": 2}),
+                ("/v1/completions", {"prompt": "Hi", "max_tokens": 2}),
+                ("/v1/responses", {"input": "Hi", "max_output_tokens": 2}),
+                ("/v1/messages", {"messages": messages, "max_tokens": 2}),
+            ),
+            start=1,
+        ):
+            assert server.http.post(url, json={"model": MODEL, **body}).status_code == 200
+            figures = server.http.get("/metrics").text
+            assert f'ninestory_tokens_total{{kind="completion",model="{MODEL}"}} {2.0 * number}' in figures
+            assert f'ninestory_first_token_seconds_count{{model="{MODEL}"}} {number}.0' in figures

@@ -88,7 +88,7 @@ def test_output_sent_back_becomes_the_same_turn() -> None:
         {"type": "function_call_output", "call_id": "call_1", "output": "Sunny"},
     ]
     body = responses_schemas.ResponseRequest.model_validate({"model": "m", "input": items, "instructions": "Be brief."})
-    messages = responses_schemas.chat_request(body, [], "req_1").messages
+    messages = responses_schemas.chat_request(body, []).messages
     assert [message.role for message in messages] == ["system", "user", "assistant", "tool"]
     turn = messages[2]
     assert (turn.text, turn.reasoning) == ("I will look it up.", "Let me see.")
@@ -99,7 +99,7 @@ def test_a_tool_choice_without_its_tool_is_refused() -> None:
     for choice in ("required", {"type": "function", "name": "weather"}):
         body = responses_schemas.ResponseRequest.model_validate({"model": "m", "input": "x", "tool_choice": choice})
         with pytest.raises(InvalidRequest, match="tool_choice"):
-            responses_schemas.chat_request(body, [], "req_1")
+            responses_schemas.chat_request(body, [])
 
 
 def test_message_of_thinking_words_and_two_calls() -> None:
@@ -136,7 +136,7 @@ def test_message_sent_back_becomes_the_same_turn() -> None:
         {"role": "user", "content": [failed, {"type": "text", "text": "Go on."}]},
     ]
     body = messages_schemas.MessagesRequest.model_validate({"model": "m", "max_tokens": 9, "messages": turns})
-    messages = messages_schemas.chat_request(body, "req_1").messages
+    messages = messages_schemas.chat_request(body).messages
     assert [message.role for message in messages] == ["user", "assistant", "tool", "user"]
     assert (messages[1].text, messages[1].reasoning) == ("I will look it up.", "Let me see.")
     assert messages[1].tool_calls[0].arguments == '{"city": "Paris"}'

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
+
+from fastapi import Request as HttpRequest
 
 from ninestory.core.config import Loaded, Settings
 from ninestory.core.paths import Home
 from ninestory.core.state import State
 from ninestory.jobs.store import JobStore
+from ninestory.runtimes.protocol import Request
 from ninestory.serving.guard import KeyCheck
 from ninestory.serving.metrics import Metrics
 from ninestory.serving.pool import Pool
+from ninestory.serving.streaming import until_gone
 
 
 @dataclass
@@ -32,3 +38,8 @@ class GatewayContext:
     @property
     def settings(self) -> Settings:
         return self.loaded_settings.settings
+
+    def ask(self, request: HttpRequest, model: str, engine_request: Request) -> AsyncIterator[dict[str, Any]]:
+        """The chunks of a model's engine for this HTTP request: under its id, counted, ended when the client goes."""
+        engine_request = dataclasses.replace(engine_request, request_id=request.state.request_id)
+        return until_gone(request, self.metrics.observed(model, self.pool.run(model, engine_request)))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 
@@ -22,6 +26,21 @@ class Metrics:
         self.worker_bytes = Gauge(
             "ninestory_worker_planned_bytes", "Planned memory of a model", ["model"], registry=self.registry
         )
+
+    async def observed(self, model: str, chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+        """The same chunks; notes the time to the first token, and the tokens once the engine has counted them."""
+        began, waiting = time.perf_counter(), True
+        try:
+            async for chunk in chunks:
+                if waiting and chunk["kind"] in ("text", "tool_call"):
+                    waiting = False
+                    self.first_token.labels(model).observe(time.perf_counter() - began)
+                elif chunk["kind"] in ("usage", "embeddings"):
+                    self.tokens.labels(model, "prompt").inc(chunk["prompt_tokens"])
+                    self.tokens.labels(model, "completion").inc(chunk.get("completion_tokens", 0))
+                yield chunk
+        finally:
+            await chunks.aclose()  # type: ignore[attr-defined]
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

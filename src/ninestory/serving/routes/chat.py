@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.schemas import ChatCompletionRequest
-from ninestory.serving.streaming import DONE, event, stream, until_gone
+from ninestory.serving.streaming import DONE, event, stream
 
 
 def router(context: GatewayContext) -> APIRouter:
@@ -22,8 +22,8 @@ def router(context: GatewayContext) -> APIRouter:
     async def chat_completions(body: ChatCompletionRequest, request: Request) -> dict[str, Any] | Response:
         """Answer a conversation; streamed when `stream` is true."""
         engine_request = body.to_request(context.settings.serve.max_n)
-        chunks = until_gone(request, context.pool.run(body.model, engine_request))
-        answer = ChatAnswer(context, body)
+        chunks = context.ask(request, body.model, engine_request)
+        answer = ChatAnswer(body)
         if body.stream:
             return await stream(request, answer.events(chunks))
         async for chunk in chunks:
@@ -36,8 +36,8 @@ def router(context: GatewayContext) -> APIRouter:
 class ChatAnswer:
     """Builds OpenAI's objects from an engine's chunks."""
 
-    def __init__(self, context: GatewayContext, body: ChatCompletionRequest) -> None:
-        self._context, self._body = context, body
+    def __init__(self, body: ChatCompletionRequest) -> None:
+        self._body = body
         self._head: dict[str, Any] = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -46,8 +46,6 @@ class ChatAnswer:
         self._choices: dict[int, dict[str, Any]] = {}
         self._usage: dict[str, Any] = {}
         self._extension: dict[str, Any] = {}
-        self._began = time.perf_counter()
-        self._first: float | None = None
 
     def take(self, chunk: dict[str, Any]) -> None:
         """Account for one chunk."""
@@ -55,12 +53,10 @@ class ChatAnswer:
         if kind == "started":
             self._extension = {k: chunk[k] for k in ("seed", "template", "dropped_messages")}
         elif kind == "text":
-            self._note_first()
             choice = self._choice(chunk["index"])
             choice["reasoning" if chunk["reasoning"] else "text"] += chunk["text"]
             choice["logprobs"] += [_logprob(entry) for entry in chunk["logprobs"]]
         elif kind == "tool_call":
-            self._note_first()
             calls = self._choice(chunk["index"])["tool_calls"]
             if chunk["id"]:
                 calls.append(
@@ -72,8 +68,6 @@ class ChatAnswer:
         elif kind == "usage":
             self._usage = usage_object(chunk)
             self._extension |= {k: round(chunk[k], 4) for k in ("prefill_seconds", "decode_seconds")}
-            self._context.metrics.tokens.labels(self._body.model, "prompt").inc(chunk["prompt_tokens"])
-            self._context.metrics.tokens.labels(self._body.model, "completion").inc(chunk["completion_tokens"])
 
     def completion(self) -> dict[str, Any]:
         """The whole answer."""
@@ -134,11 +128,6 @@ class ChatAnswer:
     def _choice(self, index: int) -> dict[str, Any]:
         empty: dict[str, Any] = {"text": "", "reasoning": "", "logprobs": [], "tool_calls": [], "finish_reason": None}
         return self._choices.setdefault(index, empty)
-
-    def _note_first(self) -> None:
-        if self._first is None:
-            self._first = time.perf_counter() - self._began
-            self._context.metrics.first_token.labels(self._body.model).observe(self._first)
 
 
 def usage_object(chunk: dict[str, Any]) -> dict[str, Any]:

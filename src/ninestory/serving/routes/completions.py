@@ -13,7 +13,7 @@ from starlette.responses import Response
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.routes.chat import usage_object
 from ninestory.serving.schemas import CompletionsRequest
-from ninestory.serving.streaming import DONE, event, stream, until_gone
+from ninestory.serving.streaming import DONE, event, stream
 
 
 def router(context: GatewayContext) -> APIRouter:
@@ -22,7 +22,7 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.post("/v1/completions", response_model=None)
     async def completions(body: CompletionsRequest, request: Request) -> dict[str, Any] | Response:
         """Continue a prompt; streamed when `stream` is true."""
-        chunks = until_gone(request, context.pool.run(body.model, body.to_request(context.settings.serve.max_n)))
+        chunks = context.ask(request, body.model, body.to_request(context.settings.serve.max_n))
         head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",

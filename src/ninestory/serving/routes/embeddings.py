@@ -11,7 +11,6 @@ from fastapi import APIRouter, Request
 from ninestory.core.errors import Unsupported
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.schemas import EmbeddingsRequest
-from ninestory.serving.streaming import until_gone
 
 
 def router(context: GatewayContext) -> APIRouter:
@@ -22,7 +21,7 @@ def router(context: GatewayContext) -> APIRouter:
         """Vectors of one or many texts."""
         vectors: list[list[float]] = []
         tokens = 0
-        async for chunk in until_gone(request, context.pool.run(body.model, body.to_request())):
+        async for chunk in context.ask(request, body.model, body.to_request()):
             if chunk["kind"] == "embeddings":
                 vectors += chunk["vectors"]
                 tokens += chunk["prompt_tokens"]

@@ -14,7 +14,7 @@ from ninestory.runtimes.protocol import TokenizeRequest
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.errors import AnthropicErrorBody, documented
 from ninestory.serving.routes.messages_schemas import CountRequest, MessagesRequest, chat_request, conversation
-from ninestory.serving.streaming import event, stream, until_gone
+from ninestory.serving.streaming import event, stream
 
 Event = dict[str, Any]
 
@@ -27,7 +27,7 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.post("/v1/messages", response_model=None)
     async def create(body: MessagesRequest, request: Request) -> dict[str, Any] | Response:
         """Answer a conversation; streamed when `stream` is true."""
-        chunks = until_gone(request, context.pool.run(body.model, chat_request(body, request.state.request_id)))
+        chunks = context.ask(request, body.model, chat_request(body))
         builder = MessageBuilder(body.model)
         if body.stream:
             return await stream(request, _lines(builder, chunks), lambda data: event(data, "error"))
@@ -41,11 +41,9 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.post("/v1/messages/count_tokens")
     async def count_tokens(body: CountRequest, request: Request) -> dict[str, Any]:
         """The tokens that a conversation would take, rendered by the model's template."""
-        question = TokenizeRequest(
-            messages=conversation(body.messages, body.system), request_id=request.state.request_id
-        )
+        question = TokenizeRequest(messages=conversation(body.messages, body.system))
         count = 0
-        async for chunk in until_gone(request, context.pool.run(body.model, question)):
+        async for chunk in context.ask(request, body.model, question):
             count += len(chunk["ids"]) if chunk["kind"] == "tokens" else 0
         return {"input_tokens": count}
 

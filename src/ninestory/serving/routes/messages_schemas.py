@@ -133,7 +133,7 @@ class MessagesRequest(Strict):
     cache_control: CacheControl | None = None
 
 
-def chat_request(body: MessagesRequest, request_id: str) -> ChatRequest:
+def chat_request(body: MessagesRequest) -> ChatRequest:
     """What the engine is asked. A conversation that ends with the assistant's words is carried on.
 
     Raises:
@@ -157,7 +157,6 @@ def chat_request(body: MessagesRequest, request_id: str) -> ChatRequest:
         sampling=Sampling(temperature=body.temperature, top_p=body.top_p, top_k=body.top_k),
         constraint=Constraint(json_schema=output_format.schema_) if output_format else None,
         thinking=None if body.thinking is None else body.thinking.type == "adaptive",
-        request_id=request_id,
     )
 
 

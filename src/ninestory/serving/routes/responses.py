@@ -20,7 +20,7 @@ from ninestory.serving.routes.responses_schemas import (
     input_items,
 )
 from ninestory.serving.stores.responses import ResponseStore
-from ninestory.serving.streaming import event, stream, until_gone
+from ninestory.serving.streaming import event, stream
 
 
 def router(context: GatewayContext) -> APIRouter:
@@ -31,8 +31,8 @@ def router(context: GatewayContext) -> APIRouter:
     async def create(body: ResponseRequest, request: Request) -> dict[str, Any] | Response:
         """Answer an input; goes on from a stored response when `previous_response_id` names one."""
         earlier = store.conversation(body.previous_response_id) if body.previous_response_id else []
-        engine_request = chat_request(body, earlier, request.state.request_id)
-        chunks = until_gone(request, context.pool.run(body.model, engine_request))
+        engine_request = chat_request(body, earlier)
+        chunks = context.ask(request, body.model, engine_request)
         builder = ResponseBuilder(body)
 
         def keep() -> None:
@@ -94,9 +94,9 @@ def router(context: GatewayContext) -> APIRouter:
         """The tokens that an input would take, rendered by the model's template."""
         earlier = store.conversation(body.previous_response_id) if body.previous_response_id else []
         messages = conversation([*earlier, *input_items(body)], body.instructions)
-        question = TokenizeRequest(messages=messages, request_id=request.state.request_id)
+        question = TokenizeRequest(messages=messages)
         count = 0
-        async for chunk in until_gone(request, context.pool.run(body.model, question)):
+        async for chunk in context.ask(request, body.model, question):
             count += len(chunk["ids"]) if chunk["kind"] == "tokens" else 0
         return {"object": "response.input_tokens", "input_tokens": count}
 

@@ -162,7 +162,7 @@ class TokenCountRequest(Strict):
     previous_response_id: str | None = Field(default=None, max_length=100)
 
 
-def chat_request(body: ResponseRequest, earlier_items: list[dict[str, Any]], request_id: str) -> ChatRequest:
+def chat_request(body: ResponseRequest, earlier_items: list[dict[str, Any]]) -> ChatRequest:
     """What the engine is asked: instructions, the earlier conversation, the new input.
 
     Raises:
@@ -188,7 +188,6 @@ def chat_request(body: ResponseRequest, earlier_items: list[dict[str, Any]], req
         logprobs=(body.top_logprobs or 0) if body.wants_logprobs else None,
         thinking=None if effort is None else effort != "none",
         truncation=body.truncation or "disabled",
-        request_id=request_id,
     )
 
 
