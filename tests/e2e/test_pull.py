@@ -34,6 +34,7 @@ from ninestory.models import download
 from ninestory.models.pull import pull
 from ninestory.models.resolve import resolve
 from ninestory.models.store import list_installed, remove
+from tests import tiny_models
 from tests.e2e.loopback_hub import COMMIT, LoopbackHub, Repository
 
 NAME = "org/small"
@@ -373,26 +374,8 @@ def test_a_device_that_takes_no_more_is_disk_full_and_nothing_is_listed(hub: Loo
 
 
 @pytest.fixture
-def gguf_files(hub: LoopbackHub) -> dict[str, bytes]:
-    import gguf
-    import numpy as np
-
-    def tiny(path: Path) -> bytes:
-        writer = gguf.GGUFWriter(path, "phi2")
-        writer.add_block_count(1)
-        writer.add_embedding_length(32)
-        writer.add_context_length(64)
-        writer.add_tensor("token_embd.weight", np.zeros((8, 32), dtype=np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return path.read_bytes()
-
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        body = tiny(Path(folder) / "tiny.gguf")
+def gguf_files(hub: LoopbackHub, tmp_path: Path) -> dict[str, bytes]:
+    body = tiny_models.write_gguf(tmp_path / "tiny.gguf").read_bytes()
     files = {f"tiny.{q}.gguf": body for q in ("Q4_K_M", "Q4_K_S", "Q8_0")} | {
         "mmproj-tiny.gguf": body,
         "README.md": b"",

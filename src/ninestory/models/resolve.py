@@ -19,6 +19,7 @@ from ninestory.models.store import NOTE, folder_of
 from ninestory.models.verify import verify
 
 _EMBEDDING_ARCHITECTURES = {"bert", "nomic-bert", "jina-bert-v2", "xlm-roberta", "BertModel", "XLMRobertaModel"}
+_STARTER_VARIANTS = {"gguf": ("q8_0",), "e5": ("int8", "fp32")}
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.pt")
@@ -138,33 +139,39 @@ def _tuned(ref: Reference, home: Home) -> Path:
 
 def _starter(ref: Reference, home: Home) -> ResolvedModel:
     starter = find_starter(ref.source)
+    variants = _STARTER_VARIANTS.get(starter.format, ())
+    if ref.quant and ref.quant.lower() not in variants:
+        raise InvalidRequest(
+            f"starter:{starter.name} has no variant {ref.quant!r}.",
+            hint=f"Leave it out{' or write ' + ' or '.join(variants) if variants else ''}.",
+            hint_zh=f"请去掉变体{'，或写 ' + ' 或 '.join(variants) if variants else ''}。",
+            param="model",
+        )
     path = starter_file(starter, home)
-    if starter.task == "embedding":
+    if starter.format == "e5":
         from ninestory.models.convert.e5_onnx import e5_onnx_folder
 
-        folder = e5_onnx_folder(path, starter.sha256, home, precision=ref.quant or "int8")
-        return ResolvedModel(
-            reference=str(ref),
-            path=folder,
-            format="onnx",
-            architecture="bert",
-            task="embedding",
-            context=512,
-            total_bytes=(folder / "model.onnx").stat().st_size,
-            sha256=starter.sha256,
-            licence=starter.licence,
-            notes=[starter.provenance],
-        )
-    if ref.quant and ref.quant.lower() == "q8_0":
-        from ninestory.models.convert.requantize import requantized
+        precision = ref.quant.lower() if ref.quant else "int8"
+        model = _onnx(ref, e5_onnx_folder(path, starter.sha256, home, precision))
+    elif starter.format == "gguf":
+        if ref.quant:
+            from ninestory.models.convert.requantize import requantized
 
-        path = requantized(path, starter.sha256, home)
-    elif ref.quant:
-        raise InvalidRequest(
-            f"{ref} has no variant {ref.quant!r}; there is q8_0 beside the packaged one.", param="model"
+            path = requantized(path, starter.sha256, home)
+        model = _gguf(ref, path)
+    else:
+        model = ResolvedModel(
+            reference=str(ref),
+            path=path.parent,
+            format="ctranslate2" if starter.format == "ctranslate2" else "onnx",
+            architecture=starter.name,
+            task="other",
+            context=0,
+            total_bytes=starter.nbytes,
         )
-    model = _gguf(ref, path)
-    return replace(model, sha256=starter.sha256, licence=starter.licence, notes=[starter.provenance])
+    return replace(
+        model, sha256=starter.sha256, licence=starter.licence, notes=[starter.provenance, starter.provenance_zh]
+    )
 
 
 def _from_path(ref: Reference, path: Path) -> ResolvedModel:

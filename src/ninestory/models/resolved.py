@@ -35,7 +35,7 @@ class ResolvedModel:
 
     reference: str
     path: Path | None
-    format: Literal["gguf", "safetensors", "pickle", "onnx", "remote"]
+    format: Literal["gguf", "safetensors", "pickle", "onnx", "ctranslate2", "remote"]
     architecture: str
     task: Literal["chat", "embedding", "rerank", "other"]
     context: int

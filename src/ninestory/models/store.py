@@ -10,7 +10,8 @@ from pathlib import Path
 from ninestory.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from ninestory.core.paths import Home, inside
 from ninestory.models.reference import Reference, parse_reference
-from ninestory.models.starters import STARTERS, is_available
+from ninestory.models.starter_table import STARTERS
+from ninestory.models.starters import is_available
 from ninestory.models.verify import verify
 
 NOTE = "pulled.json"  # beside a pulled model's files: repository, commit, licence and sums

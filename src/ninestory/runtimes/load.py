@@ -19,8 +19,16 @@ def choose_runtime(model: ResolvedModel, settings: RuntimeSettings) -> RuntimeNa
     """A `.gguf` → llama.cpp; an embedding model in ONNX form → onnx; a remote one → remote; else torch.
 
     Raises:
-        Unsupported: `settings.runtime` names one that cannot open these files.
+        Unsupported: the model is of another floor (speech, pictures) or an adapter alone, or `settings.runtime` names
+            a runtime that cannot open these files.
     """
+    if model.task == "other":
+        raise Unsupported(
+            f"{model.reference} is no language or embedding model; it cannot be loaded by itself.",
+            hint="A speech or picture model is used by its floor's verb, an adapter as BASE+ADAPTER.",
+            hint_zh="语音或图像模型由对应楼层的命令使用；适配器请写成 基座+适配器。",
+            param="model",
+        )
     natural: RuntimeName = {"gguf": "llamacpp", "onnx": "onnx", "remote": "remote"}.get(model.format, "torch")  # type: ignore[assignment]
     if settings.runtime and settings.runtime != natural:
         raise Unsupported(

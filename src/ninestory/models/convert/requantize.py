@@ -7,6 +7,7 @@ ratio 1.002), and the file grows from 98 to 145 MB.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,21 @@ def requantized(source: Path, sha256: str, home: Home) -> Path:
 
 def write_q8_0(source: Path, target: Path) -> None:
     """Requantise `source` into `target` (atomic). Tensors whose rows are no multiple of 32 keep their type."""
+    header = read_gguf(source)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        _write(source, header, part)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    sync_directory(target.parent)
+
+
+def _write(source: Path, header: GgufFile, part: Path) -> None:
     import gguf
     import numpy as np
 
-    header = read_gguf(source)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".part")
     writer = gguf.GGUFWriter(part, header.architecture)
     _copy_metadata(writer, header)
     kinds = {name: _new_kind(tensor) for name, tensor in header.tensors.items()}
@@ -51,9 +61,9 @@ def write_q8_0(source: Path, target: Path) -> None:
         for block in _blocks(raw, tensor, kinds[name]):
             out.write(block)
         writer.write_padding(out, out.tell())
+    out.flush()
+    os.fsync(out.fileno())
     writer.close()
-    part.replace(target)
-    sync_directory(target.parent)
 
 
 def _blocks(raw: Any, tensor: TensorInfo, kind: Any) -> Any:
