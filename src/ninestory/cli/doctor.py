@@ -10,6 +10,7 @@ import typer
 
 from ninestory.cli.app import language
 from ninestory.cli.output import Json, print_json
+from ninestory.core.paths import Home
 
 app = typer.Typer()
 _MARKS = {"ok": "✓", "note": "·", "problem": "✗"}
@@ -23,9 +24,9 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check this machine, or a checkpoint against the known pitfalls of its family. Exit code 1 on a problem."""
-    from ninestory.library import doctor as diagnose
+    from ninestory.models.doctor import diagnose
 
-    findings = diagnose(path)
+    findings = diagnose(path, Home.default())
     if as_json:
         print_json([dataclasses.asdict(f) for f in findings])
     else:

@@ -29,12 +29,17 @@ _TYPES = {
 
 
 def mount(app: Any) -> None:
-    """Serve the page under /ui; every path without a file is a view of the page itself (deep links)."""
+    """Serve the page under /ui; every path without a file is a view of the page itself (deep links).
 
-    @app.get("/ui", include_in_schema=False)
-    @app.get("/ui/{path:path}", include_in_schema=False)
-    async def page(request: Request, path: str = "") -> Response:
+    Plain routes, not API ones: the query of a deep link is the page's, so the API's rule for unknown ones does not hold.
+    """
+
+    async def page(request: Request) -> Response:
+        path = request.path_params.get("path", "")
         return page_file(path, "gzip" in request.headers.get("accept-encoding", ""))
+
+    app.add_route("/ui", page, include_in_schema=False)
+    app.add_route("/ui/{path:path}", page, include_in_schema=False)
 
 
 def page_file(path: str, accepts_gzip: bool = True) -> Response:

@@ -1,5 +1,9 @@
 // The only place that speaks with the server. Errors become ApiError with the server's hint in the page's language.
+import { signal } from "./vendor/signals.js";
 import { language } from "./i18n.js";
+
+/** True when the server asked for the key in mid-use: the shell shows the sign-in over what is there. */
+export const signedOut = signal(false);
 
 export class ApiError extends Error {
   constructor(status, error) {
@@ -12,6 +16,7 @@ export class ApiError extends Error {
 async function failed(response) {
   let error = { message: `${response.status} ${response.statusText}`, code: "http_error" };
   try { error = (await response.json()).error || error; } catch { /* not JSON: the status says it */ }
+  if (response.status === 401 && !response.url.endsWith("/session")) signedOut.value = true;
   return new ApiError(response.status, error);
 }
 

@@ -4,7 +4,8 @@ import { useEffect, useState } from "./vendor/hooks.js";
 import { signal } from "./vendor/signals.js";
 import { html, Icon, IconButton, Toasts, Dialog, Field, Empty, complain } from "./parts.js";
 import { t, language, setLanguage } from "./i18n.js";
-import { own } from "./api.js";
+import { own, signedOut } from "./api.js";
+import { connected, listen } from "./live.js";
 
 const FLOORS = [["chat", 1], ["documents", 2], ["draw", 3], ["look", 4], ["listen", 5], ["speak", 6], ["agents", 7], ["tune", 8], ["fields", 9]];
 const BUILT = { chat: () => import("./floors/chat.js") };
@@ -38,6 +39,7 @@ function Rail() {
 function TopBar({ needsKey }) {
   return html`<header class="top"><${IconButton} icon="menu" label=${t("menu")} class="icon-button narrow-only" onClick=${() => (railOpen.value = !railOpen.value)} />
     <h1>${t("title")}</h1><span class="grow"></span>
+    ${!connected.value && html`<span class="bad" role="status">${t("offline")}</span>`}
     <label><span class="hidden">${t("language")}</span><select aria-label=${t("language")} value=${language.value} onChange=${(e) => setLanguage(e.target.value)}><option value="en">English</option><option value="zh">简体中文</option></select></label>
     <label><span class="hidden">${t("theme")}</span><select aria-label=${t("theme")} value=${theme.value} onChange=${(e) => chooseTheme(e.target.value)}>${["auto", "light", "dark"].map((v) => html`<option value=${v}>${t(`theme${v[0].toUpperCase()}${v.slice(1)}`)}</option>`)}</select></label>
     ${needsKey && html`<button type="button" onClick=${() => own("DELETE", "/session").then(() => location.reload())}>${t("signOut")}</button>`}</header>`;
@@ -47,11 +49,11 @@ function SignIn({ onDone }) {
   const [wrong, setWrong] = useState(false);
   const submit = async (e) => {
     e.preventDefault();
-    try { await own("POST", "/session", { api_key: new FormData(e.target).get("key") }); onDone(); } catch { setWrong(true); }
+    try { await own("POST", "/session", { api_key: new FormData(e.target).get("key") }); signedOut.value = false; onDone(); } catch { setWrong(true); }
   };
-  return html`<main class="centre"><form class="card" onSubmit=${submit}><h2>${t("signIn")}</h2><p>${t("signInHelp")}</p>
+  return html`<form class="card" onSubmit=${submit}><h2>${t("signIn")}</h2><p>${t("signInHelp")}</p>
     <${Field} id="key" label=${t("apiKey")}><input id="key" name="key" type="password" autocomplete="current-password" required /><//>
-    ${wrong && html`<p class="bad" role="alert">${t("wrongKey")}</p>`}<button class="main">${t("signIn")}</button></form></main>`;
+    ${wrong && html`<p class="bad" role="alert">${t("wrongKey")}</p>`}<button class="main">${t("signIn")}</button></form>`;
 }
 
 function Shortcuts({ onClose }) {
@@ -79,11 +81,14 @@ function App() {
     addEventListener("keydown", keys);
     return () => removeEventListener("keydown", keys);
   }, []);
-  document.title = t("title");
+  const ready = session && (session.signed_in || !session.required);
+  useEffect(() => { if (ready) listen(); }, [Boolean(ready)]);
+  document.title = name === "chat" || !VIEWS[name] ? t("title") : `${t(name)} · ${t("title")}`;
   if (!session) return null;
-  if (session.required && !session.signed_in) return html`<${SignIn} onDone=${ask} /><${Toasts} />`;
+  if (!ready) return html`<main class="centre"><${SignIn} onDone=${ask} /></main><${Toasts} />`;
   return html`<a class="skip" href="#content">${t("skip")}</a><${Rail} /><div class="body"><${TopBar} needsKey=${session.required} />
     <main id="content" tabindex="-1">${view && view.name === name ? html`<${view.View} query=${route.value.query} go=${go} />` : html`<${Empty} text="…" />`}</main></div>
+    ${signedOut.value && html`<${Dialog} title=${t("signIn")} onClose=${() => (signedOut.value = false)}><${SignIn} onDone=${() => { listen(); ask(); }} /><//>`}
     ${help && html`<${Shortcuts} onClose=${() => setHelp(false)} />`}<${Toasts} />`;
 }
 

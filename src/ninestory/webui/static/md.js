@@ -1,12 +1,13 @@
 // Streaming Markdown without quadratic cost: only blocks whose source changed are rebuilt; a block is coloured when done.
 import { marked } from "./vendor/marked.js";
 import DOMPurify from "./vendor/purify.js";
+import { copyText, LONGEST_LINE } from "./parts.js";
 
-const LONGEST_LINE = 20000, MOST_BLOCKS = 2000;
+const MOST_BLOCKS = 2000;
 marked.use({ gfm: true, breaks: false });
 
 DOMPurify.addHook("afterSanitizeAttributes", (node) => {
-  if (node.tagName === "IMG" && !/^(data:image|blob:|\/)/.test(node.getAttribute("src") || "")) node.remove();
+  if (node.tagName === "IMG" && !/^(data:image\/|blob:|\/(?![/\\]))/.test(node.getAttribute("src") || "")) node.remove();
   if (node.tagName === "A") { node.rel = "noopener noreferrer"; node.target = "_blank"; }
 });
 const clean = (html) => DOMPurify.sanitize(html, { FORBID_TAGS: ["style", "form", "input", "iframe"], FORBID_ATTR: ["style"] });
@@ -25,11 +26,10 @@ export function render(element, text, live, labels) {
   tokens.forEach((token, i) => {
     const last = live && i === tokens.length - 1;
     let block = element.children[i];
-    if (block && block.raw === token.raw && block.last === last) return;
+    if (block && block.raw === token.raw && block.last === last && block.words === labels.copy) return;
     if (!block) element.append((block = document.createElement("div")));
-    if (block.raw !== token.raw) block.innerHTML = clean(marked.parser([token]));
-    block.raw = token.raw;
-    block.last = last;
+    if (block.raw !== token.raw || block.words !== labels.copy) block.innerHTML = clean(marked.parser([token]));
+    Object.assign(block, { raw: token.raw, last, words: labels.copy });
     if (!last) enrich(block, labels);
   });
   while (element.children.length > tokens.length) element.lastChild.remove();
@@ -84,14 +84,4 @@ function formulas(block, katex) {
     fragment.append(node.data.slice(at));
     node.replaceWith(fragment);
   }
-}
-
-/** The clipboard exists only on this machine or over HTTPS; elsewhere the old way. */
-export async function copyText(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const area = Object.assign(document.createElement("textarea"), { value: text });
-  document.body.append(area);
-  area.select();
-  document.execCommand("copy");
-  area.remove();
 }

@@ -1,6 +1,6 @@
 // The small set of parts that every view is made of.
 import { h } from "./vendor/preact.js";
-import { useEffect, useRef, useState } from "./vendor/hooks.js";
+import { useEffect, useLayoutEffect, useRef, useState } from "./vendor/hooks.js";
 import htm from "./vendor/htm.js";
 import { signal } from "./vendor/signals.js";
 import { t } from "./i18n.js";
@@ -26,7 +26,7 @@ export function Field({ id, label, help, children }) {
 export function Menu({ label, icon, items }) {
   const [open, setOpen] = useState(false);
   const root = useRef();
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!open) return undefined;
     const away = (e) => { if (!root.current.contains(e.target)) setOpen(false); };
     document.addEventListener("pointerdown", away);
@@ -54,7 +54,7 @@ export function Dialog({ title, onClose, children }) {
 
 export function Table({ caption, columns, rows }) {
   if (!rows.length) return html`<${Empty} text=${t("empty")} />`;
-  return html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}><table><caption class="hidden">${caption}</caption><thead><tr>${columns.map((c) => html`<th scope="col">${c}</th>`)}</tr></thead><tbody>${rows.map((row) => html`<tr>${row.map((cell) => html`<td>${cell}</td>`)}</tr>`)}</tbody></table></div>`;
+  return html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}><table><caption class="hidden">${caption}</caption><thead><tr>${columns.map((c) => html`<th scope="col">${c || html`<span class="hidden">${t("actions")}</span>`}</th>`)}</tr></thead><tbody>${rows.map((row) => html`<tr>${row.map((cell) => html`<td>${cell}</td>`)}</tr>`)}</tbody></table></div>`;
 }
 
 export const Empty = ({ text, children }) => html`<div class="empty"><p>${text}</p>${children}</div>`;
@@ -85,3 +85,18 @@ export function bytes(n) {
   return `${n.toFixed(i > 1 ? 1 : 0)} ${units[i]}`;
 }
 export const clock = (seconds) => new Date(seconds * 1000).toLocaleString(document.documentElement.lang, { dateStyle: "short", timeStyle: "short" });
+
+/** The longest line of a text that is shown whole. */
+export const LONGEST_LINE = 20000;
+/** Whether the end of a line is left out, because it would stall the page. */
+export const isShortened = (text) => text.length >= LONGEST_LINE && text.split("\n").some((line) => line.length > LONGEST_LINE);
+
+/** The clipboard exists only on this machine or over HTTPS; elsewhere the old way. */
+export async function copyText(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const area = Object.assign(document.createElement("textarea"), { value: text });
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+}

@@ -1,13 +1,15 @@
 // Floor 1: conversations. A conversation is messages with a parent, and a leaf; the path is walked from leaf to root.
 import { useEffect, useRef, useState } from "../vendor/hooks.js";
-import { html, Icon, IconButton, Menu, Field, Dialog, Empty, toast, complain, bytes } from "../parts.js";
+import { html, Icon, IconButton, Menu, Field, Dialog, Empty, toast, complain, bytes, copyText, isShortened } from "../parts.js";
 import { t, language } from "../i18n.js";
 import { own, call, events } from "../api.js";
-import { render, copyText } from "../md.js";
+import { loaded, restarts } from "../live.js";
 
 const NUMBERS = [["temperature", 0, 2, 0.1], ["top_p", 0.01, 1, 0.01], ["top_k", 0, 1000, 1], ["min_p", 0, 1, 0.01], ["repetition_penalty", 0.5, 2, 0.05], ["max_tokens", 1, 100000, 1], ["seed", 0, 4294967295, 1]];
+const markdown = () => import("../md.js"); // on the first answer: two thirds of the page's bytes
 const newId = () => [...crypto.getRandomValues(new Uint8Array(12))].map((b) => b.toString(16).padStart(2, "0")).join("");
 const fresh = () => ({ id: null, revision: 0, title: "", model: null, messages: [], leaf: null, settings: {} });
+const isRemote = (model) => Boolean(model?.startsWith("openai:"));
 const remembered = () => { try { return JSON.parse(localStorage.getItem("ninestory.settings")) || {}; } catch { return {}; } };
 
 function pathOf(conversation) {
@@ -29,7 +31,7 @@ export default function Chat({ query, go }) {
   const [conversation, setConversation] = useState(fresh);
   const [list, setList] = useState([]);
   const [search, setSearch] = useState("");
-  const [models, setModels] = useState([]);
+  const [installed, setInstalled] = useState([]);
   const [live, setLive] = useState(null);
   const [panel, setPanel] = useState(false);
   const [listOpen, setListOpen] = useState(false);
@@ -41,11 +43,7 @@ export default function Chat({ query, go }) {
   const update = (value) => { current.current = value; setConversation(value); };
 
   const refreshList = (q = search) => own("GET", `/conversations?limit=200&q=${encodeURIComponent(q)}`).then((r) => setList(r.data)).catch(complain);
-  const refreshModels = () => Promise.all([own("GET", "/models"), own("GET", "/ps")]).then(([installed, ps]) => {
-    const loaded = new Map(ps.data.map((row) => [row.model, row]));
-    setModels(installed.data.filter((m) => m.task === "chat").map((m) => ({ ...m, row: loaded.get(m.model) })));
-  }).catch(complain);
-  useEffect(() => { refreshModels(); }, []);
+  useEffect(() => { own("GET", "/models").then((r) => setInstalled(r.data.filter((m) => m.task === "chat"))).catch(complain); }, [restarts.value]);
   useEffect(() => { const timer = setTimeout(() => refreshList(search), search ? 200 : 0); return () => clearTimeout(timer); }, [search]);
   useEffect(() => {
     if (query.id === (current.current.id || undefined)) return;
@@ -54,7 +52,9 @@ export default function Chat({ query, go }) {
   }, [query.id]);
   useEffect(() => { localStorage.setItem("ninestory.settings", JSON.stringify(settings)); }, [settings]);
 
-  const model = settings.model && models.some((m) => m.model === settings.model) ? settings.model : models[0]?.model;
+  const remote = isRemote(settings.model) ? [{ model: settings.model, context: 0 }] : [];
+  const models = [...installed, ...remote].map((m) => ({ ...m, row: loaded.value?.find((row) => row.model === m.model) }));
+  const model = models.some((m) => m.model === settings.model) ? settings.model : models[0]?.model;
 
   async function store(messages, leaf) {
     let c = current.current;
@@ -116,9 +116,8 @@ export default function Chat({ query, go }) {
     setLive(null);
     const c = current.current;
     update({ ...c, messages: c.messages.map((m) => (m.id === done.id ? done : m)) });
-    const added = c.id ? [before[before.length - 1], done] : c.messages.map((m) => (m.id === done.id ? done : m));
+    const added = c.id ? [...before.slice(-1).filter((m) => m.id !== done.id), done] : c.messages.map((m) => (m.id === done.id ? done : m));
     await store(added, done.id);
-    refreshModels();
   }
   const painting = useRef(0);
   function paint(state) {
@@ -152,11 +151,11 @@ export default function Chat({ query, go }) {
 
   return html`<div class="chat">
     <${ConversationList} list=${list} search=${search} setSearch=${setSearch} open=${listOpen} at=${conversation.id} onOpen=${(id) => { go(id ? `chat?id=${id}` : "chat"); setListOpen(false); }} onRename=${setRenaming} onRemove=${remove} onPin=${(r) => patch(r, { pinned: !r.pinned })} onImported=${() => refreshList()} />
-    <section class="talk" aria-label=${t("floor1")}>
+    <section class="talk">
       <div class="bar"><${IconButton} icon="chat" label=${t("conversations")} class="icon-button narrow-only" onClick=${() => setListOpen(!listOpen)} />
         <${ModelPicker} models=${models} model=${model} onChange=${(value) => setSettings({ ...settings, model: value })} />
         <span class="grow"></span>
-        ${used && row && html`<span class="quiet context">${t("context", { used, total: row.row?.info?.context || Math.min(row.context, 4096) })}</span>`}
+        ${used > 0 && row?.context > 0 && html`<span class="quiet context">${t("context", { used, total: row.row?.info?.context || Math.min(row.context, 4096) })}</span>`}
         <${Menu} label=${t("copy")} icon="copy" items=${[[t("copyCurl"), () => copyText(asCurl(requestBody(path))).then(() => toast(t("copied")))], [t("copyPython"), () => copyText(asPython(requestBody(path))).then(() => toast(t("copied")))]]} />
         <${IconButton} icon="gear" label=${t("settings")} aria-expanded=${panel} onClick=${() => setPanel(!panel)} /></div>
       <${Log} path=${shown} live=${live} conversation=${conversation} onEdit=${(m, text) => send(text, m.parent)} onRegenerate=${regenerate} onGoOn=${goOn} onChoose=${choose} onTry=${send} empty=${!path.length} model=${model} />
@@ -181,14 +180,17 @@ function ConversationList({ list, search, setSearch, open, at, onOpen, onRename,
 
 function ModelPicker({ models, model, onChange }) {
   const [need, setNeed] = useState("");
+  const [naming, setNaming] = useState(false);
   const chosen = models.find((m) => m.model === model);
   useEffect(() => {
     setNeed("");
-    if (model && !chosen?.row) own("POST", "/plan", { model }).then((p) => setNeed(t("needs", { size: bytes(p.total_bytes) }))).catch(() => {});
+    if (model && !chosen?.row && !isRemote(model)) own("POST", "/plan", { model }).then((p) => setNeed(t("needs", { size: bytes(p.total_bytes) }))).catch(() => {});
   }, [model, Boolean(chosen?.row), language.value]);
-  if (!models.length) return html`<span class="quiet">${t("noModels")}</span>`;
-  return html`<label class="picker"><span class="hidden">${t("model")}</span><select aria-label=${t("model")} value=${model} onChange=${(e) => onChange(e.target.value)}>${models.map((m) => html`<option value=${m.model}>${m.model}</option>`)}</select>
-    <span class=${`quiet state ${chosen?.row ? "is-on" : ""}`}>${chosen?.row ? `${t("loaded")}, ${bytes(chosen.row.rss_bytes)}` : `${t("notLoaded")}${need && `, ${need}`}`}</span></label>`;
+  const state = isRemote(model) ? t("remote") : chosen?.row ? `${t("loaded")}, ${bytes(chosen.row.rss_bytes)}` : `${t("notLoaded")}${need && `, ${need}`}`;
+  const choose = (value) => (value === "" ? setNaming(true) : onChange(value));
+  return html`<label class="picker"><span class="hidden">${t("model")}</span><select aria-label=${t("model")} value=${model} onChange=${(e) => choose(e.target.value)}>${!models.length && html`<option value="-">${t("noModels")}</option>`}${models.map((m) => html`<option value=${m.model}>${m.model}</option>`)}<option value="">${t("remoteModel")}</option></select>
+    ${models.length > 0 && html`<span class=${`quiet state ${chosen?.row ? "is-on" : ""}`}>${state}</span>`}</label>
+    ${naming && html`<${Rename} row=${{ title: "openai:" }} label=${t("remoteName")} onClose=${() => setNaming(false)} onSave=${(name) => { setNaming(false); onChange(isRemote(name) ? name : `openai:${name}`); }} />`}`;
 }
 
 function Log({ path, live, conversation, onEdit, onRegenerate, onGoOn, onChoose, onTry, empty, model }) {
@@ -205,7 +207,12 @@ function Message({ message, live, busy, others, onEdit, onRegenerate, onGoOn, on
   const [editing, setEditing] = useState(false);
   const mine = message.role === "user";
   useEffect(() => {
-    if (text.current && !mine) render(text.current, message.content, Boolean(live), { copy: t("copy"), copied: t("copied") });
+    if (mine) return undefined;
+    let current = true;
+    markdown().then(({ render }) => {
+      if (current && text.current) render(text.current, message.content, Boolean(live), { copy: t("copy"), copied: t("copied") });
+    });
+    return () => { current = false; };
   }, [message.content, Boolean(live), editing, language.value]);
   const at = others.findIndex((m) => m.id === message.id);
   const d = message.data || {};
@@ -213,6 +220,7 @@ function Message({ message, live, busy, others, onEdit, onRegenerate, onGoOn, on
     ${message.reasoning && html`<details><summary>${t("thinking")}</summary><p class="thinking">${message.reasoning}</p></details>`}
     ${editing ? html`<${Edit} text=${message.content} onCancel=${() => setEditing(false)} onSave=${(value) => { setEditing(false); onEdit(message, value); }} />`
     : mine ? html`<p class="plain">${message.content}</p>` : html`<div class="markdown" ref=${text}></div>`}
+    ${isShortened(message.content) && html`<p class="quiet">${t("shortened")}</p>`}
     ${live && !message.content && html`<p class="quiet">${live.first ? t("answering") : t("starting")}</p>`}
     ${message.finish_reason === "error" && html`<p class="bad">${t("interrupted")}</p>`}
     <footer>${others.length > 1 && html`<span class="branches"><${IconButton} icon="left" label=${t("previous")} disabled=${at === 0 || busy} onClick=${() => onChoose(others[at - 1].id)} /><span>${t("version", { i: at + 1, n: others.length })}</span><${IconButton} icon="right" label=${t("next")} disabled=${at === others.length - 1 || busy} onClick=${() => onChoose(others[at + 1].id)} /></span>`}

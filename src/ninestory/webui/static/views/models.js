@@ -1,9 +1,8 @@
 // What is installed, what is loaded, and the catalogue floor by floor.
 import { useEffect, useState } from "../vendor/hooks.js";
-import { html, Table, Field, toast, complain, bytes } from "../parts.js";
+import { html, Table, Field, toast, complain, bytes, copyText } from "../parts.js";
 import { t, inLanguage } from "../i18n.js";
 import { own } from "../api.js";
-import { copyText } from "../md.js";
 
 export default function Models() {
   const [installed, setInstalled] = useState([]);

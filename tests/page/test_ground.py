@@ -1,0 +1,151 @@
+"""The ground of the page: policy, router, language, theme, sign-in, errors, and that nothing is left untranslated."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.e2e.api_server import MODEL, ApiServer
+from tests.page.visitor import Visitor
+
+pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
+Visit = Callable[..., Page]
+STATIC = Path(__file__).parents[2] / "src/ninestory/webui/static"
+
+
+def words(language: str) -> dict[str, str]:
+    text = (STATIC / "i18n" / f"{language}.js").read_text(encoding="utf-8")
+    return dict(re.findall(r"^\s*(\w+): \"((?:[^\"\\]|\\.)*)\"", re.sub(r"(?<=\"), (?=\w+: \")", ",\n", text), re.M))
+
+
+def test_both_languages_have_the_same_words_and_the_same_blanks() -> None:
+    english, chinese = words("en"), words("zh")
+    assert len(english) > 100
+    assert english.keys() == chinese.keys()
+    for key, text in english.items():
+        assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", chinese[key])), key
+
+
+def test_the_page_is_served_under_a_strict_policy_and_views_are_deep_links(server: ApiServer) -> None:
+    for path in ("", "/chat", "/chat?id=conv_1", "/models", "/jobs"):
+        answer = server.http.get(f"/ui{path}")
+        assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/html")
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "no-c" in answer.headers["cache-control"] or "no-store" in answer.headers["cache-control"]
+
+
+@pytest.mark.parametrize("path", ["../__init__.py", "%2e%2e/__init__.py", "vendor/none.js", "..%2f..%2fcore/errors.py"])
+def test_nothing_but_the_pages_own_files_is_served(server: ApiServer, path: str) -> None:
+    answer = httpx.get(f"{server.url}/ui/{path}", headers={"Accept-Encoding": "identity"})
+    assert answer.status_code == 404
+    assert "import" not in answer.text
+
+
+def test_the_first_load_is_light(server: ApiServer, visit: Visit) -> None:
+    sizes: dict[str, int] = {}
+    page = visit("chat")
+    page.on("requestfinished", lambda request: sizes.update({request.url: request.sizes()["responseBodySize"]}))
+    page.reload()
+    expect(page.get_by_role("textbox", name="Message")).to_be_visible()
+    page.wait_for_timeout(300)
+    assert 0 < sum(sizes.values()) <= 80_000, sizes
+
+
+def test_views_have_links_and_the_back_button_works(visit: Visit) -> None:
+    page = visit("chat")
+    rail = page.get_by_role("navigation")
+    rail.get_by_role("link", name="Models").click()
+    expect(page).to_have_url(re.compile("/ui/models$"))
+    expect(page.get_by_role("heading", name="On this machine")).to_be_visible()
+    rail.get_by_role("link", name="System").click()
+    expect(page.get_by_role("heading", name="Machine")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("heading", name="On this machine")).to_be_visible()
+    assert rail.locator("[aria-current=page]").inner_text() == "Models"
+
+
+def test_the_language_changes_in_place_and_is_remembered(visit: Visit) -> None:
+    page = visit("chat")
+    page.get_by_role("textbox", name="Message").fill("a draft that must stay")
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Language").select_option("zh")
+    expect(page.get_by_role("textbox", name="消息", exact=True)).to_have_value("a draft that must stay")
+    expect(page.get_by_role("heading", name="设置")).to_be_visible()
+    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+    page.reload()
+    expect(page.get_by_role("textbox", name="消息", exact=True)).to_have_value("a draft that must stay")
+
+
+@pytest.mark.parametrize(("language", "heading"), [("en", "Catalogue"), ("zh", "目录")])
+def test_the_first_language_is_the_browsers(visit: Visit, language: str, heading: str) -> None:
+    expect(visit("models", language=language).get_by_role("heading", name=heading)).to_be_visible()
+
+
+def test_the_theme_is_the_systems_until_one_is_chosen(visit: Visit) -> None:
+    page = visit("chat", theme="dark")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(ground) == "rgb(25, 26, 26)"
+    page.get_by_label("Theme").select_option("light")
+    assert page.evaluate(ground) == "rgb(251, 250, 248)"
+    page.reload()
+    page.locator("main").wait_for()
+    assert page.evaluate(ground) == "rgb(251, 250, 248)"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_no_raw_key_is_shown(visit: Visit, language: str) -> None:
+    for view in ("chat", "models", "jobs", "guides", "system", "style"):
+        page = visit(view, language=language)
+        page.locator(".view, .chat").first.wait_for()
+        text = page.locator("body").inner_text()
+        for key in words("en"):
+            if re.search("[a-z][A-Z0-9]", key):
+                assert not re.search(rf"\b{key}\b", text), (view, key)
+
+
+def test_the_whole_page_can_be_reached_by_keyboard(visit: Visit) -> None:
+    page = visit("chat")
+    expect(page.get_by_role("textbox", name="Message")).to_be_focused()
+    page.keyboard.press("Alt+n")
+    page.get_by_role("link", name="Models").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="On this machine")).to_be_visible()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    with ApiServer(tmp_path_factory.mktemp("locked"), serve_api_key="open-sesame") as running:
+        yield running
+
+
+def test_with_a_key_the_page_signs_in_and_an_expired_session_asks_again(locked: ApiServer, browser: Browser) -> None:
+    visitor = Visitor(browser, locked.url, expects="401")
+    page = visitor.open("chat")
+    page.get_by_label("API key").fill("wrong")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    page.get_by_label("API key").fill("open-sesame")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("textbox", name="Message")).to_be_visible()
+    cookie = visitor.context.cookies()[0]
+    assert cookie["httpOnly"] and cookie["sameSite"] == "Strict" and "sesame" not in cookie["value"]
+    expect(page.get_by_role("combobox", name="Model")).to_have_value(MODEL)
+    page.get_by_role("textbox", name="Message").fill("a draft")
+    visitor.context.clear_cookies()
+    page.get_by_role("button", name="Send").click()
+    page.get_by_label("API key").fill("open-sesame")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_text("a draft").first).to_be_visible()
+    visitor.close()
+    assert not visitor.faults
