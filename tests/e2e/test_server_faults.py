@@ -16,6 +16,9 @@ import httpx
 import psutil
 import pytest
 
+from ninestory.core.paths import Home
+from ninestory.models.reference import parse_reference
+from ninestory.models.store import folder_of
 from tests.e2e.api_server import MODEL, ApiServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.starter]
@@ -141,21 +144,22 @@ def test_the_least_recently_used_model_makes_room(tmp_path: Path) -> None:
 
 def test_missing_truncated_and_lying_files_are_refused_by_their_fault(tmp_path: Path, starter_gguf: Path) -> None:
     def install(variant: str) -> Path:
-        folder = tmp_path / "models" / "catalogue" / "gpt4all" / variant
+        folder = folder_of(Home(tmp_path), parse_reference(f"gpt4all:{variant}"))
         folder.mkdir(parents=True)
         return folder / "model.gguf"
 
-    install("cut").write_bytes(starter_gguf.read_bytes()[:50_000_000])
-    lying = install("lying")
+    install("falcon-q4_0").write_bytes(starter_gguf.read_bytes()[:50_000_000])
+    lying = install("snoozy-q4_0")
     shutil.copyfile(starter_gguf, lying)
     with lying.open("r+b") as file:
         file.seek(8)
         file.write((2**40).to_bytes(8, "little"))
     with ApiServer(tmp_path) as server:
         for variant, status, word in (
-            ("none", 404, "not on this machine"),
-            ("cut", 422, "ends at byte"),
-            ("lying", 422, "tensors"),
+            ("none", 400, "no variant"),
+            ("j-v1.3", 404, "not on this machine"),
+            ("falcon-q4_0", 422, "ends at byte"),
+            ("snoozy-q4_0", 422, "tensors"),
         ):
             response = server.http.post("/v1/chat/completions", json={**SHORT, "model": f"gpt4all:{variant}"})
             assert (response.status_code, word in response.json()["error"]["message"]) == (status, True), response.text
