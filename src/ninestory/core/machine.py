@@ -29,7 +29,25 @@ def total_bytes() -> int:
 
 
 def gpus() -> list[Gpu]:
-    """NVIDIA GPUs by their driver's own tool; an empty list where there is none."""
+    """NVIDIA GPUs by their driver's own tool, AMD's by the kernel's figures; an empty list where there is none."""
+    return _nvidia() + amd_gpus(Path("/sys/class/drm"))
+
+
+def amd_gpus(drm: Path) -> list[Gpu]:
+    """GPUs of the amdgpu driver below `drm`, which states their memory in bytes."""
+    found = []
+    for total in sorted(drm.glob("card*/device/mem_info_vram_total")):
+        name = total.with_name("product_name")
+        try:
+            size, used = (int(f.read_text(encoding="ascii")) for f in (total, total.with_name("mem_info_vram_used")))
+            title = name.read_text(encoding="utf-8").strip() if name.is_file() else ""
+        except (OSError, ValueError):
+            continue
+        found.append(Gpu(title or f"AMD GPU {total.parent.parent.name}", size, size - used))
+    return found
+
+
+def _nvidia() -> list[Gpu]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []

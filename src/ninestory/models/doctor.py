@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ninestory.core.errors import NinestoryError
+from ninestory.core.errors import Damaged, NotFound
 from ninestory.core.machine import available_bytes
 from ninestory.core.paths import Home
+from ninestory.models import safetensors_reader
 from ninestory.models.catalogue import System, Text, load_catalogue
 from ninestory.models.resolve import read_config
 from ninestory.models.verify import verify
 
+_EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight")
 Level = Literal["ok", "note", "problem"]
 _EXTRAS = {"torch": "torch", "transformers": "torch", "peft": "train", "bitsandbytes": "train"}
 
@@ -94,11 +96,13 @@ def _checkpoint(path: Path) -> list[Finding]:
         report = verify(path)
         findings.append(_ok(f"{report.tensors} tensors, sound", f"{report.tensors} 个张量，完好"))
         findings += [_note(note, note, "Nothing to do.", "无需处理。") for note in report.notes]
-    except NinestoryError as error:
+    except Damaged as error:
+        return [_problem(error.message, error.message, error.hint, error.hint_zh)]
+    except NotFound as error:
         findings.append(_problem(error.message, error.message, error.hint, error.hint_zh))
     if path.is_dir() and (path / "config.json").is_file():
         config = read_config(path)
-        findings += _rows_of_vocabulary(path, config)
+        findings += _rows_of_vocabulary(path, config) + _rows_of_embedding(path, config) + _form(path, config)
         for system in _recognised(config):
             findings.append(
                 _ok(f"belongs to {system.name}: {system.title.en}", f"属于 {system.name}：{system.title.zh}")
@@ -151,6 +155,56 @@ def _rows_of_vocabulary(path: Path, config: dict[str, Any]) -> list[Finding]:
             "分词器来自其他版本：请使用与权重配套的分词器。",
         )
     ]
+
+
+def _rows_of_embedding(path: Path, config: dict[str, Any]) -> list[Finding]:
+    """A vocabulary that was extended must have been written into the config, and an adapter's base be extended too."""
+    rows = config.get("vocab_size")
+    for shard in safetensors_reader.read_index(path):
+        for name, tensor in safetensors_reader.read_header(shard).tensors.items():
+            if name.endswith(_EMBEDDINGS) and isinstance(rows, int) and tensor.shape[0] != rows:
+                return [
+                    _problem(
+                        f"config.json says vocab_size {rows}, {name} has {tensor.shape[0]} rows",
+                        f"config.json 的 vocab_size 为 {rows}，而 {name} 有 {tensor.shape[0]} 行",
+                        "Take config and weights of one release; an extended vocabulary needs the merged weights.",
+                        "请使用同一版本的配置与权重；扩充过词表的模型需要合并后的权重。",
+                    )
+                ]
+    return []
+
+
+def _form(path: Path, config: dict[str, Any]) -> list[Finding]:
+    """Deltas, half precision and pickles: each runs, but not as one might think."""
+    findings = []
+    if "delta" in f"{path.name} {config.get('_name_or_path', '')}".lower():
+        findings.append(
+            _problem(
+                "This looks like a delta: the difference to a base model, not a model",
+                "这看起来是增量（delta）权重：只是与基座模型的差，不能单独运行",
+                "Add it to its base first: ninestory merge.",
+                "请先与基座模型合并：ninestory merge。",
+            )
+        )
+    if config.get("torch_dtype", config.get("dtype")) in ("float16", "bfloat16"):
+        findings.append(
+            _note(
+                "The weights are in 16 bit; on a processor they run in 32 bit and take twice their size",
+                "权重为 16 位；在 CPU 上以 32 位运行，内存占用为文件的两倍",
+                "Ask 'ninestory plan' for the memory, or take a GGUF in 8 or 4 bit.",
+                "可用 ninestory plan 查看内存，或改用 8 位、4 位的 GGUF。",
+            )
+        )
+    if not safetensors_reader.read_index(path) and any(path.glob("*.bin")):
+        findings.append(
+            _note(
+                "The weights are pickles (.bin)",
+                "权重为 pickle 格式（.bin）",
+                "They are read without running anything of them; safetensors load faster.",
+                "读取时不会执行其中任何代码；safetensors 加载更快。",
+            )
+        )
+    return findings
 
 
 def _ok(en: str, zh: str) -> Finding:
