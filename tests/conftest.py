@@ -53,8 +53,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """With NINESTORY_NO_SKIPS (CI) a skip for anything but missing hardware is a failure."""
-    if os.environ.get("NINESTORY_NO_SKIPS") and exitstatus == 0:
+    """With NO_SKIPS (CI) a skip for anything but missing hardware is a failure."""
+    if os.environ.get("NO_SKIPS") and exitstatus == 0:
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         skipped = reporter.stats.get("skipped", []) if reporter else []
         if any("hardware:" not in str(report.longrepr) for report in skipped):

@@ -34,9 +34,7 @@ def enter_loopback_only_namespace() -> bool:
 
 
 if __name__ == "__main__":
-    if enter_loopback_only_namespace():
-        os.environ["NINESTORY_TEST_NETWORK"] = "cut"
-    else:
+    if not enter_loopback_only_namespace():
         print(
             "offline.py: no network namespace allowed here; the tests run with the network as it is.", file=sys.stderr
         )

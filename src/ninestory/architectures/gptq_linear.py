@@ -1,0 +1,92 @@
+"""GPTQ-packed linears in plain torch: 4 or 8 bits, groups along the inputs, the layout of GPTQ-for-LLaMa (AutoGPTQ v1).
+
+    qweight int32 [in · bits / 32, out]   word r holds inputs r·(32/bits) …, low bits first
+    qzeros  int32 [groups, out · bits / 32]   outputs packed the same way; the stored zero is zero − 1
+    scales  float16 [groups, out]
+    g_idx   int32 [in]   the group of each input
+
+MOSS's int4 and int8 releases use it for every linear but the head. The packed weight is widened for one product at a
+time, in the backward pass too, so adapters can be trained on top.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def unpack_inputs(qweight: torch.Tensor, bits: int) -> torch.Tensor:
+    """[in · bits / 32, out] words → int32 [in, out] values."""
+    shifts = torch.arange(0, 32, bits, device=qweight.device, dtype=torch.int32)[None, :, None]  # [1, per word, 1]
+    return ((qweight[:, None, :] >> shifts) & (2**bits - 1)).flatten(0, 1)
+
+
+def unpack_zeros(qzeros: torch.Tensor, bits: int) -> torch.Tensor:
+    """[groups, out · bits / 32] words → int32 [groups, out] zero points.
+
+    The stored value is zero − 1 modulo 2^bits, so a zero point of 0 is stored as all ones and comes back here.
+    """
+    shifts = torch.arange(0, 32, bits, device=qzeros.device, dtype=torch.int32)[None, None, :]
+    stored = ((qzeros[:, :, None] >> shifts) & (2**bits - 1)).flatten(1)
+    return (stored + 1) & (2**bits - 1)
+
+
+def dequantize(
+    qweight: torch.Tensor,
+    qzeros: torch.Tensor,
+    scales: torch.Tensor,
+    g_idx: torch.Tensor,
+    bits: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The weight as [in, out] in `dtype`."""
+    group = g_idx.long()
+    steps = unpack_inputs(qweight, bits) - unpack_zeros(qzeros, bits)[group]
+    return steps.to(dtype) * scales.to(dtype)[group]
+
+
+class _PackedProduct(torch.autograd.Function):
+    """y = x · W with W widened on the fly; only the packed tensors are kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x, qweight, qzeros, scales, g_idx, bits):
+        ctx.save_for_backward(qweight, qzeros, scales, g_idx)
+        ctx.bits = bits
+        return x @ dequantize(qweight, qzeros, scales, g_idx, bits, x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        weight = dequantize(*ctx.saved_tensors, ctx.bits, grad.dtype)
+        return grad @ weight.T, None, None, None, None, None
+
+
+class GPTQLinear(nn.Module):
+    """A frozen linear over GPTQ-packed weights.
+
+    Args:
+        group_size: inputs of one scale; -1 for the whole row.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bits: int, group_size: int, bias: bool) -> None:
+        super().__init__()
+        if bits not in (4, 8) or in_features % (32 // bits) or out_features % (32 // bits):
+            raise ValueError(f"{in_features} × {out_features} weights cannot be packed in {bits} bits")
+        self.in_features, self.out_features, self.bits = in_features, out_features, bits
+        size = in_features if group_size == -1 else group_size
+        groups = -(-in_features // size)
+
+        def packed(*shape: int, dtype: torch.dtype = torch.int32) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(*shape, dtype=dtype), requires_grad=False)
+
+        self.qweight = packed(in_features * bits // 32, out_features)
+        self.qzeros = packed(groups, out_features * bits // 32)
+        self.scales = packed(groups, out_features, dtype=torch.float16)
+        self.g_idx = nn.Parameter((torch.arange(in_features) // size).int(), requires_grad=False)
+        self.bias = packed(out_features, dtype=torch.float16) if bias else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = _PackedProduct.apply(x, self.qweight, self.qzeros, self.scales, self.g_idx, self.bits)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
