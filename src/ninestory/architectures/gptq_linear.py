@@ -56,7 +56,8 @@ class _PackedProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        weight = dequantize(*ctx.saved_tensors, ctx.bits, grad.dtype)
+        qweight, qzeros, scales, g_idx = ctx.saved_tensors
+        weight = dequantize(qweight, qzeros, scales, g_idx, ctx.bits, grad.dtype)
         return grad @ weight.T, None, None, None, None, None
 
 

@@ -56,7 +56,8 @@ class MossTokenizer:
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """Text of `ids`, without the blanks that old libraries put around added tokens."""
-        out, run = "", []
+        out = ""
+        run: list[int] = []
         for number in ids:
             if number in self._by_id:
                 out += self._with_special.decode(run) if run else ""
