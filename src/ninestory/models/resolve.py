@@ -54,11 +54,11 @@ def _find(ref: Reference, home: Home) -> Path:
         return path.resolve()
     if ref.scheme == "ft":
         return _tuned(ref, home)
+    if ref.scheme == "catalogue" and (blob := hub_cache.ollama_file(ref.source, ref.quant)):
+        return blob  # a name of Ollama's, with its tag
     for path in _candidates(ref, home):
         if path.is_dir():
             return path
-    if ref.scheme == "catalogue" and (blob := hub_cache.ollama_file(ref.source, ref.quant)):
-        return blob
     raise NotFound(
         f"{ref} is not on this machine.",
         hint=f"ninestory pull {ref}",
@@ -76,7 +76,9 @@ def _candidates(ref: Reference, home: Home) -> list[Path]:
         name = find(ref.source).name
         directory = home.models / "catalogue" / name
         imported = [directory / ref.quant] if ref.quant else _visible(directory)
-        return imported + [path for source in published(ref) for path in _candidates(source, home)]
+        if any(path.is_dir() for path in imported):
+            return imported
+        return [path for source in published(ref) for path in _candidates(source, home)]
     ours = [folder_of(home, ref)]
     if not ref.quant:  # one pulled variant answers for the repository; several do not
         name = ours[0].name
@@ -127,7 +129,7 @@ def _visible(directory: Path) -> list[Path]:
 def _tuned(ref: Reference, home: Home) -> Path:
     """A tuned model by its alias: the run folder that registered it."""
     for note in home.runs.glob("*/ninestory.json"):
-        if json.loads(note.read_text()).get("alias") == f"ft:{ref.source}":
+        if _json_object(note).get("alias") == f"ft:{ref.source}":
             return note.parent
     raise NotFound(
         f"No tuned model is called ft:{ref.source}.",
@@ -333,13 +335,17 @@ def read_config(path: Path) -> dict[str, Any]:
             hint_zh="请指定包含 config.json 的目录，或 .gguf 文件本身。",
             param="model",
         )
+    return _json_object(file)
+
+
+def _json_object(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{file} is not JSON: {error}.", hint="Download it again.", hint_zh="请重新下载。") from error
-    if not isinstance(config, dict):
+    if not isinstance(data, dict):
         raise Damaged(f"{file} holds no JSON object.", hint="Download it again.", hint_zh="请重新下载。")
-    return config
+    return data
 
 
 def _remote(ref: Reference) -> ResolvedModel:

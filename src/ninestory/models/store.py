@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ninestory.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from ninestory.core.paths import Home, inside
+from ninestory.core.paths import Home, atomic_write, inside, sync_directory
+from ninestory.models import hub_cache
+from ninestory.models.catalogue import find
 from ninestory.models.reference import Reference, parse_reference
 from ninestory.models.starter_table import STARTERS
 from ninestory.models.starters import is_available
@@ -16,6 +18,11 @@ from ninestory.models.verify import verify
 
 NOTE = "pulled.json"  # beside a pulled model's files: repository, commit, licence and sums
 DEFAULT_REVISION = "main"  # the folder's name when no revision is asked for; `pulled.json` holds the commit
+_OWNERS = {
+    "starter": "an installed package",
+    "hf-cache": "the Hugging Face cache",
+    "ollama": "Ollama",
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class InstalledModel:
     """One model that can be asked for without fetching anything."""
 
     reference: str
-    source: str  # "store", "starter", "tuned"
+    source: str  # "store", "starter", "hf-cache" or "ollama"
     path: Path | None
     nbytes: int
     removable: bool
@@ -44,6 +51,12 @@ def list_installed(home: Home) -> list[InstalledModel]:
     for scheme in ("hf", "ms"):
         for path in _folders(home.models / scheme, 3):
             models.append(_row(_reference_of(scheme, path), path))
+    ours = {model.reference for model in models}
+    for repo, snapshot in hub_cache.hugging_face_models().items():
+        if f"hf:{repo}" not in ours:
+            models.append(replace(_row(f"hf:{repo}", snapshot), source="hf-cache", removable=False))
+    for name, blob in hub_cache.ollama_models().items():
+        models.append(InstalledModel(name, "ollama", blob, blob.stat().st_size, removable=False))
     return models
 
 
@@ -54,7 +67,9 @@ def remove(home: Home, reference: str) -> InstalledModel:
         NotFound: it is not installed. Forbidden: its files belong to a package or to another tool.
     """
     wanted = str(parse_reference(reference))
-    matches = [m for m in list_installed(home) if m.reference == wanted or m.reference.startswith(f"{wanted}:")]
+    installed = list_installed(home)
+    matches = [m for m in installed if m.reference == wanted]
+    matches = matches or [m for m in installed if m.reference.startswith(f"{wanted}:")]
     if len(matches) != 1:
         raise NotFound(
             f"{wanted} is not installed."
@@ -67,9 +82,9 @@ def remove(home: Home, reference: str) -> InstalledModel:
     model = matches[0]
     if not model.removable:
         raise Forbidden(
-            f"{model.reference} belongs to an installed package.",
-            hint="Remove it with pip uninstall.",
-            hint_zh="请用 pip uninstall 移除。",
+            f"{model.reference} belongs to {_OWNERS[model.source]}.",
+            hint=f"Remove it there{f': it lies at {model.path}' if model.path else ' (pip uninstall)'}.",
+            hint_zh=f"请在其所属工具中移除{f'：{model.path}' if model.path else '（pip uninstall）'}。",
         )
     path = model.path or home.models / "starter" / model.reference.removeprefix("starter:")
     discard(path)
@@ -95,9 +110,12 @@ def import_path(home: Home, path: Path, name: str) -> InstalledModel:
         name: `NAME:VARIANT` of the catalogue, or `hf:org/name`.
 
     Raises:
-        Damaged: a file does not pass `verify`. Conflict: the name is taken. InvalidRequest: no such kind of name.
+        Damaged: a file does not pass `verify`. Conflict: the name is taken. NotFound: no such file or system.
+        InvalidRequest: no such kind of name. DiskFull: nothing is left behind.
     """
     reference = parse_reference(name)
+    if reference.scheme == "catalogue":
+        find(reference.source)
     target = folder_of(home, reference)
     if target.exists():
         raise Conflict(
@@ -117,6 +135,7 @@ def import_path(home: Home, path: Path, name: str) -> InstalledModel:
             to.parent.mkdir(parents=True, exist_ok=True)
             _link_or_copy(file.resolve(), to)
         part.rename(target)
+        sync_directory(target.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return _row(str(reference), target)
@@ -160,11 +179,13 @@ def _folders(root: Path, depth: int) -> list[Path]:
 
 def _row(reference: str, path: Path) -> InstalledModel:
     nbytes = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-    return InstalledModel(reference, "store", path, nbytes, removable=True)
+    task = "other" if (path / "adapter_config.json").is_file() else "chat"
+    return InstalledModel(reference, "store", path, nbytes, removable=True, task=task)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    except OSError:  # another file system
+        with source.open("rb") as original, atomic_write(target) as out:
+            shutil.copyfileobj(original, out, 1 << 20)
