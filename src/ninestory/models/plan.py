@@ -19,9 +19,11 @@ from ninestory.models.resolved import ResolvedModel
 DEFAULT_CONTEXT = 4096
 _MB = 1 << 20
 # Resident memory of a worker process before it opens a model, by runtime (measured with no model open).
-_PROCESS_BYTES = {"llamacpp": 95 * _MB, "onnx": 110 * _MB, "torch": 330 * _MB, "remote": 60 * _MB}
+_PROCESS_BYTES = {"llamacpp": 56 * _MB, "onnx": 110 * _MB, "torch": 330 * _MB, "remote": 60 * _MB}
 _TOKENIZER_BYTES = 300 * _MB  # the `tokenizers` package with a unigram vocabulary of 250,000 pieces
-_UBATCH = 256  # tokens of one prefill step (runtimes/llamacpp.py)
+_UBATCH = 256  # tokens of one prefill step (runtimes/llamacpp/library.py)
+# Measured with llama.cpp: what its tables and ours take for a token of the vocabulary, and a slot's logits and samplers
+_VOCABULARY_BYTES_PER_TOKEN, _SLOT_BYTES_PER_TOKEN = 800, 20
 _DTYPE_BYTES = {"float32": 4, "": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
@@ -105,8 +107,8 @@ def _plan(
     cache = activations = 0
     if shape and runtime == "llamacpp":
         cache = kv_bytes(shape, context * slots, 2)
-        cache += min(settings.prompt_cache_mb * _MB, cache)  # prompts kept for reuse are copies of the cache
-        activations = _llama_compute_bytes(shape, context)
+        cache += settings.prompt_cache_mb * _MB  # prompts kept for reuse are copies of their cells; it fills with time
+        activations = _llama_compute_bytes(shape, context, slots)
     elif shape:
         cache = kv_bytes(shape, context * slots, 4 if settings.dtype in ("", "float32", "int8") else 2)
         activations = 64 * (4 * shape.hidden + 2 * shape.ffn) * 4 + slots * shape.vocabulary * 4 * 3
@@ -135,11 +137,14 @@ def parameters(shape: ModelShape) -> int:
     return shape.layers * (attention + 3 * shape.hidden * shape.ffn) + 2 * shape.vocabulary * shape.hidden
 
 
-def _llama_compute_bytes(shape: ModelShape, context: int) -> int:
-    """llama.cpp's graph buffer: activations of one prefill step, its attention scores, and the logits."""
-    heads = shape.heads or shape.kv_heads
-    scores = heads * context * _UBATCH * 4
-    return _UBATCH * (6 * shape.hidden + 2 * shape.ffn) * 4 + scores + _UBATCH * shape.vocabulary * 4
+def _llama_compute_bytes(shape: ModelShape, context: int, slots: int) -> int:
+    """What llama.cpp touches beside weights and cache: one prefill step, its mask, tokenizer, logits and samplers.
+
+    Flash attention never holds the scores; the mask is there in 32 and in 16 bits.
+    """
+    step = _UBATCH * (4 * shape.hidden + shape.ffn) * 4
+    mask = _UBATCH * context * 6
+    return step + mask + shape.vocabulary * (_VOCABULARY_BYTES_PER_TOKEN + slots * _SLOT_BYTES_PER_TOKEN)
 
 
 def shape_of(model: ResolvedModel) -> ModelShape | None:

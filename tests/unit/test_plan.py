@@ -1,0 +1,98 @@
+"""The arithmetic of memory, on numbers that can be checked by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from ninestory.core.config import RuntimeSettings
+from ninestory.models.plan import ModelShape, Plan, kv_bytes, largest_that_fits, parameters, plan, plan_shape, shape_of
+from ninestory.models.resolved import ResolvedModel
+from tests import tiny_models
+
+SEVEN_B = ModelShape(layers=32, hidden=4096, kv_heads=32, head_dim=128, ffn=11008, vocabulary=32000, heads=32)
+
+
+def test_the_cache_of_llama_7b_is_half_a_megabyte_a_token() -> None:
+    assert kv_bytes(SEVEN_B, tokens=1, itemsize=2) == 512 * 1024
+    grouped = dataclasses.replace(SEVEN_B, kv_heads=8)
+    assert kv_bytes(grouped, tokens=1, itemsize=2) == 128 * 1024
+
+
+def test_llama_7b_has_the_parameters_it_is_known_for() -> None:
+    norms = 32 * 2 * 4096 + 4096
+    assert parameters(SEVEN_B) + norms == 6_738_415_616
+
+
+def _plan(context: int, slots: int, kept_mb: int = 0) -> Plan:
+    made = plan_shape("m", SEVEN_B, 4 << 30, context, slots)
+    assert made.total_bytes == sum(
+        (made.process_bytes, made.weight_bytes, made.cache_bytes, made.activation_bytes, made.optimizer_bytes)
+    )
+    return made
+
+
+def test_every_slot_has_a_context_of_its_own() -> None:
+    one, four, longer = _plan(1024, 1), _plan(1024, 4), _plan(4096, 1)
+    assert four.cache_bytes - one.cache_bytes == 3 * 1024 * 512 * 1024
+    assert longer.cache_bytes == four.cache_bytes
+    assert four.activation_bytes > one.activation_bytes  # logits and samplers of each slot
+
+
+def test_the_largest_variant_that_fits_is_named() -> None:
+    small, large = _plan(512, 1), dataclasses.replace(_plan(512, 1), model="large", weight_bytes=8 << 30)
+    huge = dataclasses.replace(small, model="huge", weight_bytes=1 << 60)
+    assert small.fits == (small.total_bytes <= small.available_bytes)
+    roomy = [dataclasses.replace(p, available_bytes=20 << 30) for p in (small, large, huge)]
+    best = largest_that_fits(roomy)
+    assert best is not None and best.model == "large"
+    assert largest_that_fits([dataclasses.replace(p, available_bytes=1) for p in roomy]) is None
+
+
+def _model(path: Path, form: str, nbytes: int = 0) -> ResolvedModel:
+    return ResolvedModel(
+        reference=str(path), path=path, format=form, architecture="llama", task="chat", context=128, total_bytes=nbytes
+    )  # type: ignore[arg-type]
+
+
+def test_the_shape_comes_from_the_gguf_header(tmp_path: Path) -> None:
+    path = tiny_models.write_gguf(tmp_path / "m.gguf")
+    shape = shape_of(_model(path, "gguf"))
+    assert shape == ModelShape(
+        layers=2, hidden=64, kv_heads=2, head_dim=16, ffn=96, vocabulary=len(tiny_models.VOCABULARY), heads=4
+    )
+    made = plan(_model(path, "gguf", path.stat().st_size), RuntimeSettings(context=64, slots=2, prompt_cache_mb=3))
+    assert made.weight_bytes == path.stat().st_size
+    assert made.cache_bytes == 2 * 2 * 2 * 16 * (2 * 64) * 2 + (3 << 20)
+
+
+def test_the_shape_comes_from_each_familys_config(tmp_path: Path) -> None:
+    configs = {
+        "llama": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+                  "intermediate_size": 96, "vocab_size": 300},
+        "bloom": {"n_embed": 64, "n_layer": 2, "n_head": 4, "vocab_size": 300},
+        "falcon": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "multi_query": True,
+                   "vocab_size": 300},
+        "chatglm": {"hidden_size": 64, "num_layers": 2, "num_attention_heads": 4, "inner_hidden_size": 256,
+                    "vocab_size": 300},
+        "moss": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_inner": None, "vocab_size": 300},
+    }  # fmt: skip
+    key_heads = {"llama": 2, "falcon": 1}
+    for family, config in configs.items():
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        shape = shape_of(_model(tmp_path, "safetensors"))
+        assert shape is not None, family
+        assert (shape.layers, shape.hidden, shape.head_dim, shape.vocabulary) == (2, 64, 16, 300), family
+        assert shape.kv_heads == key_heads.get(family, 4), family
+        assert shape.ffn == (96 if family == "llama" else 256), family
+
+
+def test_float32_weights_take_twice_what_bfloat16_takes(tmp_path: Path) -> None:
+    config = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 300}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    full, half, quarter = (
+        plan(_model(tmp_path, "safetensors"), RuntimeSettings(dtype=dtype)) for dtype in ("float32", "bfloat16", "int8")
+    )
+    assert full.weight_bytes == 2 * half.weight_bytes == 4 * quarter.weight_bytes
+    assert full.cache_bytes == 2 * half.cache_bytes == quarter.cache_bytes
