@@ -9,6 +9,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Cancelled, ContextOverflow, InvalidRequest, Unsupported
 from ninestory.models.resolved import ResolvedModel
 from ninestory.runtimes.llamacpp import LlamaCppEngine
+from ninestory.runtimes.llamacpp.library import prefill_batch
 from ninestory.runtimes.protocol import (
     ChatRequest,
     Chunk,
@@ -402,6 +404,13 @@ def test_cancel_of_a_request_that_waits_for_a_slot(engine: LlamaCppEngine) -> No
     for stream in busy:
         stream.close()  # type: ignore[attr-defined]  # closing the iterator is a cancel too
     assert text_of(run(engine, complete("The capital of France is", max_tokens=1))) == " Paris"
+
+
+def test_a_long_prefill_gives_a_chance_to_cancel_every_batch(engine: LlamaCppEngine) -> None:
+    chunks = run(engine, complete("never seen either " * 100, max_tokens=1))
+    done = [c.done for c in chunks if isinstance(c, Prefill)]
+    assert done == sorted(done) and done[-1] > 300
+    assert max(after - before for before, after in pairwise(done)) <= prefill_batch(98_362_432, threads=1) == 64
 
 
 def test_the_library_socket_is_private(engine: LlamaCppEngine) -> None:
