@@ -166,7 +166,7 @@ def test_pull_is_cancelled_and_resumed(tmp_path: Path, hub: SlowHub) -> None:
     with ApiServer(tmp_path / "home", hub_hf_endpoint=hub.url) as server:
         job = start_pull(server)
         assert server.http.post(f"{BASE}/jobs/{job['id']}/cancel").json()["cancel_requested"]
-        wait_for(lambda: get_job(server, job["id"])["state"] == "cancelled", 15)
+        wait_for(lambda: get_job(server, job["id"])["state"] == "cancelled")
         assert SlowHub.MODEL not in [row["model"] for row in server.http.get(f"{BASE}/models").json()["data"]]
         hub.hurry.set()
         assert server.http.post(f"{BASE}/jobs/{job['id']}/resume").json()["state"] == "queued"
@@ -235,10 +235,12 @@ def test_events_tell_of_a_loaded_model(api_server: ApiServer) -> None:
 def test_an_open_event_stream_does_not_hold_up_the_end_of_the_server(tmp_path: Path) -> None:
     server = ApiServer(tmp_path / "home").start()
     with httpx.Client(base_url=server.url, timeout=60) as http, http.stream("GET", f"{BASE}/events") as response:
-        next(response.iter_lines())
-        started = time.monotonic()
-        server.stop()
-        assert time.monotonic() - started < 20
+        lines = response.iter_lines()
+        next(lines)
+        server.process.terminate()
+        for _ in lines:  # a stream that the server had to cut would raise here
+            pass
+    server.stop()
 
 
 def test_queued_job_is_cancelled_resumed_and_removed(http: httpx.Client, api_server: ApiServer) -> None:
