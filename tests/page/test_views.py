@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,8 +84,25 @@ def test_the_catalogue_is_filtered_by_floor_and_by_text(visit: Visit) -> None:
     expect(cards).not_to_have_count(26)
     page.get_by_label("Search models").fill("moss")
     expect(cards).to_have_count(1)
-    cards.first.get_by_text("Variants").click()
+    cards.first.get_by_text("Variants").first.click()
     expect(cards.first.get_by_role("table")).to_be_visible()
+    expect(cards.first.get_by_text(re.compile("fits here|does not fit")).first).to_be_visible()
+    assert accessibility_faults(page) == []
+
+
+def test_a_pull_is_a_job_whose_failure_is_explained_and_that_can_be_resumed(visit: Visit) -> None:
+    page = visit("models")
+    page.get_by_label("Search models").fill("gpt4all")
+    page.locator(".cards .card").first.get_by_text("Variants").first.click()
+    page.get_by_role("button", name="Pull", exact=True).first.click()
+    page.locator(".toast").get_by_role("button", name="Jobs").click()
+    row = page.get_by_role("row").filter(has_text="gpt4all")
+    expect(row).to_contain_text(re.compile("queued|running|failed"))
+    if row.get_by_role("button", name="Cancel").count():
+        row.get_by_role("button", name="Cancel").click()
+    expect(row.get_by_role("button", name="Resume")).to_be_visible(timeout=60_000)
+    row.get_by_role("button", name="Log").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
 
 
 def test_guides_are_found_and_their_commands_copied(visit: Visit) -> None:
@@ -93,4 +111,4 @@ def test_guides_are_found_and_their_commands_copied(visit: Visit) -> None:
     page.locator(".guides aside a").first.click()
     expect(page.locator(".guides .markdown h1").first).to_be_visible()
     page.locator(".guides pre .copy").first.click()
-    assert "ninestory" in page.evaluate("navigator.clipboard.readText()")
+    assert page.evaluate("navigator.clipboard.readText()").startswith("ninestory ")

@@ -40,17 +40,19 @@ function shorten(text) {
   return text.split("\n").map((line) => (line.length > LONGEST_LINE ? `${line.slice(0, LONGEST_LINE)} …` : line)).join("\n");
 }
 
+/** What one types of a console session: the lines after the prompt, without it. */
+const commandsOf = (text) => text.split("\n").filter((line) => line.startsWith("$ ")).map((line) => line.slice(2)).join("\n") || text;
+
 function enrich(block, labels) {
   for (const code of block.querySelectorAll("pre > code")) {
-    const pre = code.parentElement;
+    const pre = code.parentElement, name = (code.className.match(/language-([\w-]+)/) || [])[1];
     const button = Object.assign(document.createElement("button"), { type: "button", className: "copy", textContent: labels.copy });
     button.onclick = async () => {
-      await copyText(code.textContent);
+      await copyText(name === "console" ? commandsOf(code.textContent) : code.textContent);
       button.textContent = labels.copied;
       setTimeout(() => (button.textContent = labels.copy), 1500);
     };
     pre.append(button);
-    const name = (code.className.match(/language-([\w-]+)/) || [])[1];
     if (name && code.textContent.length < 50000) {
       loadHighlighter().then((hljs) => { if (hljs.getLanguage(name)) code.innerHTML = hljs.highlight(code.textContent, { language: name }).value; });
     }

@@ -16,5 +16,5 @@ export default function Guides({ query, go }) {
   const found = list.filter((g) => JSON.stringify([g.name, g.title]).toLowerCase().includes(search.toLowerCase()));
   return html`<div class="view guides"><aside><input type="search" aria-label=${t("searchGuides")} placeholder=${t("searchGuides")} value=${search} onInput=${(e) => setSearch(e.target.value)} />
     ${found.length ? html`<ul>${found.map((g) => html`<li><a href=${`/ui/guides?name=${g.name}`} aria-current=${g.name === query.name ? "page" : undefined} onClick=${(e) => { e.preventDefault(); go(`guides?name=${g.name}`); }}>${inLanguage(g.title)}</a></li>`)}</ul>` : html`<${Empty} text=${t("empty")} />`}</aside>
-    <div class="markdown" ref=${text}></div></div>`;
+    <div>${!query.name && html`<${Empty} text=${t("chooseGuide")} />`}<div class="markdown" ref=${text}></div></div></div>`;
 }

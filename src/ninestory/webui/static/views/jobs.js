@@ -15,7 +15,7 @@ export default function Jobs() {
   const rows = [...fresh.values()].sort((a, b) => b.created_at - a.created_at);
   const act = (job, name) => own("POST", `/jobs/${job.id}/${name}`).then(refresh).catch(complain);
   const show = (job) => own("GET", `/jobs/${job.id}/events?limit=200`).then((r) => setLog({ job, events: r.data })).catch(complain);
-  return html`<div class="view"><h2>${t("jobs")}</h2><${Table} caption=${t("jobs")} columns=${[t("kind"), t("state"), t("progress"), t("created"), ""]} rows=${rows.map((j) => [
+  return html`<div class="view"><h2>${t("jobs")}</h2><p class="quiet">${t("jobsHelp")}</p><${Table} caption=${t("jobs")} columns=${[t("kind"), t("state"), t("progress"), t("created"), ""]} rows=${rows.map((j) => [
     html`${j.kind}<br /><small class="quiet">${j.params?.model || j.id}</small>`, t(j.state), html`<${Progress} label=${t("progress")} done=${j.done} total=${j.total || (j.state === "succeeded" ? 1 : 0)} /><br /><small class="quiet">${j.error ? j.error.message : j.message}</small>`, clock(j.created_at),
     html`<div class="row">${["queued", "running"].includes(j.state) && html`<button type="button" onClick=${() => act(j, "cancel")}>${t("cancel")}</button>`}${["failed", "cancelled"].includes(j.state) && html`<button type="button" onClick=${() => act(j, "resume")}>${t("resume")}</button>`}<button type="button" onClick=${() => show(j)}>${t("log")}</button></div>`])} />
     ${log && html`<${Dialog} title=${`${t("log")}: ${log.job.kind}`} onClose=${() => setLog(null)}><pre tabindex="0">${log.events.map((e) => `${clock(e.time)}  ${e.kind}  ${JSON.stringify(e.data)}`).join("\n") || t("empty")}</pre><//>`}</div>`;

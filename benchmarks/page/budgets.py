@@ -1,0 +1,141 @@
+"""The page's budgets in real Chromium, against the real server: `python benchmarks/page/budgets.py` from the root.
+
+A scripted endpoint behind `openai:` gives 200 tokens/s exactly, so that the page and the gateway are what is measured.
+Writes benchmarks/results/page.md.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+
+from tests.e2e.api_server import ApiServer  # noqa: E402
+from tests.page.scripted_upstream import ScriptedUpstream  # noqa: E402
+from tests.page.visitor import CHROMIUM_ARGUMENTS  # noqa: E402
+
+TOKENS, TOKENS_PER_SECOND = 600, 200
+FRAMES = """() => { window.longest = 0; let last = performance.now();
+  const step = (now) => { window.longest = Math.max(window.longest, now - last); last = now; requestAnimationFrame(step); };
+  requestAnimationFrame(step); }"""
+
+
+def history(messages: int) -> dict[str, object]:
+    """A conversation of so many messages with code and lists."""
+    text = "Some **text** about `things`.\n\n- one\n- two\n\n```python\nprint(1)\n```\n"
+    rows = [
+        {"id": f"m{i}", "parent": f"m{i - 1}" if i else None, "role": ("user", "assistant")[i % 2], "content": text}
+        for i in range(messages)
+    ]
+    return {"title": f"{messages} messages", "messages": rows, "leaf": rows[-1]["id"]}
+
+
+def cpu_seconds(session: CDPSession) -> float:
+    """Seconds the page's main thread has worked."""
+    metrics = {m["name"]: m["value"] for m in session.send("Performance.getMetrics")["metrics"]}
+    return float(metrics["TaskDuration"])
+
+
+def first_load(browser: Browser, url: str, path: str) -> tuple[float, int, float]:
+    """Kilobytes over the wire, requests, CPU seconds of the main thread until the page is at rest."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    session = context.new_cdp_session(page)
+    session.send("Performance.enable")
+    sizes: list[int] = []
+    page.on("requestfinished", lambda request: sizes.append(request.sizes()["responseBodySize"]))
+    page.goto(f"{url}/ui/{path}")
+    page.get_by_role("textbox", name="Message", exact=True).wait_for()
+    page.wait_for_timeout(1000)
+    result = (sum(sizes) / 1000, len(sizes), cpu_seconds(session))
+    context.close()
+    return result
+
+
+def stream(page: Page, session: CDPSession) -> tuple[float, float, float]:
+    """Seconds the last token is late, CPU milliseconds a token, longest frame in milliseconds."""
+    page.get_by_role("textbox", name="Message", exact=True).fill("Go")
+    page.evaluate(FRAMES)
+    before, began = cpu_seconds(session), time.perf_counter()
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.body.innerText.includes('LASTWORD')", polling=20, timeout=60_000)
+    shown = time.perf_counter() - began - TOKENS / TOKENS_PER_SECOND
+    return shown, (cpu_seconds(session) - before) / TOKENS * 1000, float(page.evaluate("window.longest"))
+
+
+def gateway_bytes(server: ApiServer) -> float:
+    return float(server.http.get("/ninestory/v1/system").json()["memory"]["gateway_bytes"])
+
+
+def measure(browser: Browser, server: ApiServer, upstream: ScriptedUpstream) -> list[tuple[str, str, str]]:
+    """Rows of what was measured: name, budget, figure."""
+    create = lambda n: server.http.post("/ninestory/v1/conversations", json=history(n)).json()["id"]  # noqa: E731
+    fifty, long = create(50), create(500)
+    first_load(browser, server.url, "chat")  # the server compresses each file once
+    empty = first_load(browser, server.url, "chat")
+    full = first_load(browser, server.url, f"chat?id={fifty}")
+
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    session = context.new_cdp_session(page)
+    session.send("Performance.enable")
+    page.goto(f"{server.url}/ui/chat?id={fifty}")
+    page.evaluate("localStorage.setItem('ninestory.settings', JSON.stringify({model: 'openai:scripted'}))")
+    page.reload()
+    page.locator(".hljs-built_in").first.wait_for()
+    upstream.pieces = ["word " if i % 20 else "\n\n" for i in range(TOKENS - 1)] + ["LASTWORD"]
+    upstream.tokens_per_second = TOKENS_PER_SECOND
+    late, cpu, frame = stream(page, session)
+    began = time.perf_counter()
+    page.goto(f"{server.url}/ui/chat?id={long}")
+    page.wait_for_function("document.querySelectorAll('.message .markdown pre').length >= 250", timeout=60_000)
+    opened = time.perf_counter() - began
+
+    before = gateway_bytes(server)
+    tabs = [context.new_page() for _ in range(11)]
+    for tab in tabs:
+        tab.goto(f"{server.url}/ui/jobs")
+        tab.get_by_role("heading", name="Jobs").wait_for()
+    page.wait_for_timeout(500)
+    grown = (gateway_bytes(server) - before) / len(tabs) / 1e6
+    context.close()
+    return [
+        ("First load, empty chat", "≤ 80 kB", f"{empty[0]:.0f} kB in {empty[1]} requests"),
+        ("First load, 50 messages with code", "≤ 300 kB", f"{full[0]:.0f} kB in {full[1]} requests"),
+        ("Interactive, empty chat", "≤ 0.5 CPU-s", f"{empty[2]:.2f} CPU-s"),
+        ("Last of 600 tokens at 200/s shown late by", "≤ 0.1 s", f"{late:.2f} s"),
+        ("Page CPU a token, 50 messages of history", "≤ 2.5 ms", f"{cpu:.2f} ms"),
+        ("Longest frame while streaming", "≤ 100 ms", f"{frame:.0f} ms"),
+        ("A conversation of 500 messages opens", "≤ 1 s", f"{opened:.2f} s"),
+        ("Gateway memory an open page", "≤ 0.2 MB", f"{grown:.2f} MB"),
+        ("Tabs at once", "12", f"{len(tabs) + 1}"),
+    ]
+
+
+def main() -> None:
+    with ScriptedUpstream() as upstream, tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
+        os.environ["OPENAI_BASE_URL"], os.environ["OPENAI_API_KEY"] = upstream.url, "scripted"
+        with ApiServer(Path(home)) as server:
+            browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM_ARGUMENTS)
+            rows = measure(browser, server, upstream)
+            processor = server.http.get("/ninestory/v1/system").json()["processor"]
+            machine = f"{processor['name']}, {processor['cores']} cores, load {os.getloadavg()[0]:.1f}"
+            version = f"Chromium {browser.version}, Python {platform.python_version()}"
+            browser.close()
+    lines = ["# The page's budgets", "", f"{machine}; {version}. `python benchmarks/page/budgets.py`", ""]
+    lines += ["| | Budget | Measured |", "|---|---|---|", *(f"| {a} | {b} | {c} |" for a, b, c in rows)]
+    text = "\n".join(lines) + "\n"
+    (ROOT / "benchmarks/results/page.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
