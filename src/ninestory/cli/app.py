@@ -8,11 +8,15 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 from typer._click import Command, Context
+from typer._click.exceptions import ClickException
 from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    from ninestory.core.errors import NinestoryError
 
 # verb → (module, line of help, in Chinese)
 VERBS: dict[str, tuple[str, str, str]] = {
@@ -62,9 +66,16 @@ def _running(ctx: Context, name: str) -> bool:
 
 
 def language() -> str:
-    """The user's language: NINESTORY_LANGUAGE, else the locale; en or zh."""
-    value = os.environ.get("NINESTORY_LANGUAGE") or os.environ.get("LC_ALL") or os.environ.get("LANG") or "en"
-    return "zh" if value.lower().startswith("zh") else "en"
+    """The user's language, en or zh: the setting `language`, else the locale."""
+    from ninestory.core.config import load_settings
+    from ninestory.core.errors import NinestoryError
+
+    try:
+        chosen = load_settings().settings.language
+    except NinestoryError:  # a broken setting must not hide the message about it
+        chosen = os.environ.get("NINESTORY_LANGUAGE", "")
+    locale = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "en")
+    return "zh" if (chosen or locale).lower().startswith("zh") else "en"
 
 
 app = typer.Typer(
@@ -84,16 +95,23 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _speak(chosen: str) -> None:
+    """Eager, so that a --help after it is in that language."""
+    if chosen:
+        os.environ["NINESTORY_LANGUAGE"] = chosen
+
+
 @app.callback()
 def _options(
     home: str = typer.Option("", help="Where models, runs and conversations lie (NINESTORY_HOME)."),
-    language: str = typer.Option("", help="Language of hints: en or zh."),
+    server: str = typer.Option("", help="Address of a running server to ask instead of working in this process."),
+    language: str = typer.Option("", callback=_speak, is_eager=True, help="Language of hints: en or zh."),
     log_level: str = typer.Option("", help="debug, info, warning or error."),
     log_json: bool = typer.Option(False, "--log-json", help="One JSON object a log line."),
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
 ) -> None:
     # Handed on by environment, so that worker processes and every module read the same value.
-    given = {"NINESTORY_HOME": home, "NINESTORY_LANGUAGE": language, "NINESTORY_LOG_LEVEL": log_level}
+    given = {"NINESTORY_HOME": home, "NINESTORY_SERVER": server, "NINESTORY_LOG_LEVEL": log_level}
     os.environ.update({name: value for name, value in given.items() if value})
     if log_json:
         os.environ["NINESTORY_LOG_JSON"] = "1"
@@ -104,23 +122,42 @@ def main() -> None:
     from ninestory.core.errors import NinestoryError
 
     try:
-        app()
+        _run()
     except NinestoryError as error:
-        _explain(error)
+        explain(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        explain(NinestoryError(f"{error.strerror or error}: {error.filename or type(error).__name__}", code="os_error"))
+        sys.exit(1)
 
 
-def _explain(error: Any) -> None:
+def _run() -> None:
+    """Typer prints mistakes in the arguments for people; for machines they become errors like all others."""
+    if "--json" not in sys.argv:
+        app()
+    from ninestory.core.errors import InvalidRequest
+
+    try:
+        code = app(standalone_mode=False)
+    except ClickException as error:
+        raise InvalidRequest(
+            error.format_message(), hint="--help lists the options.", hint_zh="--help 列出全部选项。"
+        ) from error
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def explain(error: NinestoryError) -> None:
+    """Print an error and its cure to stderr, in the user's language, or as JSON for machines."""
     if "--json" in sys.argv:
         import json
 
         print(json.dumps({"error": error.as_dict()}, ensure_ascii=False), file=sys.stderr)
         return
-    hint = error.hint_zh if language() == "zh" else error.hint
-    label = "错误" if language() == "zh" else "error"
-    print(f"{label}: {error.message}" + (f"\n  → {hint}" if hint else ""), file=sys.stderr)
+    zh = language() == "zh"
+    hint = error.hint_zh if zh else error.hint
+    print(f"{'错误' if zh else 'error'}: {error.message}" + (f"\n  → {hint}" if hint else ""), file=sys.stderr)

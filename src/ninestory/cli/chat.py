@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
-import threading
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ninestory.cli.client import DEFAULT, Server, ServerClient, running_server
 from ninestory.cli.output import Json, print_json
-from ninestory.core.errors import Cancelled, InvalidRequest, NinestoryError
+from ninestory.core.errors import InvalidRequest
 from ninestory.core.paths import Home
+
+if TYPE_CHECKING:
+    from ninestory.core.config import RuntimeSettings
+    from ninestory.floors.chat import ChatModel
 
 app = typer.Typer()
 DEFAULT_MODEL = "starter:smollm2-135m-instruct"
-HELP = """/help  this list          /clear  forget the conversation   /system TEXT  set the system message
-/save FILE  write it as JSON   /load FILE  read one               /regenerate  answer again
-/params KEY=VALUE …  set sampling, e.g. temperature=0.2 seed=7    /exit  leave
-End a line with \\ to write another. Ctrl-C stops an answer."""
 
 
 @app.command()
@@ -37,6 +35,8 @@ def chat(
     top_k: Annotated[int | None, typer.Option(help="Keep this many tokens.")] = None,
     min_p: Annotated[float | None, typer.Option(help="Drop tokens below this part of the likeliest.")] = None,
     repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 repeats less.")] = None,
+    presence_penalty: Annotated[float | None, typer.Option(help="Subtracted once from tokens already used.")] = None,
+    frequency_penalty: Annotated[float | None, typer.Option(help="Subtracted for each use of a token.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End the answer here; may be repeated.")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of the conversation.")] = None,
@@ -44,14 +44,12 @@ def chat(
     runtime: Annotated[
         str | None, typer.Option(help="llamacpp, torch or remote; chosen by the files when left out.")
     ] = None,
+    server: Server = DEFAULT,
     as_json: Json = False,
 ) -> None:
     """Talk with a model. In a pipe the whole input is one question and only the answer is printed."""
     from ninestory.core.config import load_settings
     from ninestory.core.logs import set_up_logs
-    from ninestory.floors.chat import ChatModel
-    from ninestory.models.resolve import resolve
-    from ninestory.runtimes.load import load_engine
 
     flags = {"runtime.context": context, "runtime.threads": threads, "runtime.runtime": runtime, "runtime.slots": 1}
     settings = load_settings(flags).settings
@@ -63,6 +61,8 @@ def chat(
         "top_k": top_k,
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
         "seed": seed,
         "stop": stop,
     }
@@ -75,12 +75,46 @@ def chat(
                 hint="Write one to the pipe, or use --prompt.",
                 hint_zh="请通过管道或 --prompt 提供问题。",
             )
-    with ChatModel(load_engine(resolve(model, Home.default()), settings.runtime)) as loaded:
+
+    def open_model(reference: str) -> ChatModel:
+        asked = running_server(server)
+        loaded = _of_server(asked, reference, settings.runtime) if asked else _of_files(reference, settings.runtime)
         print("; ".join(loaded.info.notes), file=sys.stderr)
-        if prompt is not None:
-            _answer_once(loaded, prompt, system, raw, options, as_json)
-        else:
-            Conversation(loaded, system, options).loop()
+        return loaded
+
+    if prompt is None:
+        from ninestory.cli.conversation import Conversation
+
+        Conversation(open_model, model, system, options).loop()
+        return
+    with open_model(model) as loaded:
+        _answer_once(loaded, prompt, system, raw, options, as_json)
+
+
+def _of_files(reference: str, settings: RuntimeSettings) -> ChatModel:
+    from ninestory.floors.chat import ChatModel
+    from ninestory.models.resolve import resolve
+    from ninestory.runtimes.load import load_engine
+
+    return ChatModel(load_engine(resolve(reference, Home.default()), settings))
+
+
+def _of_server(client: ServerClient, reference: str, settings: RuntimeSettings) -> ChatModel:
+    """The model of a running server, through the API that any client uses."""
+    from ninestory.floors.chat import ChatModel
+    from ninestory.models.resolved import ResolvedModel
+    from ninestory.runtimes.remote import RemoteEngine
+
+    model = ResolvedModel(
+        reference=f"server:{reference}",
+        path=None,
+        format="remote",
+        architecture="remote",
+        task="chat",
+        context=0,
+        endpoint=f"{client.address}/v1",
+    )
+    return ChatModel(RemoteEngine(model, settings, api_key=client.key))
 
 
 def _answer_once(model: Any, prompt: str, system: str, raw: bool, options: dict[str, Any], as_json: bool) -> None:
@@ -96,87 +130,3 @@ def _answer_once(model: Any, prompt: str, system: str, raw: bool, options: dict[
 def _turns(system: str, prompt: str) -> list[dict[str, str]]:
     head = [{"role": "system", "content": system}] if system else []
     return [*head, {"role": "user", "content": prompt}]
-
-
-class Conversation:
-    """The loop on a terminal."""
-
-    def __init__(self, model: Any, system: str, options: dict[str, Any]) -> None:
-        self.model, self.system, self.options = model, system, options
-        self.turns: list[dict[str, str]] = []
-
-    def loop(self) -> None:
-        """Read, answer, until the end of input or /exit."""
-        from prompt_toolkit import PromptSession
-        from prompt_toolkit.history import FileHistory
-
-        history = Home.default().ensure().root / "chat_history"
-        session: Any = PromptSession(history=FileHistory(str(history)))
-        print("/help lists the commands.", file=sys.stderr)
-        while True:
-            try:
-                line = session.prompt("> ")
-                while line.endswith("\\"):
-                    line = line[:-1] + "\n" + session.prompt("… ")
-            except EOFError:
-                return
-            except KeyboardInterrupt:
-                continue
-            try:
-                if line.startswith("/"):
-                    if self._command(line) == "exit":
-                        return
-                elif line.strip():
-                    self.turns.append({"role": "user", "content": line})
-                    self._answer()
-            except NinestoryError as error:
-                print(f"error: {error.message}" + (f"\n  → {error.hint}" if error.hint else ""), file=sys.stderr)
-
-    def _answer(self) -> None:
-        """Stream an answer; Ctrl-C keeps what came."""
-        from ninestory.floors.chat.model import chat_request
-        from ninestory.runtimes.protocol import Text
-
-        head = [{"role": "system", "content": self.system}] if self.system else []
-        cancel, text = threading.Event(), ""
-        try:
-            for chunk in self.model.run(chat_request([*head, *self.turns], self.options), cancel):
-                if isinstance(chunk, Text):
-                    print(chunk.text, end="", flush=True)
-                    text += "" if chunk.reasoning else chunk.text
-        except KeyboardInterrupt:
-            cancel.set()
-            print(" [stopped]", end="")
-        except Cancelled:
-            pass
-        except NinestoryError:
-            self.turns.pop()
-            raise
-        print()
-        self.turns.append({"role": "assistant", "content": text})
-
-    def _command(self, line: str) -> str:
-        name, _, rest = line[1:].partition(" ")
-        if name == "exit":
-            return "exit"
-        if name == "clear":
-            self.turns = []
-        elif name == "system":
-            self.system = rest
-        elif name == "save":
-            Path(rest).expanduser().write_text(
-                json.dumps({"system": self.system, "messages": self.turns}, ensure_ascii=False, indent=1)
-            )
-        elif name == "load":
-            data = json.loads(Path(rest).expanduser().read_text())
-            self.system, self.turns = data["system"], data["messages"]
-        elif name == "params":
-            self.options |= {k: json.loads(v) for k, _, v in (item.partition("=") for item in rest.split())}
-            print(self.options)
-        elif name == "regenerate" and self.turns:
-            if self.turns[-1]["role"] == "assistant":
-                self.turns.pop()
-            self._answer()
-        else:
-            print(HELP)
-        return ""

@@ -19,10 +19,11 @@ class ServerClient:
         from ninestory.core.config import load_settings
         from ninestory.serving.run import api_key
 
-        settings = load_settings().settings.serve
-        self.address = (address or f"http://{settings.host}:{settings.port}").rstrip("/")
-        key = api_key(settings)
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        settings = load_settings().settings
+        serve = settings.serve
+        self.address = (address or settings.server or f"http://{serve.host}:{serve.port}").rstrip("/")
+        self.key = api_key(serve)
+        self._headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """One request; the JSON of its answer.
@@ -45,6 +46,13 @@ class ServerClient:
         if response.is_error:
             raise _error(response)
         return response.json() if response.content else None
+
+
+def running_server(address: str) -> ServerClient | None:
+    """The server that was named by flag or setting; None when the verb works in this process."""
+    from ninestory.core.config import load_settings
+
+    return ServerClient(address) if address or load_settings().settings.server else None
 
 
 def _error(response: Any) -> NinestoryError:

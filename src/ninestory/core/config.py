@@ -76,6 +76,7 @@ class Settings:
     """Everything that can be set."""
 
     language: str = _doc("", "en, zh or empty (from the environment)")
+    server: str = _doc("", "address of a running server that verbs ask; empty = work in this process")
     log_level: str = _doc("info", "debug, info, warning or error")
     log_json: bool = _doc(False, "one JSON object a log line")
     log_prompts: bool = _doc(False, "write prompt texts into the log")

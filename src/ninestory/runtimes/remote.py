@@ -38,19 +38,19 @@ _MAX_WORDS = 300
 
 
 class RemoteEngine:
-    """A model behind a base URL (OPENAI_BASE_URL) and a key (OPENAI_API_KEY).
+    """A model behind a base URL (OPENAI_BASE_URL) and a key (`api_key`, else OPENAI_API_KEY).
 
     Raises:
         InvalidRequest: the address is neither https nor on this machine, and `runtime.allow_http` is off.
     """
 
-    def __init__(self, model: ResolvedModel, settings: RuntimeSettings) -> None:
+    def __init__(self, model: ResolvedModel, settings: RuntimeSettings, api_key: str | None = None) -> None:
         import httpx
 
         self._name = model.reference.partition(":")[2]
         if not settings.allow_http:
             _check_url(model.endpoint)
-        self._key = os.environ.get("OPENAI_API_KEY", "")
+        self._key = os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key
         self._client = httpx.Client(
             base_url=model.endpoint.rstrip("/") + "/",
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
