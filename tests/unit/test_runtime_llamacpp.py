@@ -426,6 +426,13 @@ def test_embeddings_are_unit_vectors_and_refuse_what_they_cannot_honour() -> Non
         assert isinstance(answer, Embeddings)
         assert [sum(x * x for x in v) for v in answer.vectors] == pytest.approx([1.0, 1.0], abs=1e-4)
         assert answer.prompt_tokens == 4
+        [alone] = run(engine, EmbeddingRequest(inputs=["a dog"]))
+        assert isinstance(alone, Embeddings)
+        assert alone.vectors[0] == pytest.approx(answer.vectors[1], abs=1e-5)
+        cancelled = threading.Event()
+        cancelled.set()
+        with pytest.raises(Cancelled):
+            list(engine.run(EmbeddingRequest(inputs=["a"]), cancelled))
         with pytest.raises(Unsupported, match="query"):
             run(engine, EmbeddingRequest(inputs=["a"], role="query"))
         with pytest.raises(InvalidRequest, match="token id"):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ninestory.core.config import RuntimeSettings
-from ninestory.core.errors import InvalidRequest, Unsupported
+from ninestory.core.errors import Cancelled, InvalidRequest, Unsupported
 from ninestory.core.paths import Home
 from ninestory.models.convert.lora_gguf import adapter_gguf
 from ninestory.models.gguf_reader import GgufFile, read_gguf
@@ -109,7 +109,7 @@ class LlamaCppEngine:
         if isinstance(request, CompletionRequest):
             return self._complete(request, cancel)
         if isinstance(request, EmbeddingRequest):
-            return self._embed(request)
+            return self._embed(request, cancel)
         if isinstance(request, ScoreRequest):
             return self._score(request, cancel)
         assert isinstance(request, TokenizeRequest)
@@ -134,7 +134,7 @@ class LlamaCppEngine:
             prompt, request, [_Choice(i, request.logprobs) for i in range(request.n)], cancel, echo
         )
 
-    def _embed(self, request: EmbeddingRequest) -> Iterator[Chunk]:
+    def _embed(self, request: EmbeddingRequest, cancel: threading.Event) -> Iterator[Chunk]:
         if request.role:
             raise Unsupported(
                 f"{self.info.model} does not say what it wants before a {request.role}.",
@@ -143,9 +143,12 @@ class LlamaCppEngine:
                 param="input_type",
             )
         inputs = [self._prompts.embedded(given) for given in request.inputs]
-        answer = self._library.embeddings({"input": inputs})
-        rows = sorted(answer["data"], key=lambda row: row["index"])
-        yield Embeddings(vectors=[row["embedding"] for row in rows], prompt_tokens=answer["usage"]["prompt_tokens"])
+        vectors: list[list[float]] = []
+        for ids in inputs:  # one text a call: there is one slot, and a cancel waits for one text at most
+            if cancel.is_set():
+                raise Cancelled("The request was cancelled.")
+            vectors.append(self._library.embeddings({"input": [ids]})["data"][0]["embedding"])
+        yield Embeddings(vectors=vectors, prompt_tokens=sum(len(ids) for ids in inputs))
 
     def _tokenize(self, request: TokenizeRequest) -> Iterator[Chunk]:
         segments = [(request.text or "", False)]
