@@ -236,3 +236,20 @@ def test_a_text_file_is_attached(visit: Visit, tmp_path: Path) -> None:
     page = visit("chat")
     page.locator(".composer input[type=file]").set_input_files(tmp_path / "note.txt")
     expect(page.get_by_role("textbox", name="Message", exact=True)).to_have_value(re.compile("note.txt[\\s\\S]*heron"))
+
+
+def test_two_settings_answer_one_prompt_side_by_side(visit: Visit) -> None:
+    page = visit("compare")
+    columns = page.locator(".columns section")
+    expect(columns).to_have_count(2)
+    page.get_by_role("button", name="Add a column").click()
+    expect(columns).to_have_count(3)
+    page.get_by_role("button", name="Remove answer 3").click()
+    for column in (columns.nth(0), columns.nth(1)):
+        column.get_by_label("Temperature").fill("0")
+        column.get_by_label("Seed").fill("7")
+    page.get_by_role("textbox", name="Message").fill("Say hello in five words.")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("tokens/s")).to_have_count(2, timeout=60_000)
+    texts = columns.locator(".markdown").all_inner_texts()
+    assert texts[0].strip() and texts[0] == texts[1]

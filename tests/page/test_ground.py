@@ -101,9 +101,9 @@ def test_the_theme_is_the_systems_until_one_is_chosen(visit: Visit) -> None:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_no_raw_key_is_shown(visit: Visit, language: str) -> None:
-    for view in ("chat", "models", "jobs", "guides", "system", "style"):
+    for view in ("chat", "compare", "models", "jobs", "guides", "system", "style"):
         page = visit(view, language=language)
-        page.locator(".view, .chat").first.wait_for()
+        page.locator(".view, .chat, .compare").first.wait_for()
         text = page.locator("body").inner_text()
         for key in words("en"):
             if re.search("[a-z][A-Z0-9]", key):

@@ -15,7 +15,7 @@ from tests.page.visitor import accessibility_faults
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
 ARTIFACTS = Path(__file__).parents[2] / "test-artifacts"
-VIEWS = ["chat", "talk", "models", "jobs", "guides", "system", "style"]
+VIEWS = ["chat", "talk", "compare", "models", "jobs", "guides", "system", "style"]
 ANSWER = """A short **answer** with `code`, a table and a formula $a^2 + b^2$.
 
 | Floor | 层 |
@@ -49,7 +49,7 @@ def test_views(visit: Visit, conversation: str, language: str, theme: str, size:
     for view in VIEWS:
         path = f"chat?id={conversation}" if view == "talk" else "guides?name=gpt4all" if view == "guides" else view
         page.goto(f"{page.url.split('/ui/')[0]}/ui/{path}")
-        page.locator(".view, .chat").first.wait_for()
+        page.locator(".view, .chat, .compare .card").first.wait_for()
         if view == "talk":
             expect(page.locator(".katex").first).to_be_visible()
             expect(page.locator(".hljs-keyword").first).to_be_visible()

@@ -9,7 +9,7 @@ import { connected, listen } from "./live.js";
 
 const FLOORS = [["chat", 1], ["documents", 2], ["draw", 3], ["look", 4], ["listen", 5], ["speak", 6], ["agents", 7], ["tune", 8], ["fields", 9]];
 const BUILT = { chat: () => import("./floors/chat.js") };
-const VIEWS = { ...BUILT, models: () => import("./views/models.js"), jobs: () => import("./views/jobs.js"), system: () => import("./views/system.js"), guides: () => import("./views/guides.js"), style: () => import("./views/style.js") };
+const VIEWS = { ...BUILT, compare: () => import("./floors/compare.js"), models: () => import("./views/models.js"), jobs: () => import("./views/jobs.js"), system: () => import("./views/system.js"), guides: () => import("./views/guides.js"), style: () => import("./views/style.js") };
 
 // --- router -----------------------------------------------------------------------------------------------------
 const here = () => ({ view: location.pathname.replace(/^\/ui\/?/, "").split("/")[0] || "chat", query: Object.fromEntries(new URLSearchParams(location.search)) });

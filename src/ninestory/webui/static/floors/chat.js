@@ -156,6 +156,7 @@ export default function Chat({ query, go }) {
         <${ModelPicker} models=${models} model=${model} onChange=${(value) => setSettings({ ...settings, model: value })} />
         <span class="grow"></span>
         ${used > 0 && row?.context > 0 && html`<span class="quiet context">${t("context", { used, total: row.row?.info?.context || Math.min(row.context, 4096) })}</span>`}
+        <${IconButton} icon="compare" label=${t("compare")} onClick=${() => go("compare")} />
         <${Menu} label=${t("copy")} icon="copy" items=${[[t("copyCurl"), () => copyText(asCurl(requestBody(path))).then(() => toast(t("copied")))], [t("copyPython"), () => copyText(asPython(requestBody(path))).then(() => toast(t("copied")))]]} />
         <${IconButton} icon="gear" label=${t("settings")} aria-expanded=${panel} onClick=${() => setPanel(!panel)} /></div>
       <${Log} path=${shown} live=${live} conversation=${conversation} onEdit=${(m, text) => send(text, m.parent)} onRegenerate=${regenerate} onGoOn=${goOn} onChoose=${choose} onTry=${send} empty=${!path.length} model=${model} />

@@ -61,4 +61,9 @@ export default {
   task_other: "other",
   task_chat: "chat",
   task_embedding: "embedding",
+  compare: "Compare",
+  compareHelp: "One prompt, up to four models or settings, answered together.",
+  addColumn: "Add a column",
+  column: "Answer {n}",
+  removeColumn: "Remove answer {n}",
 };

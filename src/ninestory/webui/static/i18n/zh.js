@@ -61,4 +61,9 @@ export default {
   task_other: "其他",
   task_chat: "对话",
   task_embedding: "向量",
+  compare: "对比",
+  compareHelp: "同一提示词，最多四个模型或设置，同时作答。",
+  addColumn: "添加一列",
+  column: "回答 {n}",
+  removeColumn: "移除回答 {n}",
 };
