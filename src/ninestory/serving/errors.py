@@ -89,6 +89,16 @@ def error_response(error: NinestoryError, request: Request) -> Response:
     return Response(orjson.dumps(body), error.status, headers, "application/json")
 
 
+def internal_error(error: Exception, request: Request) -> NinestoryError:
+    """A fault of ours as the client may see it; the log has the rest."""
+    log.exception("request %s failed", request.state.request_id, exc_info=error)
+    return NinestoryError(
+        f"An internal error: {type(error).__name__}.",
+        hint="The server's log has the details under this request id.",
+        hint_zh="服务器日志中有该请求编号的详细信息。",
+    )
+
+
 def install_handlers(app: FastAPI) -> None:
     """Every way a request can fail ends in the same shape."""
 
@@ -112,13 +122,7 @@ def install_handlers(app: FastAPI) -> None:
         return response
 
     async def on_bug(request: Request, error: Exception) -> Response:
-        log.exception("request %s failed", request.state.request_id, exc_info=error)
-        ours = NinestoryError(
-            f"An internal error: {type(error).__name__}.",
-            hint="The server's log has the details under this request id.",
-            hint_zh="服务器日志中有该请求编号的详细信息。",
-        )
-        return error_response(ours, request)
+        return error_response(internal_error(error, request), request)
 
     app.add_exception_handler(NinestoryError, on_ours)
     app.add_exception_handler(RequestValidationError, on_invalid)

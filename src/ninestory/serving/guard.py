@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -27,6 +28,8 @@ COOKIE = "ninestory_session"
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _OPEN = ("/ui", "/health", "/ninestory/v1/session")
 _UPLOADS = ("/v1/files",)
+# Possessive, and a string without an end is one match too: no body makes this walk back over itself.
+_BRACKETS_AND_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.?)*+"?|[\[\]{}]', re.DOTALL)
 
 
 class KeyCheck:
@@ -190,20 +193,14 @@ class Guard:
 
 def check_depth(body: bytes) -> None:
     """Refuse JSON nested deeper than any honest request, without parsing it."""
-    depth, in_string, escaped = 0, False, False
     if body.count(b"[") + body.count(b"{") <= MAX_JSON_DEPTH:
         return
-    for byte in body:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in (0x5B, 0x7B):
+    depth = 0
+    for match in _BRACKETS_AND_STRINGS.finditer(body):
+        first = body[match.start()]
+        if first in b"]}":
+            depth -= 1
+        elif first in b"[{":
             depth += 1
             if depth > MAX_JSON_DEPTH:
                 raise InvalidRequest(
@@ -212,8 +209,6 @@ def check_depth(body: bytes) -> None:
                     hint_zh="请发送层级更少的数据。",
                     code="json_too_deep",
                 )
-        elif byte in (0x5D, 0x7D):
-            depth -= 1
 
 
 def _host_name(host: str) -> str:

@@ -83,10 +83,16 @@ class Pool:
         deadline = time.monotonic() + self._settings.serve.request_timeout
         await self._take_slot(model, deadline)
         sent = False
+        given: asyncio.Task[None] | None = None
+
+        def give_slot() -> None:  # once: when the engine is done, or at the end of this iterator
+            nonlocal given
+            given = given or asyncio.create_task(self._give_slot(model))
+
         try:
             for attempt in (1, 2):
                 worker = await self._ready(model)
-                chunks = worker.run(request)
+                chunks = worker.run(request, give_slot)
                 try:
                     while True:
                         left = deadline - time.monotonic()
@@ -105,7 +111,9 @@ class Pool:
                 finally:
                     await chunks.aclose()  # type: ignore[attr-defined]
         finally:
-            await self._give_slot(model)
+            give_slot()
+            assert given is not None
+            await asyncio.shield(given)
 
     def _too_long(self) -> TimedOut:
         seconds = self._settings.serve.request_timeout

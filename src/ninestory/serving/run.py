@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from ninestory.core.config import Loaded, ServeSettings
 from ninestory.core.errors import Conflict, InvalidRequest
@@ -97,6 +98,13 @@ async def _serve(
         f"ninestory is listening on http://{shown}:{port}  (page: http://{shown}:{port}/ui/, process {os.getpid()})"
     )
     preload = [asyncio.create_task(pool.load(reference)) for reference in loaded.settings.serve.preload]
+
+    def end_if_failed(task: asyncio.Task[dict[str, Any]]) -> None:
+        if not task.cancelled() and task.exception():  # a server without the models it was started for is no use
+            server.should_exit = True
+
+    for task in preload:
+        task.add_done_callback(end_if_failed)
     try:
         await server.serve(sockets=[listener])
         for task in preload:

@@ -11,7 +11,7 @@ from fastapi import Request
 from starlette.responses import StreamingResponse
 
 from ninestory.core.errors import Cancelled, NinestoryError
-from ninestory.serving.errors import error_body
+from ninestory.serving.errors import error_body, internal_error
 
 DONE = b"data: [DONE]\n\n"
 
@@ -63,7 +63,8 @@ async def stream(
                 yield line
         except Cancelled:
             return
-        except NinestoryError as error:
+        except Exception as caught:  # the status is sent: an event is the only way left to say it
+            error = caught if isinstance(caught, NinestoryError) else internal_error(caught, request)
             data = error_body(error, request.state.request_id, request.url.path)
             yield on_error(data) if on_error else event(data)
         finally:

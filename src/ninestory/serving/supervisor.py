@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +30,29 @@ _STDERR_LINES = 200
 
 
 class Stream:
-    """Chunks of one request, between the socket's reader and the route that answers."""
+    """Chunks of one request, between the socket's reader and the route that answers.
 
-    def __init__(self) -> None:
-        self.chunks: deque[dict[str, Any] | NinestoryError | None] = deque()
-        self.bytes = 0
-        self.arrived = asyncio.Event()
+    `on_end` is called when the engine is done with it, be the client still reading or not.
+    """
+
+    def __init__(self, on_end: Callable[[], None]) -> None:
+        self.on_end = on_end
+        self.bytes = 0  # arrived and not yet taken
+        self._chunks: deque[tuple[dict[str, Any] | NinestoryError | None, int]] = deque()
+        self._arrived = asyncio.Event()
 
     def put(self, chunk: dict[str, Any] | NinestoryError | None, size: int = 0) -> None:
-        self.chunks.append(chunk)
+        self._chunks.append((chunk, size))
         self.bytes += size
-        self.arrived.set()
+        self._arrived.set()
 
     async def get(self) -> dict[str, Any] | NinestoryError | None:
-        while not self.chunks:
-            self.arrived.clear()
-            await self.arrived.wait()
-        self.bytes = 0 if len(self.chunks) == 1 else self.bytes
-        return self.chunks.popleft()
+        while not self._chunks:
+            self._arrived.clear()
+            await self._arrived.wait()
+        chunk, size = self._chunks.popleft()
+        self.bytes -= size
+        return chunk
 
 
 class WorkerProcess:
@@ -127,30 +132,34 @@ class WorkerProcess:
             raise hello
         return hello
 
-    async def run(self, request: Request) -> AsyncIterator[dict[str, Any]]:
-        """Send a request and yield its chunks. Leaving the iterator early cancels the request in the worker."""
+    async def run(self, request: Request, on_end: Callable[[], None]) -> AsyncIterator[dict[str, Any]]:
+        """Send a request and yield its chunks. Leaving the iterator early cancels the request in the worker.
+
+        `on_end` is called when the engine has answered, even while the client is slow to take the answer.
+        """
         if self.state == "dead":
             raise self.death()
         request_id, self._next_id = self._next_id, self._next_id % 0xFFFFFFF0 + 1
-        stream = self._streams[request_id] = Stream()
+        stream = self._streams[request_id] = Stream(on_end)
         self.state = "busy"
         payload = orjson.dumps({"kind": request.kind, **dataclasses.asdict(request)}, option=orjson.OPT_NON_STR_KEYS)
         self._frames.send(encode(request_id, Kind.REQUEST, payload))
-        finished = False
         try:
             while (chunk := await stream.get()) is not None:
                 if isinstance(chunk, NinestoryError):
-                    finished = True
                     raise chunk
                 yield chunk
-            finished = True
         finally:
-            self._streams.pop(request_id, None)
-            if not finished:
+            if self._forget(request_id):
                 self._frames.send(encode(request_id, Kind.CANCEL))
-            if not self._streams:
-                self.idle_since = time.monotonic()
-                self.state = "ready" if self.state == "busy" else self.state
+
+    def _forget(self, request_id: int) -> bool:
+        """The engine owes nothing more to this request; False when that was known."""
+        known = self._streams.pop(request_id, None) is not None
+        if known and not self._streams:
+            self.idle_since = time.monotonic()
+            self.state = "ready" if self.state == "busy" else self.state
+        return known
 
     async def drain(self, timeout: float) -> None:
         """Take no more, let the running requests end, stop."""
@@ -198,23 +207,16 @@ class WorkerProcess:
         stream = self._streams.get(request_id)
         if stream is None:
             return
-        if kind is Kind.CHUNK:
-            if stream.bytes > STREAM_BYTES:
-                self._frames.send(encode(request_id, Kind.CANCEL))
-                stream.put(
-                    Unavailable(
-                        f"The client left {stream.bytes} bytes unread; the request was cancelled.",
-                        hint="Read the stream as it comes.",
-                        hint_zh="请及时读取数据流。",
-                        code="client_too_slow",
-                    )
-                )
-                return
+        if kind is Kind.CHUNK and stream.bytes <= STREAM_BYTES:
             stream.put(orjson.loads(payload), len(payload))
-        elif kind is Kind.ERROR:
-            stream.put(from_dict(orjson.loads(payload)))
-        elif kind is Kind.END:
-            stream.put(None)
+            return
+        if kind is Kind.CHUNK:
+            self._frames.send(encode(request_id, Kind.CANCEL))
+            stream.put(_too_slow(stream.bytes))
+        else:
+            stream.put(from_dict(orjson.loads(payload)) if kind is Kind.ERROR else None)
+        self._forget(request_id)
+        stream.on_end()
 
     def _on_lost(self) -> None:
         drained = self.state == "draining"
@@ -229,3 +231,12 @@ class WorkerProcess:
         if not drained:
             self._hello.put_nowait(error)
         self.dead.set()
+
+
+def _too_slow(unread_bytes: int) -> Unavailable:
+    return Unavailable(
+        f"The client left {unread_bytes} bytes unread; the request was cancelled.",
+        hint="Read the stream as it comes.",
+        hint_zh="请及时读取数据流。",
+        code="client_too_slow",
+    )
