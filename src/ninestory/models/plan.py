@@ -19,7 +19,7 @@ from ninestory.models.resolved import ResolvedModel
 DEFAULT_CONTEXT = 4096
 _MB = 1 << 20
 # Resident memory of a worker process before it opens a model, by runtime (measured with no model open).
-_PROCESS_BYTES = {"llamacpp": 56 * _MB, "onnx": 110 * _MB, "torch": 330 * _MB, "remote": 60 * _MB}
+_PROCESS_BYTES = {"llamacpp": 56 * _MB, "onnx": 160 * _MB, "torch": 330 * _MB, "remote": 60 * _MB}
 _TOKENIZER_BYTES = 300 * _MB  # the `tokenizers` package with a unigram vocabulary of 250,000 pieces
 _UBATCH = 256  # tokens of one prefill step (runtimes/llamacpp/library.py)
 # Measured with llama.cpp: what its tables and ours take for a token of the vocabulary, and a slot's logits and samplers

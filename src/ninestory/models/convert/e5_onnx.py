@@ -58,12 +58,11 @@ def _convert(source: Path, folder: Path, precision: str) -> None:
 
     file = _E5File(source)
     (folder / "tokenizer.json").write_text(_tokenizer(file).to_str(), encoding="utf-8")
-    model = _graph(file)
     if precision == "int8":
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         plain = folder / "plain.onnx"
-        onnx.save(model, plain)
+        onnx.save(_graph(file), plain)  # not kept: its weights are half a gigabyte
         loud = logging.root.manager.disable
         logging.disable(logging.WARNING)  # it recommends a preprocessing that these graphs do not need
         try:
@@ -80,7 +79,7 @@ def _convert(source: Path, folder: Path, precision: str) -> None:
             logging.disable(loud)
         plain.unlink()
     else:
-        onnx.save(model, folder / "model.onnx")
+        onnx.save(_graph(file), folder / "model.onnx")
     described = {
         "architecture": "bert",
         "dimensions": file.hidden,
