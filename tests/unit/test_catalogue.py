@@ -7,7 +7,8 @@ import re
 import pytest
 
 from ninestory.core.errors import Damaged, NotFound
-from ninestory.models.catalogue import System, _build, find, load_catalogue
+from ninestory.models.catalogue import System, build, find, load_catalogue
+from ninestory.models.templates import load_templates
 
 FLOORS = {
     1: "chatglm-6b alpaca chinese-llama-alpaca vicuna gpt4all moss bloomz belle chatrwkv chatgpt openbuddy",
@@ -51,6 +52,11 @@ def test_variants_are_well_formed(system: System) -> None:
             assert variant.shape.heads % variant.shape.kv_heads == 0
 
 
+@pytest.mark.parametrize("system", [s for s in SYSTEMS.values() if s.template], ids=lambda s: s.name)
+def test_a_named_prompt_template_exists(system: System) -> None:
+    assert system.template == "checkpoint" or system.template in load_templates()
+
+
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(NotFound) as caught:
         find("vicunna")
@@ -61,6 +67,6 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
 def test_a_faulty_file_is_named_with_its_key(change: dict) -> None:
     text = {"en": "a", "zh": "b"}
     good = {"name": "x", "floor": 1, "family": "f", "title": text, "description": text, "licence": "MIT"}
-    assert _build(System, good, "x.toml").name == "x"
+    assert build(System, good, "x.toml").name == "x"
     with pytest.raises(Damaged, match=r"x\.toml"):
-        _build(System, {**good, **change}, "x.toml")
+        build(System, {**good, **change}, "x.toml")

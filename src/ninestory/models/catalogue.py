@@ -84,7 +84,7 @@ def load_catalogue() -> dict[str, System]:
     for file in sorted(resources.files("ninestory.catalog").iterdir(), key=lambda f: f.name):
         if file.name.endswith(".toml"):
             data = tomllib.loads(file.read_text(encoding="utf-8"))
-            system = _build(System, data, file.name)
+            system = build(System, data, file.name)
             if f"{system.name}.toml" != file.name:
                 raise Damaged(f"catalog/{file.name} names the system {system.name!r}.")
             systems.append(system)
@@ -112,7 +112,7 @@ def find(name: str) -> System:
     )
 
 
-def _build(kind: Any, data: Any, where: str) -> Any:
+def build(kind: Any, data: Any, where: str) -> Any:
     """A dataclass from a TOML table, with every key known and every value of its type."""
     if not isinstance(data, dict):
         raise Damaged(f"catalog/{where}: a table was due, not {data!r}.")
@@ -138,9 +138,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     options = [option for option in get_args(hint) if option is not type(None)] or [hint]
     kind = options[0]
     if dataclasses.is_dataclass(kind):
-        return _build(kind, value, where)
+        return build(kind, value, where)
     if kind is float and isinstance(value, int):
         return float(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise Damaged(f"catalog/{where}: {value!r} is not {kind.__name__}.")
     return value
