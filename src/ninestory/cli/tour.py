@@ -66,27 +66,42 @@ def _chat(threads: int) -> Stop:
 def _find(threads: int) -> Stop:
     from ninestory import load
 
-    question = "北京有哪些著名景点？"
+    questions = ["北京有哪些著名景点？", "How are Python packages installed?"]
     passages = ["故宫、天坛和长城是北京最有名的地方。", "pip installs Python packages.", "市盈率是股价与每股收益之比。"]
     began = time.perf_counter()
     with load("starter:multilingual-e5-small", threads=threads) as model:
-        (query,) = model.embed([question], role="query")
-        scores = [sum(a * b for a, b in zip(query, v, strict=True)) for v in model.embed(passages, role="passage")]
-    best = max(range(len(passages)), key=scores.__getitem__)
-    got = f"{passages[best]} ({scores[best]:.3f}; {', '.join(f'{s:.3f}' for i, s in enumerate(scores) if i != best)})"
+        asked, offered = model.embed(questions, role="query"), model.embed(passages, role="passage")
+    found = []
+    for vector in asked:
+        scores = [sum(a * b for a, b in zip(vector, other, strict=True)) for other in offered]
+        best = max(range(len(passages)), key=scores.__getitem__)
+        found.append(f"{passages[best]} ({scores[best]:.3f})")
     return Stop(
         2,
         "Find the passage that answers",
         "找出能回答问题的段落",
-        question,
-        got,
+        " / ".join(questions),
+        " / ".join(found),
         time.perf_counter() - began,
         _resident_mb(),
     )
 
 
+def _fit(threads: int) -> Stop:
+    from ninestory.cli.output import size
+    from ninestory.library import plan
+
+    name, began = "llmtune", time.perf_counter()
+    plans = plan(name)
+    got = "; ".join(
+        f"{p.model}: {size(p.total_bytes)}, {'fits 放得下' if p.fits else 'too large 放不下'}" for p in plans
+    )
+    given = f"ninestory plan {name} ({size(plans[0].available_bytes)} free 可用)"
+    return Stop(8, "Will it fit?", "放得下吗？", given, got, time.perf_counter() - began, _resident_mb())
+
+
 # A floor joins the tour with one function.
-FLOORS: tuple[Callable[[int], Stop], ...] = (_chat, _find)
+FLOORS: tuple[Callable[[int], Stop], ...] = (_chat, _find, _fit)
 
 
 def _resident_mb() -> float:
