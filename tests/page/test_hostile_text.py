@@ -102,6 +102,7 @@ def test_a_connection_cut_in_mid_answer_keeps_what_came_and_one_click_goes_on(
 def test_thinking_is_folded(scripted: Callable[..., Page], upstream: ScriptedUpstream) -> None:
     upstream.reasoning, upstream.pieces = ["Hmm, ", "let me see."], ["Four."]
     page = scripted()
+    expect(page.get_by_text("runs on another machine")).to_be_visible()
     ask(page, "2 + 2?")
     answered(page)
     expect(page.locator(".markdown")).to_have_text("Four.")

@@ -199,7 +199,7 @@ function Log({ path, live, conversation, onEdit, onRegenerate, onGoOn, onChoose,
   useEffect(() => { const e = box.current; if (stick.current) e.scrollTop = e.scrollHeight; });
   const scrolled = () => { const e = box.current; stick.current = e.scrollHeight - e.scrollTop - e.clientHeight < 60; };
   return html`<div class="log" ref=${box} onScroll=${scrolled} tabindex="0" aria-label=${t("floor1")} role="region">
-    ${empty ? html`<div class="welcome"><h2>${t("welcome")}</h2><p>${t("welcome1")}</p>${(!model || model.startsWith("starter:")) && html`<p>${t("welcome2")}</p>`}<p>${t("welcome3")}</p><div class="tries">${["try1", "try2", "try3"].map((k) => html`<button type="button" lang="en" onClick=${() => onTry(t(k))}>${t(k)}</button>`)}</div></div>`
+    ${empty ? html`<div class="welcome"><h2>${t("welcome")}</h2><p>${isRemote(model) ? t("welcomeRemote") : t("welcome1")}</p>${(!model || model.startsWith("starter:")) && html`<p>${t("welcome2")}</p>`}<p>${t("welcome3")}</p><div class="tries">${["try1", "try2", "try3"].map((k) => html`<button type="button" lang="en" onClick=${() => onTry(t(k))}>${t(k)}</button>`)}</div></div>`
     : path.map((m) => html`<${Message} key=${m.id} message=${m} live=${live?.id === m.id ? live : null} busy=${Boolean(live)} others=${siblings(conversation, m)} onEdit=${onEdit} onRegenerate=${onRegenerate} onGoOn=${onGoOn} onChoose=${onChoose} />`)}</div>`;
 }
 

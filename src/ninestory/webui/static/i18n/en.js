@@ -66,4 +66,5 @@ export default {
   addColumn: "Add a column",
   column: "Answer {n}",
   removeColumn: "Remove answer {n}",
+  welcomeRemote: "This model runs on another machine: what you write is sent there.",
 };

@@ -66,4 +66,5 @@ export default {
   addColumn: "添加一列",
   column: "回答 {n}",
   removeColumn: "移除回答 {n}",
+  welcomeRemote: "此模型运行在另一台机器上：你输入的内容会发送到那里。",
 };
