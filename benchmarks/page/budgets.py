@@ -66,7 +66,7 @@ def stream(page: Page, session: CDPSession) -> tuple[float, float, float]:
     page.evaluate(FRAMES)
     before, began = cpu_seconds(session), time.perf_counter()
     page.keyboard.press("Enter")
-    page.wait_for_function("document.body.innerText.includes('LASTWORD')", polling=20, timeout=60_000)
+    page.get_by_text("LASTWORD").wait_for(timeout=60_000)
     shown = time.perf_counter() - began - TOKENS / TOKENS_PER_SECOND
     return shown, (cpu_seconds(session) - before) / TOKENS * 1000, float(page.evaluate("window.longest"))
 
@@ -96,7 +96,7 @@ def measure(browser: Browser, server: ApiServer, upstream: ScriptedUpstream) -> 
     late, cpu, frame = stream(page, session)
     began = time.perf_counter()
     page.goto(f"{server.url}/ui/chat?id={long}")
-    page.wait_for_function("document.querySelectorAll('.message .markdown pre').length >= 250", timeout=60_000)
+    page.locator(".message .markdown pre").nth(249).wait_for(timeout=60_000)
     opened = time.perf_counter() - began
 
     before = gateway_bytes(server)
