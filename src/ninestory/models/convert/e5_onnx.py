@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import struct
 import tempfile
@@ -43,6 +44,9 @@ def e5_onnx_folder(source: Path, sha256: str, home: Home, precision: str = "int8
         made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
         try:
             _convert(source, made, precision)
+            for file in made.iterdir():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
             made.replace(folder)
         except OSError:  # another process was faster: its folder is as good
             if not (folder / "ninestory.json").is_file():
