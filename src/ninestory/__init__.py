@@ -10,18 +10,46 @@ Everything here is imported on first use: `import ninestory` alone loads no torc
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:  # what an editor and a type checker see; `__getattr__` below gives the same names
+    from ninestory.core.errors import NinestoryError as NinestoryError
+    from ninestory.core.paths import Home as Home
+    from ninestory.floors.chat import ChatModel as ChatModel
+    from ninestory.floors.chat import load as load
+    from ninestory.library import doctor as doctor
+    from ninestory.library import import_model as import_model
+    from ninestory.library import list_models as list_models
+    from ninestory.library import list_systems as list_systems
+    from ninestory.library import plan as plan
+    from ninestory.library import pull as pull
+    from ninestory.library import remove as remove
+    from ninestory.library import serve as serve
+    from ninestory.library import show as show
+    from ninestory.library import verify as verify
+    from ninestory.models.resolve import resolve as resolve
+
+_LIBRARY = [
+    "doctor",
+    "import_model",
+    "list_models",
+    "list_systems",
+    "plan",
+    "pull",
+    "remove",
+    "serve",
+    "show",
+    "verify",
+]
 _WHERE = {
     "load": "ninestory.floors.chat",
     "ChatModel": "ninestory.floors.chat",
     "resolve": "ninestory.models.resolve",
-    "verify": "ninestory.models.verify",
-    "plan": "ninestory.models.plan",
     "Home": "ninestory.core.paths",
     "NinestoryError": "ninestory.core.errors",
+    **dict.fromkeys(_LIBRARY, "ninestory.library"),
 }
 __all__ = ["__version__", *sorted(_WHERE)]
 

@@ -18,10 +18,9 @@ def list_(
     floor: Annotated[int | None, typer.Option(min=1, max=9, help="Only this floor.")] = None, as_json: Json = False
 ) -> None:
     """Every system of the tower, floor by floor."""
-    from ninestory.models.catalogue import load_catalogue
+    from ninestory.library import list_systems
 
-    systems = [s for s in load_catalogue().values() if floor in (None, s.floor)]
-    systems.sort(key=lambda s: (s.floor, s.name))
+    systems = list_systems(floor)
     if as_json:
         print_json([dataclasses.asdict(s) for s in systems])
         return
@@ -33,7 +32,7 @@ def list_(
 @app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Catalogue name.")], as_json: Json = False) -> None:
     """One system: what it is, its variants with sizes and hub ids, and what goes wrong."""
-    from ninestory.models.catalogue import find
+    from ninestory.library import show as find
 
     system = find(name)
     if as_json:

@@ -10,7 +10,6 @@ import typer
 
 from ninestory.cli.app import language
 from ninestory.cli.output import Json, print_json
-from ninestory.core.paths import Home
 
 app = typer.Typer()
 _MARKS = {"ok": "✓", "note": "·", "problem": "✗"}
@@ -24,9 +23,9 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check this machine, or a checkpoint against the known pitfalls of its family. Exit code 1 on a problem."""
-    from ninestory.models.doctor import diagnose
+    from ninestory.library import doctor as diagnose
 
-    findings = diagnose(path, Home.default())
+    findings = diagnose(path)
     if as_json:
         print_json([dataclasses.asdict(f) for f in findings])
     else:

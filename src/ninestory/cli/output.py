@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -10,20 +11,25 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
+_PIPE_COLUMNS = 4000
+
 
 def print_json(data: Any) -> None:
     print(json.dumps(data, ensure_ascii=False, indent=2, default=str))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A borderless table; plain text in a pipe."""
+    """A borderless table; long cells are folded on a terminal and never cut in a pipe."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    Console(soft_wrap=True).print(table)
+        table.add_row(*(Text(str(cell)) for cell in row))  # as Text: brackets in names are no markup
+    Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, soft_wrap=not sys.stdout.isatty()).print(table)
 
 
 def size(nbytes: float) -> str:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ninestory.cli.output import Json, print_json, print_table, size
-from ninestory.core.paths import Home
 
 app = typer.Typer()
 
@@ -21,13 +20,11 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Predict a model's memory, part by part, and say whether it fits on this machine."""
-    from ninestory.core.config import load_settings
     from ninestory.core.errors import DoesNotFit
+    from ninestory.library import plan as predict
     from ninestory.models.plan import largest_that_fits
-    from ninestory.models.planning import plans_for
 
-    settings = load_settings({"runtime.context": context, "runtime.slots": concurrency}).settings.runtime
-    plans = plans_for(model, settings, Home.default())
+    plans = predict(model, context=context, concurrency=concurrency)
     best = largest_that_fits(plans)
     if as_json:
         rows = [{**dataclasses.asdict(p), "total_bytes": p.total_bytes, "fits": p.fits} for p in plans]

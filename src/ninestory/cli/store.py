@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from ninestory.cli.output import Json, print_json, print_table, size
-from ninestory.core.paths import Home
 
 app = typer.Typer()
 
@@ -17,9 +16,9 @@ app = typer.Typer()
 @app.command("ls")
 def ls(as_json: Json = False) -> None:
     """Models on this machine."""
-    from ninestory.models.store import list_installed
+    from ninestory.library import list_models
 
-    models = list_installed(Home.default())
+    models = list_models()
     if as_json:
         print_json([dataclasses.asdict(m) for m in models])
     elif not models:
@@ -33,9 +32,9 @@ def ls(as_json: Json = False) -> None:
 @app.command("rm")
 def rm(model: Annotated[str, typer.Argument(help="Model reference.")], as_json: Json = False) -> None:
     """Delete a model's files."""
-    from ninestory.models.store import remove
+    from ninestory.library import remove
 
-    removed = remove(Home.default(), model)
+    removed = remove(model)
     print_json(dataclasses.asdict(removed)) if as_json else print(
         f"Removed {removed.reference} ({size(removed.nbytes)})."
     )
@@ -46,30 +45,17 @@ def verify(
     model: Annotated[str, typer.Argument(help="Model reference, file or folder.")], as_json: Json = False
 ) -> None:
     """Check a model's files: every tensor named, typed and in bounds. Nothing of them is run."""
-    from ninestory.models.resolve import resolve
-    from ninestory.models.verify import verify as check
+    from ninestory.library import verify as check
 
-    path = Path(model).expanduser()
-    if not path.exists():
-        found = resolve(model, Home.default()).path
-        if found is None:
-            print(f"{model} is a remote model: there is nothing to check.")
-            return
-        path = found
-    if path.is_dir() and (path / "model.onnx").is_file():
-        path = path / "model.onnx"
-        report = {"path": str(path), "files": [path.name], "nbytes": path.stat().st_size, "notes": ["assembled here"]}
-        print_json(report) if as_json else print(f"{path.name}: assembled here from a verified starter.")
-        return
-    report_ = check(path)
+    report = check(model)
     if as_json:
-        print_json(dataclasses.asdict(report_))
+        print_json(dataclasses.asdict(report))
         return
-    types = ", ".join(f"{dtype} {size(nbytes)}" for dtype, nbytes in report_.dtypes.items())
+    types = ", ".join(f"{dtype} {size(nbytes)}" for dtype, nbytes in report.dtypes.items())
     print(
-        f"{path.name}: sound. {len(report_.files)} file(s), {report_.tensors} tensors, {size(report_.nbytes)} ({types})."
+        f"{report.path.name}: sound. {len(report.files)} file(s), {report.tensors} tensors, {size(report.nbytes)} ({types})."
     )
-    for note in report_.notes:
+    for note in report.notes:
         print(f"  note: {note}")
 
 
@@ -80,7 +66,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Take a file or folder into the store; linked where possible, copied otherwise."""
-    from ninestory.models.store import import_path
+    from ninestory.library import import_model
 
-    model = import_path(Home.default(), path, name)
+    model = import_model(path, name)
     print_json(dataclasses.asdict(model)) if as_json else print(f"Imported {model.reference} ({size(model.nbytes)}).")

@@ -104,9 +104,22 @@ class ChatModel:
             messages: a question, or `Message`s / OpenAI-shaped dicts.
             stream: yield pieces of text as they come instead of one `Reply`.
             generation: max_tokens, stop, temperature, top_p, top_k, min_p, seed, json_schema, …
+
+        Leaving a stream early (break, or closing the iterator) stops the model.
+
+        Raises:
+            InvalidRequest: an unknown option or a message that is none. ContextOverflow: with both numbers.
+
+        >>> import ninestory as ns
+        >>> with ns.load("starter:smollm2-135m-instruct", threads=1, slots=1, context=512) as model:
+        ...     reply = model.chat("What is the capital of France?", max_tokens=12, temperature=0)
+        ...     pieces = list(model.chat("What is the capital of France?", stream=True, max_tokens=12, temperature=0))
+        >>> "".join(pieces) == str(reply), reply.finish_reason, reply.usage.completion_tokens
+        (True, 'length', 12)
         """
-        chunks = self._engine.run(chat_request(messages, generation), threading.Event())
-        return _pieces(chunks) if stream else _reply(chunks)
+        cancel = threading.Event()
+        chunks = self._engine.run(chat_request(messages, generation), cancel)
+        return _pieces(chunks, cancel) if stream else _reply(chunks)
 
     def complete(self, prompt: str, **generation: Any) -> Reply:
         """Continue raw text, without any chat template."""
@@ -149,10 +162,10 @@ class ChatSession:
         pass
 
     def ask(self, text: str, **generation: Any) -> Reply:
-        """Ask, remember question and answer."""
-        self.messages.append(Message(role="user", content=text))
-        reply = self._model.chat(self.messages, **generation)
-        self.messages.append(Message(role="assistant", content=reply.text))
+        """Ask; question and answer are remembered together, so a failed question leaves no trace."""
+        question = Message(role="user", content=text)
+        reply = self._model.chat([*self.messages, question], **generation)
+        self.messages += [question, Message(role="assistant", content=reply.text)]
         return reply
 
 
@@ -164,7 +177,15 @@ def chat_request(messages: Conversation, generation: dict[str, Any]) -> ChatRequ
 def _messages(given: Conversation) -> list[Message]:
     if isinstance(given, str):
         return [Message(role="user", content=given)]
-    return [m if isinstance(m, Message) else Message(**m) for m in given]
+    try:
+        return [m if isinstance(m, Message) else Message(**m) for m in given]
+    except TypeError as error:
+        raise InvalidRequest(
+            f"A message is not of the form role and content: {error}.",
+            hint='Give dicts like {"role": "user", "content": "…"}.',
+            hint_zh='请使用 {"role": "user", "content": "…"} 这样的字典。',
+            param="messages",
+        ) from None
 
 
 def _options(generation: dict[str, Any]) -> dict[str, Any]:
@@ -182,10 +203,13 @@ def _options(generation: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _pieces(chunks: Iterator[Chunk]) -> Iterator[str]:
-    for chunk in chunks:
-        if isinstance(chunk, Text) and not chunk.reasoning:
-            yield chunk.text
+def _pieces(chunks: Iterator[Chunk], cancel: threading.Event) -> Iterator[str]:
+    try:
+        for chunk in chunks:
+            if isinstance(chunk, Text) and not chunk.reasoning:
+                yield chunk.text
+    finally:
+        cancel.set()  # a reader that left early must not keep the model busy
 
 
 def _reply(chunks: Iterator[Chunk]) -> Reply:

@@ -1,0 +1,35 @@
+"""A `Progress` that a person watches: a bar of bytes on a terminal (stderr) or in a notebook."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ProgressBar:
+    """Drawn with Rich; use it as a context manager. `quiet` draws nothing."""
+
+    resume: dict[str, Any] | None = None
+
+    def __init__(self, quiet: bool = False) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True, quiet=quiet))
+        self._task = self._progress.add_task("", total=None)
+
+    def __enter__(self) -> ProgressBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, done: float, total: float | None = None, message: str = "") -> None:
+        self._progress.update(self._task, completed=done, total=total, description=message[-40:])
+
+    def event(self, kind: str, **data: Any) -> None:
+        self._progress.console.print(f"{kind}: " + ", ".join(f"{k} {v}" for k, v in data.items()))
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        self.resume = state

@@ -1,0 +1,197 @@
+"""Every verb as a function: what `import ninestory as ns` offers beside `ns.load`.
+
+The command line calls these very functions and only prints what they return. Long lists know how to show
+themselves in a notebook. Errors are `ninestory.NinestoryError`s with a `hint`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from ninestory.core.config import load_settings
+from ninestory.core.errors import Unsupported
+from ninestory.core.paths import Home
+from ninestory.core.progress import Progress
+from ninestory.core.progress_bar import ProgressBar
+from ninestory.models.catalogue import System, find, load_catalogue
+from ninestory.models.doctor import Finding, diagnose
+from ninestory.models.plan import Plan
+from ninestory.models.planning import plans_for
+from ninestory.models.resolve import resolve
+from ninestory.models.resolved import ResolvedModel
+from ninestory.models.store import InstalledModel, import_path, list_installed
+from ninestory.models.store import remove as remove_installed
+from ninestory.models.verify import VerifyReport
+from ninestory.models.verify import verify as verify_files
+
+T = TypeVar("T")
+
+
+class Rows(list[T]):
+    """A list of records that a notebook shows as a table of its plain fields."""
+
+    def _repr_markdown_(self) -> str:
+        if not self:
+            return "*(nothing)*"
+        values = [_plain_fields(row) for row in self]
+        columns = list(values[0])
+        lines = [columns, ["---"] * len(columns), *([str(v[c]) for c in columns] for v in values)]
+        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _plain_fields(row: object) -> dict[str, object]:
+    """The fields of a dataclass that fit into a table's cell."""
+    fields = {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}  # type: ignore[arg-type]
+    return {name: value for name, value in fields.items() if isinstance(value, (str, int, float, Path))}
+
+
+def list_systems(floor: int | None = None) -> Rows[System]:
+    """The catalogue, floor by floor.
+
+    Args:
+        floor: 1 to 9; all of them when left out.
+
+    >>> import ninestory as ns
+    >>> "chatglm-6b" in [system.name for system in ns.list_systems(floor=1)]
+    True
+    """
+    systems = [s for s in load_catalogue().values() if floor in (None, s.floor)]
+    return Rows(sorted(systems, key=lambda s: (s.floor, s.name)))
+
+
+def show(name: str) -> System:
+    """One system of the catalogue: variants, sizes, licence, pitfalls and their cures.
+
+    Raises:
+        NotFound: no such name; the hint has the nearest.
+
+    >>> import ninestory as ns
+    >>> ns.show("chatglm-6b").title.en
+    'ChatGLM-6B'
+    """
+    return find(name)
+
+
+def list_models(*, home: Home | None = None) -> Rows[InstalledModel]:
+    """Models on this machine."""
+    return Rows(list_installed(home or Home.default()))
+
+
+def pull(reference: str, *, progress: Progress | None = None, home: Home | None = None) -> ResolvedModel:
+    """Fetch a model; the only function here that uses the network. It is a job: an interrupted one can be resumed.
+
+    Args:
+        reference: a catalogue variant, "hf:org/name:Q4_K_M", "ms:org/name" or "starter:name".
+        progress: who watches; a bar on the terminal or in the notebook when left out.
+
+    Raises:
+        NotFound, Unauthorized, Forbidden: what the hub says. Damaged: a wrong checksum. DiskFull: no room.
+    """
+    if progress is None:
+        with ProgressBar() as bar:
+            return pull(reference, progress=bar, home=home)
+    from ninestory.core.errors import Cancelled, from_dict
+    from ninestory.core.state import State
+    from ninestory.jobs.runner import JobRunner
+    from ninestory.jobs.store import JobStore
+    from ninestory.models.reference import parse_reference
+    from ninestory.serving.job_kinds import works
+
+    where = (home or Home.default()).ensure()
+    name = str(parse_reference(reference))
+    runner = JobRunner(JobStore(State(where.state_db)), works(where, load_settings().settings.hub))
+    job = runner.run_new("pull", {"model": name}, progress)
+    if job.error:
+        raise from_dict(job.error)
+    if job.state == "cancelled":
+        raise Cancelled(
+            f"The pull of {name} was cancelled.",
+            hint=f"'ninestory jobs resume {job.id}' or the same command goes on.",
+            hint_zh=f"运行 ninestory jobs resume {job.id} 或原命令即可继续。",
+        )
+    return resolve(name, where)
+
+
+def import_model(path: str | Path, name: str, *, home: Home | None = None) -> InstalledModel:
+    """Take a file or checkpoint folder into the store as `name` ("system:variant" or "hf:org/name")."""
+    return import_path(home or Home.default(), Path(path), name)
+
+
+def remove(reference: str, *, home: Home | None = None) -> InstalledModel:
+    """Delete a model's files; returns what was removed."""
+    return remove_installed(home or Home.default(), reference)
+
+
+def verify(model: str | Path, *, home: Home | None = None) -> VerifyReport:
+    """Check a model's files: every tensor named, typed and in bounds. Nothing of them is run.
+
+    Args:
+        model: a file, a checkpoint folder or a model reference.
+
+    Raises:
+        Damaged: the first fault. NotFound: nothing is there. Unsupported: a remote model has no files.
+    """
+    path = Path(model).expanduser()
+    if not path.exists():
+        found = resolve(str(model), home or Home.default()).path
+        if found is None:
+            raise Unsupported(
+                f"{model} is a remote model: there are no files to check.",
+                hint="Name a model on this machine; 'ninestory ls' lists them.",
+                hint_zh="请指定本机上的模型；ninestory ls 可列出它们。",
+            )
+        path = found
+    onnx = path / "model.onnx"
+    if onnx.is_file():  # built here from a starter whose checksum was compared
+        return VerifyReport(onnx, [onnx.name], 0, onnx.stat().st_size, {}, ["assembled here from a verified starter"])
+    return verify_files(path)
+
+
+def plan(
+    reference: str, *, context: int | None = None, concurrency: int | None = None, home: Home | None = None
+) -> Rows[Plan]:
+    """Predicted memory of a model and of its sister variants, the one asked for first.
+
+    Args:
+        reference: any model reference; a catalogue name need not be installed.
+        context: tokens of one conversation. concurrency: requests decoded together.
+
+    >>> import ninestory as ns
+    >>> small, large = (ns.plan("vicuna:7b-v1.5", context=n)[0] for n in (512, 2048))
+    >>> small.cache_bytes < large.cache_bytes
+    True
+    """
+    flags = {"runtime.context": context, "runtime.slots": concurrency}
+    return Rows(plans_for(reference, load_settings(flags).settings.runtime, home or Home.default()))
+
+
+def doctor(path: str | Path | None = None, *, home: Home | None = None) -> list[Finding]:
+    """What is right and wrong with this machine, or with the checkpoint at `path`, and the cure in both languages.
+
+    >>> import ninestory as ns
+    >>> {finding.level for finding in ns.doctor()} <= {"ok", "note", "problem"}
+    True
+    """
+    return diagnose(Path(path) if path is not None else None, home or Home.default())
+
+
+def serve(
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    preload: Sequence[str] | None = None,
+    home: Home | None = None,
+    announce: Callable[[str], None] = print,
+) -> None:
+    """Run the server and the page in this process until Ctrl-C or SIGTERM; other settings come from the files.
+
+    Raises:
+        InvalidRequest: a public address without a key. Conflict: this home has a running server.
+    """
+    from ninestory.serving.run import serve as run
+
+    flags = {"serve.host": host, "serve.port": port, "serve.preload": list(preload) if preload else None}
+    run(load_settings(flags), home or Home.default(), announce)
