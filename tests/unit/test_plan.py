@@ -64,7 +64,7 @@ def test_the_shape_comes_from_the_gguf_header(tmp_path: Path) -> None:
     )
     made = plan(_model(path, "gguf", path.stat().st_size), RuntimeSettings(context=64, slots=2, prompt_cache_mb=3))
     assert made.weight_bytes == path.stat().st_size
-    assert made.cache_bytes == 2 * 2 * 2 * 16 * (2 * 64) * 2 + (3 << 20)
+    assert made.cache_bytes == 2 * 2 * 2 * 16 * (2 * 256) * 2 + (3 << 20)  # 64 tokens take 256 cells
 
 
 def test_the_shape_comes_from_each_familys_config(tmp_path: Path) -> None:

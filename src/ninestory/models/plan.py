@@ -21,6 +21,7 @@ _MB = 1 << 20
 # Resident memory of a worker process before it opens a model, by runtime (measured with no model open).
 _PROCESS_BYTES = {"llamacpp": 56 * _MB, "onnx": 160 * _MB, "torch": 330 * _MB, "remote": 60 * _MB}
 _TOKENIZER_BYTES = 300 * _MB  # the `tokenizers` package with a unigram vocabulary of 250,000 pieces
+_LLAMA_CELLS = 256  # llama.cpp rounds every slot's cache up to a multiple of it
 _UBATCH = 256  # tokens of one prefill step (runtimes/llamacpp/library.py)
 # Measured with llama.cpp: what its tables and ours take for a token of the vocabulary, and a slot's logits and samplers
 _VOCABULARY_BYTES_PER_TOKEN, _SLOT_BYTES_PER_TOKEN = 800, 20
@@ -106,7 +107,8 @@ def _plan(
 ) -> Plan:
     cache = activations = 0
     if shape and runtime == "llamacpp":
-        cache = kv_bytes(shape, context * slots, 2)
+        cells = -(-context // _LLAMA_CELLS) * _LLAMA_CELLS
+        cache = kv_bytes(shape, cells * slots, 2)
         cache += settings.prompt_cache_mb * _MB  # prompts kept for reuse are copies of their cells; it fills with time
         activations = _llama_compute_bytes(shape, context, slots)
     elif shape:
