@@ -24,7 +24,7 @@ from tests.page.visitor import CHROMIUM_ARGUMENTS  # noqa: E402
 
 TOKENS, TOKENS_PER_SECOND = 600, 200
 FRAMES = """() => { window.longest = 0; let last = performance.now();
-  const step = (now) => { window.longest = Math.max(window.longest, now - last); last = now; requestAnimationFrame(step); };
+  const step = () => { const now = performance.now(); window.longest = Math.max(window.longest, now - last); last = now; requestAnimationFrame(step); };
   requestAnimationFrame(step); }"""
 
 
@@ -91,6 +91,7 @@ def measure(browser: Browser, server: ApiServer, upstream: ScriptedUpstream) -> 
     page.evaluate("localStorage.setItem('ninestory.settings', JSON.stringify({model: 'openai:scripted'}))")
     page.reload()
     page.locator(".hljs-built_in").first.wait_for()
+    server.http.post("/ninestory/v1/load", json={"model": "openai:scripted"}).raise_for_status()
     upstream.pieces = ["word " if i % 20 else "\n\n" for i in range(TOKENS - 1)] + ["LASTWORD"]
     upstream.tokens_per_second = TOKENS_PER_SECOND
     late, cpu, frame = stream(page, session)
