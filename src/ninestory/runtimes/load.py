@@ -55,6 +55,9 @@ def load_engine(model: ResolvedModel, settings: RuntimeSettings) -> Engine:
         from ninestory.runtimes.remote import RemoteEngine
 
         return RemoteEngine(model, settings)
-    from ninestory.runtimes.torch.engine import TorchEngine
-
-    return TorchEngine(model, settings)
+    raise Unsupported(
+        f"{model.reference} has {model.format} files, and this version runs GGUF and ONNX files and remote models.",
+        hint="Take a GGUF of this model: 'ninestory show NAME' lists the published ones.",
+        hint_zh="请改用该模型的 GGUF 文件：ninestory show 名称 可列出已发布的版本。",
+        param="model",
+    )
