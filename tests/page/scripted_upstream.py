@@ -38,6 +38,7 @@ class ScriptedUpstream:
         self.reasoning: list[str] = []
         self.tokens_per_second = 0.0
         self.breaks_after: int | None = None
+        self.last_token_at = 0.0
         self.requests: list[dict[str, object]] = []
 
     def _write(self, handler: BaseHTTPRequestHandler) -> None:
@@ -50,6 +51,7 @@ class ScriptedUpstream:
             if self.tokens_per_second:
                 time.sleep(max(0.0, began + i / self.tokens_per_second - time.monotonic()))
             self._event(handler, delta, None)
+        self.last_token_at = time.time()
         self._event(handler, {}, "stop")
         handler.wfile.write(b"data: [DONE]\n\n")
 
