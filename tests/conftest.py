@@ -37,6 +37,8 @@ def _missing(marker: str) -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Playwright keeps an event loop running in this thread to its end: what needs one of its own comes before.
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
     reasons = {marker: _missing(marker) for marker in ("browser", "starter", "torch")}
     for item in items:
         for marker, reason in reasons.items():

@@ -36,6 +36,7 @@ def scripted(visit: Visit) -> Callable[..., Page]:
 
     def opened(**options: object) -> Page:
         page = visit("chat", **options)
+        expect(page.get_by_role("combobox", name="Model")).to_be_visible()  # its own first write is over by then
         page.evaluate("localStorage.setItem('ninestory.settings', JSON.stringify({model: 'openai:scripted'}))")
         page.reload()
         expect(page.get_by_role("combobox", name="Model")).to_have_value("openai:scripted")
