@@ -19,6 +19,7 @@ Visit = Callable[..., Page]
 def settle(page: Page, **settings: object) -> None:
     """Short, repeatable answers."""
     values = {"temperature": 0, "max_tokens": 16, "seed": 7, **settings}
+    expect(page.get_by_role("combobox", name="Model")).to_be_visible()  # the page's own first write is over by then
     page.evaluate("value => localStorage.setItem('ninestory.settings', JSON.stringify(value))", values)
     page.reload()
     expect(page.get_by_role("combobox", name="Model")).to_have_value(MODEL)
