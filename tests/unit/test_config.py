@@ -31,7 +31,7 @@ def test_later_layers_win_and_say_where_from(tmp_path: Path) -> None:
     [
         ({"NINESTORY_SERVE_PROT": "1"}, "serve"),
         ({"NINESTORY_SERVE_PORT": "many"}, "serve.port"),
-        ({"NINESTORY_RUNTIME_FAST": "maybe"}, "runtime.fast"),
+        ({"NINESTORY_LOG_JSON": "maybe"}, "log_json"),
     ],
 )
 def test_mistakes_are_named(environ: dict[str, str], said: str, tmp_path: Path) -> None:

@@ -56,7 +56,6 @@ class RuntimeSettings:
     threads: int = _doc(0, "threads of one worker; 0 = the processors that are free")
     dtype: str = _doc("", "float32, bfloat16, float16, int8 or empty (float32 on a CPU)")
     device: str = _doc("", "cpu, cuda, cuda:1 … or empty (the best there is)")
-    fast: bool = _doc(False, "give up the promise that a request's tokens do not depend on its neighbours")
     prompt_cache_mb: int = _doc(128, "memory for prompts kept for reuse (llama.cpp)")
     allow_http: bool = _doc(False, "let a remote model's endpoint be plain http outside this machine")
 
@@ -79,7 +78,6 @@ class Settings:
     server: str = _doc("", "address of a running server that verbs ask; empty = work in this process")
     log_level: str = _doc("info", "debug, info, warning or error")
     log_json: bool = _doc(False, "one JSON object a log line")
-    log_prompts: bool = _doc(False, "write prompt texts into the log")
     serve: ServeSettings = field(default_factory=ServeSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     hub: HubSettings = field(default_factory=HubSettings)

@@ -160,20 +160,9 @@ class ScoreRequest:
     request_id: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RerankRequest:
-    """Relevance of each document to the query, higher is better."""
-
-    kind: ClassVar[str] = "rerank"
-    query: str
-    documents: list[str]
-    request_id: str = ""
-
-
-Request = ChatRequest | CompletionRequest | EmbeddingRequest | TokenizeRequest | ScoreRequest | RerankRequest
+Request = ChatRequest | CompletionRequest | EmbeddingRequest | TokenizeRequest | ScoreRequest
 REQUESTS: dict[str, type] = {
-    cls.kind: cls
-    for cls in (ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest, ScoreRequest, RerankRequest)
+    cls.kind: cls for cls in (ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest, ScoreRequest)
 }
 
 # --- chunks -----------------------------------------------------------------------------------------------------
@@ -268,7 +257,7 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """`values`: one number a token of the text (ScoreRequest) or a document (RerankRequest)."""
+    """`values`: the log-probability of each token of the text."""
 
     kind: str = "scores"
     values: list[float]
