@@ -67,7 +67,7 @@ def test_the_first_visit_says_what_the_starter_is_and_its_prompts_work(visit: Vi
 def test_stop_keeps_what_came_and_go_on_adds_to_it(visit: Visit, server: ApiServer) -> None:
     page = visit("chat")
     settle(page, max_tokens=400)
-    say(page, "Count from one to two hundred in words.")
+    say(page, "Write a long story about a lighthouse keeper.")  # goes on past 400 tokens
     expect(answers(page).locator(".markdown")).to_contain_text(re.compile(r"\w+"), timeout=60_000)
     page.keyboard.press("Escape")
     wait_for_answer(page)
@@ -81,6 +81,20 @@ def test_stop_keeps_what_came_and_go_on_adds_to_it(visit: Visit, server: ApiServ
     assert len(grown) > len(kept) and grown.startswith(kept[: len(kept) // 2])
     page.reload()
     expect(answers(page).locator(".markdown")).to_have_text(grown)
+
+
+def test_a_question_is_kept_when_the_tab_closes_in_mid_answer(visit: Visit) -> None:
+    page = visit("chat")
+    settle(page, max_tokens=400)
+    say(page, "Write a long story about a lighthouse keeper.")
+    expect(answers(page).locator(".markdown")).to_contain_text(re.compile(r"\w+"), timeout=60_000)
+    page.reload()
+    expect(page.get_by_role("article", name="You")).to_contain_text("lighthouse keeper")
+    # The browser may or may not still have sent what came of the answer; one click asks again in either case.
+    page.get_by_role("button", name="Answer again").last.click()
+    expect(answers(page).last.locator(".markdown")).to_contain_text(re.compile(r"\w+"), timeout=60_000)
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    page.keyboard.press("Escape")
 
 
 def test_editing_and_answering_again_make_branches_that_can_be_walked(visit: Visit) -> None:
@@ -158,6 +172,7 @@ def test_two_tabs_on_one_conversation_the_stale_one_is_told_and_nothing_is_lost(
     settle(page, max_tokens=4)
     say(page, "One.")
     wait_for_answer(page)
+    page.wait_for_url("**/chat?id=*")
     other = page.context.new_page()
     other.goto(page.url)
     wait_for_answer(other)
@@ -199,6 +214,7 @@ def test_settings_reach_the_server_and_presets_keep_them(visit: Visit) -> None:
 
 def test_a_value_that_the_server_refuses_is_explained_in_the_pages_language(visit: Visit) -> None:
     page = visit("chat", language="zh", expects="400")
+    expect(page.get_by_role("combobox", name="模型")).to_be_visible()  # the page's own first write is over by then
     page.evaluate("localStorage.setItem('ninestory.settings', JSON.stringify({temperature: 99}))")
     page.reload()
     expect(page.get_by_role("combobox", name="模型")).to_have_value(MODEL)

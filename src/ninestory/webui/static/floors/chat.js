@@ -56,6 +56,7 @@ export default function Chat({ query, go }) {
   const models = [...installed, ...remote].map((m) => ({ ...m, row: loaded.value?.find((row) => row.model === m.model) }));
   const model = models.some((m) => m.model === settings.model) ? settings.model : models[0]?.model;
 
+  // True when it is on the server; false when another tab was there first (nothing is overwritten).
   async function store(messages, leaf) {
     let c = current.current;
     try {
@@ -70,9 +71,13 @@ export default function Chat({ query, go }) {
       }
       refreshList();
     } catch (e) {
-      if (e.code === "stale_revision") toast(t("stale"), { error: true, action: { label: t("reload"), run: () => own("GET", `/conversations/${c.id}`).then(update) } });
-      else complain(e);
+      if (e.code === "stale_revision") {
+        toast(t("stale"), { error: true, action: { label: t("reload"), run: () => own("GET", `/conversations/${c.id}`).then(update) } });
+        return false;
+      }
+      complain(e);
     }
+    return true;
   }
 
   function requestBody(path, goOn) {
@@ -125,15 +130,20 @@ export default function Chat({ query, go }) {
     painting.current = setTimeout(() => { painting.current = 0; setLive({ ...state }); }, 40);
   }
 
-  function send(text, parent) {
+  async function send(text, parent) {
     if (!text.trim() || live || !model) return;
     const c = current.current;
     const message = { id: newId(), parent: parent === undefined ? c.leaf : parent, role: "user", content: text, reasoning: "", model: null, finish_reason: null, usage: null, data: {}, created_at: Date.now() / 1000 };
     const next = { ...c, messages: [...c.messages, message], leaf: message.id };
     update(next);
-    answer(pathOf(next));
+    // The question is kept before it is answered: a tab closed in mid-answer loses no words of the user's.
+    if (await store([message], message.id)) answer(pathOf(current.current));
   }
-  const regenerate = (message) => { const c = { ...current.current, leaf: message.parent }; update(c); answer(pathOf(c)); };
+  const regenerate = (message) => {
+    const c = { ...current.current, leaf: message.role === "user" ? message.id : message.parent };
+    update(c);
+    answer(pathOf(c));
+  };
   const goOn = (message) => answer(pathOf(current.current), message);
   const choose = (id) => { const c = current.current; const leaf = tipOf(c, id); update({ ...c, leaf }); if (c.id) own("PATCH", `/conversations/${c.id}`, { revision: c.revision, leaf }).then((r) => update({ ...current.current, revision: r.revision })).catch(complain); };
 
@@ -200,10 +210,10 @@ function Log({ path, live, conversation, onEdit, onRegenerate, onGoOn, onChoose,
   const scrolled = () => { const e = box.current; stick.current = e.scrollHeight - e.scrollTop - e.clientHeight < 60; };
   return html`<div class="log" ref=${box} onScroll=${scrolled} tabindex="0" aria-label=${t("floor1")} role="region">
     ${empty ? html`<div class="welcome"><h2>${t("welcome")}</h2><p>${isRemote(model) ? t("welcomeRemote") : t("welcome1")}</p>${(!model || model.startsWith("starter:")) && html`<p>${t("welcome2")}</p>`}<p>${t("welcome3")}</p><div class="tries">${["try1", "try2", "try3"].map((k) => html`<button type="button" lang="en" onClick=${() => onTry(t(k))}>${t(k)}</button>`)}</div></div>`
-    : path.map((m) => html`<${Message} key=${m.id} message=${m} live=${live?.id === m.id ? live : null} busy=${Boolean(live)} others=${siblings(conversation, m)} onEdit=${onEdit} onRegenerate=${onRegenerate} onGoOn=${onGoOn} onChoose=${onChoose} />`)}</div>`;
+    : path.map((m) => html`<${Message} key=${m.id} message=${m} live=${live?.id === m.id ? live : null} busy=${Boolean(live)} tip=${conversation.leaf === m.id} others=${siblings(conversation, m)} onEdit=${onEdit} onRegenerate=${onRegenerate} onGoOn=${onGoOn} onChoose=${onChoose} />`)}</div>`;
 }
 
-function Message({ message, live, busy, others, onEdit, onRegenerate, onGoOn, onChoose }) {
+function Message({ message, live, busy, tip, others, onEdit, onRegenerate, onGoOn, onChoose }) {
   const text = useRef();
   const [editing, setEditing] = useState(false);
   const mine = message.role === "user";
@@ -227,7 +237,7 @@ function Message({ message, live, busy, others, onEdit, onRegenerate, onGoOn, on
     <footer>${others.length > 1 && html`<span class="branches"><${IconButton} icon="left" label=${t("previous")} disabled=${at === 0 || busy} onClick=${() => onChoose(others[at - 1].id)} /><span>${t("version", { i: at + 1, n: others.length })}</span><${IconButton} icon="right" label=${t("next")} disabled=${at === others.length - 1 || busy} onClick=${() => onChoose(others[at + 1].id)} /></span>`}
       ${!live && !editing && html`<${IconButton} icon="copy" label=${t("copy")} onClick=${() => copyText(message.content).then(() => toast(t("copied")))} />`}
       ${!busy && mine && !editing && html`<${IconButton} icon="edit" label=${t("edit")} onClick=${() => setEditing(true)} />`}
-      ${!busy && !mine && html`<${IconButton} icon="again" label=${t("regenerate")} onClick=${() => onRegenerate(message)} />`}
+      ${!busy && (!mine || tip) && html`<${IconButton} icon="again" label=${t("regenerate")} onClick=${() => onRegenerate(message)} />`}
       ${!busy && !mine && ["length", "cancelled", "error"].includes(message.finish_reason) && message.content && html`<button type="button" onClick=${() => onGoOn(message)}>${t("goOn")}</button>`}
       ${!mine && !live && d.tokens_per_second > 0 && html`<span class="quiet figures">${t("speed", { tps: d.tokens_per_second.toFixed(1) })} · ${t("firstToken", { s: d.first_token_seconds.toFixed(2) })}${message.usage ? ` · ${t("tokens", { n: message.usage.completion_tokens })}` : ""}</span>`}</footer></article>`;
 }
