@@ -118,6 +118,16 @@ def test_sigterm_lets_the_running_answer_end(tmp_path: Path) -> None:
     assert server.process.wait(30) == 0
 
 
+def test_a_request_that_takes_too_long_is_ended_and_frees_its_slot(tmp_path: Path) -> None:
+    with ApiServer(tmp_path, serve_request_timeout="4", runtime_slots="1") as server:
+        server.http.post("/v1/chat/completions", json=SHORT).raise_for_status()
+        with server.http.stream("POST", "/v1/chat/completions", json=LONG) as response:
+            events = [json.loads(line[5:]) for line in response.iter_lines() if line.startswith("data: {")]
+        assert events[-1]["error"]["code"] == "timeout" and "4 s" in events[-1]["error"]["message"]
+        wait_for(lambda: idle(server), 10)
+        assert server.http.post("/v1/chat/completions", json=SHORT).status_code == 200
+
+
 def test_an_idle_model_is_unloaded(tmp_path: Path) -> None:
     with ApiServer(tmp_path, serve_keep_alive="0") as server:
         server.http.post("/v1/chat/completions", json=SHORT).raise_for_status()

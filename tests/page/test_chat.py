@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.api_server import MODEL, ApiServer
+from tests.page.visitor import set_settings
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
@@ -19,9 +20,7 @@ Visit = Callable[..., Page]
 def settle(page: Page, **settings: object) -> None:
     """Short, repeatable answers."""
     values = {"temperature": 0, "max_tokens": 16, "seed": 7, **settings}
-    expect(page.get_by_role("combobox", name="Model")).to_be_visible()  # the page's own first write is over by then
-    page.evaluate("value => localStorage.setItem('ninestory.settings', JSON.stringify(value))", values)
-    page.reload()
+    set_settings(page, values)
     expect(page.get_by_role("combobox", name="Model")).to_have_value(MODEL)
 
 
@@ -214,9 +213,7 @@ def test_settings_reach_the_server_and_presets_keep_them(visit: Visit) -> None:
 
 def test_a_value_that_the_server_refuses_is_explained_in_the_pages_language(visit: Visit) -> None:
     page = visit("chat", language="zh", expects="400")
-    expect(page.get_by_role("combobox", name="模型")).to_be_visible()  # the page's own first write is over by then
-    page.evaluate("localStorage.setItem('ninestory.settings', JSON.stringify({temperature: 99}))")
-    page.reload()
+    set_settings(page, {"temperature": 99})
     expect(page.get_by_role("combobox", name="模型")).to_have_value(MODEL)
     page.get_by_role("textbox", name="消息").fill("Hi")
     page.keyboard.press("Enter")

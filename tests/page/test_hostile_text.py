@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.api_server import MODEL, ApiServer
 from tests.page.scripted_upstream import ScriptedUpstream
+from tests.page.visitor import set_settings
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
@@ -36,9 +37,7 @@ def scripted(visit: Visit) -> Callable[..., Page]:
 
     def opened(**options: object) -> Page:
         page = visit("chat", **options)
-        expect(page.get_by_role("combobox", name="Model")).to_be_visible()  # its own first write is over by then
-        page.evaluate("localStorage.setItem('ninestory.settings', JSON.stringify({model: 'openai:scripted'}))")
-        page.reload()
+        set_settings(page, {"model": "openai:scripted"})
         expect(page.get_by_role("combobox", name="Model")).to_have_value("openai:scripted")
         return page
 
@@ -114,8 +113,7 @@ def test_thinking_is_folded(scripted: Callable[..., Page], upstream: ScriptedUps
 
 def test_a_worker_that_dies_in_mid_answer_is_said_and_the_next_question_works(visit: Visit, server: ApiServer) -> None:
     page = visit("chat", expects="Failed to load|ERR_")
-    page.evaluate("localStorage.setItem('ninestory.settings', JSON.stringify({max_tokens: 600, temperature: 0}))")
-    page.reload()
+    set_settings(page, {"max_tokens": 600, "temperature": 0})
     expect(page.get_by_role("combobox", name="Model")).to_have_value(MODEL)
     ask(page, "Write a long story about a lighthouse.")
     expect(page.locator(".markdown").last).to_contain_text(re.compile(r"\w+ \w+"), timeout=60_000)
@@ -123,8 +121,7 @@ def test_a_worker_that_dies_in_mid_answer_is_said_and_the_next_question_works(vi
     os.kill(workers[0]["pid"], signal.SIGKILL)
     expect(page.get_by_role("article").get_by_text("broke off")).to_be_visible()
     answered(page)
-    page.evaluate("localStorage.setItem('ninestory.settings', JSON.stringify({max_tokens: 4, temperature: 0}))")
-    page.reload()
+    set_settings(page, {"max_tokens": 4, "temperature": 0})
     expect(page.get_by_role("article", name="Assistant")).to_have_count(1)
     expect(page.get_by_role("combobox", name="Model")).to_have_value(MODEL)
     ask(page, "Hello again")

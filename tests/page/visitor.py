@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Page, Request
+from playwright.sync_api import Browser, Page, Request, expect
 
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
@@ -77,3 +77,10 @@ def accessibility_faults(page: Page) -> list[str]:
         for rule in result["violations"]
         for node in rule["nodes"][:3]
     ]
+
+
+def set_settings(page: Page, values: dict[str, object]) -> None:
+    """Give the chat view other settings, as if they had been chosen before."""
+    expect(page.locator(".picker select")).to_be_visible()  # the view's own first write is over by then
+    page.evaluate("values => localStorage.setItem('ninestory.settings', JSON.stringify(values))", values)
+    page.reload()

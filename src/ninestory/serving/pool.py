@@ -92,18 +92,12 @@ class Pool:
         try:
             for attempt in (1, 2):
                 worker = await self._ready(model)
-                chunks = worker.run(request, give_slot)
+                chunks = worker.run(request, give_slot, (deadline, self._too_long()))
                 try:
-                    while True:
-                        left = deadline - time.monotonic()
-                        try:
-                            chunk = await asyncio.wait_for(anext(chunks), max(left, 0.001))
-                        except StopAsyncIteration:
-                            return
-                        except TimeoutError:
-                            raise self._too_long() from None
+                    async for chunk in chunks:
                         sent = True
                         yield chunk
+                    return
                 except Unavailable as error:
                     if error.code != "worker_died" or sent or attempt == 2:
                         raise

@@ -132,10 +132,14 @@ class WorkerProcess:
             raise hello
         return hello
 
-    async def run(self, request: Request, on_end: Callable[[], None]) -> AsyncIterator[dict[str, Any]]:
+    async def run(
+        self, request: Request, on_end: Callable[[], None], limit: tuple[float, NinestoryError] | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
         """Send a request and yield its chunks. Leaving the iterator early cancels the request in the worker.
 
-        `on_end` is called when the engine has answered, even while the client is slow to take the answer.
+        Args:
+            on_end: called when the engine has answered, even while the client is slow to take the answer.
+            limit: a moment (time.monotonic) and the error that ends the request then.
         """
         if self.state == "dead":
             raise self.death()
@@ -144,12 +148,17 @@ class WorkerProcess:
         self.state = "busy"
         payload = orjson.dumps({"kind": request.kind, **dataclasses.asdict(request)}, option=orjson.OPT_NON_STR_KEYS)
         self._frames.send(encode(request_id, Kind.REQUEST, payload))
+        timer = None
+        if limit is not None:  # one timer a request: a task for each token would cost as much as the token's frame
+            timer = asyncio.get_running_loop().call_later(max(0.0, limit[0] - time.monotonic()), stream.put, limit[1])
         try:
             while (chunk := await stream.get()) is not None:
                 if isinstance(chunk, NinestoryError):
                     raise chunk
                 yield chunk
         finally:
+            if timer is not None:
+                timer.cancel()
             if self._forget(request_id):
                 self._frames.send(encode(request_id, Kind.CANCEL))
 
