@@ -141,7 +141,8 @@ def test_pull_survives_a_killed_server_and_goes_on_where_it_was(tmp_path: Path, 
         assert done["attempts"] >= 1 and done["result"]["model"] == SlowHub.MODEL and done["done"] == done["total"]
         assert [span != "" for span in hub.asked] == [False, True]
         installed = {row["model"]: row for row in server.http.get(f"{BASE}/models").json()["data"]}
-        assert installed[SlowHub.MODEL]["removable"]
+        assert installed[SlowHub.MODEL]["removable"] and installed[SlowHub.MODEL]["licence"] == "apache-2.0"
+        assert installed["starter:smollm2-135m-instruct"]["licence"] == "Apache-2.0"
         log = server.http.get(f"{BASE}/jobs/{job['id']}/events").json()["data"]
         assert log[0]["kind"] == "licence" and log[0]["data"]["licence"] == "apache-2.0"
         verified = server.http.post(f"{BASE}/models/verify", json={"model": SlowHub.MODEL}).json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass, replace
@@ -35,13 +36,20 @@ class InstalledModel:
     nbytes: int
     removable: bool
     task: str = "chat"
+    licence: str = ""  # as the starter table or the pull recorded it
 
 
 def list_installed(home: Home) -> list[InstalledModel]:
     """All of them; what is half written is never listed (it lies under names that start with a dot)."""
     models = [
         InstalledModel(
-            f"starter:{s.name}", "starter", None, s.nbytes, (home.models / "starter" / s.name).is_dir(), s.task
+            f"starter:{s.name}",
+            "starter",
+            None,
+            s.nbytes,
+            (home.models / "starter" / s.name).is_dir(),
+            s.task,
+            s.licence,
         )
         for s in STARTERS.values()
         if is_available(s, home)
@@ -180,7 +188,9 @@ def _folders(root: Path, depth: int) -> list[Path]:
 def _row(reference: str, path: Path) -> InstalledModel:
     nbytes = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
     task = "other" if (path / "adapter_config.json").is_file() else "chat"
-    return InstalledModel(reference, "store", path, nbytes, removable=True, task=task)
+    note = path / NOTE
+    licence = str(json.loads(note.read_text(encoding="utf-8")).get("licence") or "") if note.is_file() else ""
+    return InstalledModel(reference, "store", path, nbytes, removable=True, task=task, licence=licence)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

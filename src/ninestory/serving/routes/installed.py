@@ -133,6 +133,7 @@ def installed_object(model: InstalledModel, loaded: bool) -> dict[str, Any]:
         "source": model.source,
         "task": model.task,
         "bytes": model.nbytes,
+        "licence": model.licence,
         "removable": model.removable,
         "loaded": loaded,
     }
