@@ -20,10 +20,11 @@ from ninestory.core.errors import Cancelled, Damaged, InvalidRequest, NotFound, 
 from ninestory.core.paths import Home
 from ninestory.core.progress import Silent
 from ninestory.models import starters
-from ninestory.models.gguf_reader import TensorInfo, read_gguf
+from ninestory.models.gguf_reader import read_gguf
 from ninestory.models.resolve import resolve
 from ninestory.models.starter_table import STARTERS, PackagedFile, Starter, StarterFile
 from ninestory.models.starters import find_starter, is_available, pull_starter, starter_file, starter_folder
+from ninestory.models.tensor_info import TensorInfo
 
 BODY = bytes(range(256)) * 40
 OTHER = b"{}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ninestory.core.errors import Damaged
+from ninestory.models.tensor_info import TensorInfo
 
 MAX_TENSORS, MAX_KEYS, MAX_NAME, MAX_STRING = 1 << 20, 1 << 16, 63, 1 << 24
 MAX_ENTRIES = 1 << 22  # of all lists together: a Python object each, so this bounds the reader's memory
@@ -59,17 +60,6 @@ _KIND_NAMES = {
     0: "u8", 1: "i8", 2: "u16", 3: "i16", 4: "u32", 5: "i32", 6: "f32", 7: "bool", 8: "str", 10: "u64", 11: "i64",
     12: "f64",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor: `shape` in row-major order (slowest first), `offset` from the start of the file."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged
+from ninestory.models.tensor_info import TensorInfo
 
 MAX_HEADER = 16 << 20  # about 150,000 tensors; parsed JSON takes some twenty times its text
 DTYPE_BYTES = {
@@ -20,17 +21,6 @@ _NUMPY = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor: `offset` is from the start of the file."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
 
 
 @dataclass(frozen=True)

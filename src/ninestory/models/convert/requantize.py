@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.core.paths import Home, sync_directory
-from ninestory.models.gguf_reader import TENSOR_TYPES, GgufFile, TensorInfo, read_gguf
+from ninestory.models.gguf_reader import TENSOR_TYPES, GgufFile, read_gguf
+from ninestory.models.tensor_info import TensorInfo
 
 _ROWS = 2048  # of one block; 2048 rows of 576 float32 values are 4.7 MB
 
