@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from .gptq_calibration import Quantized
+
 
 def unpack_inputs(qweight: torch.Tensor, bits: int) -> torch.Tensor:
     """[in · bits / 32, out] words → int32 [in, out] values."""
@@ -43,6 +45,13 @@ def dequantize(
     group = g_idx.long()
     steps = unpack_inputs(qweight, bits) - unpack_zeros(qzeros, bits)[group]
     return steps.to(dtype) * scales.to(dtype)[group]
+
+
+def pack(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """int [n, m] of 0 … 2^bits − 1 → int32 words [n · bits / 32, m], low bits first (the inverse of `unpack_inputs`)."""
+    shifts = torch.arange(0, 32, bits, device=values.device)[None, :, None]
+    words = (values.long().unflatten(0, (-1, 32 // bits)) << shifts).sum(dim=1)  # no carries: the fields are apart
+    return (words - ((words >> 31) << 32)).to(torch.int32)
 
 
 class _PackedProduct(torch.autograd.Function):
@@ -85,9 +94,81 @@ class GPTQLinear(nn.Module):
         self.g_idx = nn.Parameter((torch.arange(in_features) // size).int(), requires_grad=False)
         self.bias = packed(out_features, dtype=torch.float16) if bias else None
 
+    @classmethod
+    def from_quantized(cls, quantized: Quantized, bits: int, bias: torch.Tensor | None = None) -> GPTQLinear:
+        """Pack a calibrated weight. A zero point of 0 is stored modulo 2^bits and never spills into its neighbours."""
+        outputs, inputs = quantized.weight.shape
+        groups = quantized.scale.shape[1]
+        made = cls(inputs, outputs, bits, -1 if groups == 1 else -(-inputs // groups), bias is not None)
+        group = quantized.g_idx.long()
+        codes = torch.round(quantized.weight / quantized.scale[:, group] + quantized.zero[:, group])  # [out, in]
+        stored_zero = (quantized.zero.long() - 1) & (2**bits - 1)  # [out, groups]
+        parts = {
+            "qweight": pack(codes.T, bits),
+            "qzeros": pack(stored_zero, bits).T.contiguous(),
+            "scales": quantized.scale.T.half().contiguous(),
+            "g_idx": quantized.g_idx,
+        }
+        made.load_state_dict(parts | ({} if bias is None else {"bias": bias.half()}))
+        return made
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = _PackedProduct.apply(x, self.qweight, self.qzeros, self.scales, self.g_idx, self.bits)
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
+
+
+def dequantize_llmtune(
+    qweight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """The weight [in, out] of LLMTune's layout in `dtype`: scale · nibble − zeros, one pair a row."""
+    return unpack_inputs(qweight, 4).to(dtype) * scales.to(dtype).T - zeros.to(dtype).T
+
+
+class _LLMTuneProduct(torch.autograd.Function):
+    """As `_PackedProduct`, for LLMTune's layout."""
+
+    @staticmethod
+    def forward(ctx, x, qweight, scales, zeros):
+        ctx.save_for_backward(qweight, scales, zeros)
+        return x @ dequantize_llmtune(qweight, scales, zeros, x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad @ dequantize_llmtune(*ctx.saved_tensors, grad.dtype).T, None, None, None
+
+
+class LLMTuneLinear(nn.Module):
+    """A frozen 4-bit linear in LLMTune's older layout: whole rows, no groups, `zeros` = zero · scale as a float.
+
+    qweight int32 [in / 8, out], scales and zeros float32 [out, 1], bias float32 [out].
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        if in_features % 256:
+            raise ValueError(f"LLMTune packs inputs by 256; {in_features} is no multiple of it")
+        self.in_features, self.out_features, self.bits = in_features, out_features, 4
+        words = torch.zeros(in_features // 8, out_features, dtype=torch.int32)
+        self.qweight = nn.Parameter(words, requires_grad=False)
+        self.scales = nn.Parameter(torch.zeros(out_features, 1), requires_grad=False)
+        self.zeros = nn.Parameter(torch.zeros(out_features, 1), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(out_features), requires_grad=False)
+
+    @classmethod
+    def from_quantized(cls, quantized: Quantized, bias: torch.Tensor | None = None) -> LLMTuneLinear:
+        """Pack a weight that was calibrated in 4 bits over whole rows."""
+        outputs, inputs = quantized.weight.shape
+        made = cls(inputs, outputs)
+        codes = torch.round(quantized.weight / quantized.scale + quantized.zero)  # [out, in]
+        parts = {"qweight": pack(codes.T, 4), "scales": quantized.scale, "zeros": quantized.zero * quantized.scale}
+        made.load_state_dict(parts | {"bias": torch.zeros(outputs) if bias is None else bias})
+        return made
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _LLMTuneProduct.apply(x, self.qweight, self.scales, self.zeros) + self.bias.to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
