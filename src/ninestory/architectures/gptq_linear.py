@@ -137,7 +137,8 @@ class _LLMTuneProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return grad @ dequantize_llmtune(*ctx.saved_tensors, grad.dtype).T, None, None, None
+        qweight, scales, zeros = ctx.saved_tensors
+        return grad @ dequantize_llmtune(qweight, scales, zeros, grad.dtype).T, None, None, None
 
 
 class LLMTuneLinear(nn.Module):

@@ -239,7 +239,7 @@ class NF4Linear(nn.Module):
 
 def state_tensors(state: QuantState) -> dict[str, torch.Tensor]:
     """The tensors bitsandbytes stores beside a packed weight, without their `weight.` prefix."""
-    header = {
+    header: dict[str, object] = {
         "quant_type": state.code,
         "blocksize": state.blocksize,
         "dtype": str(state.dtype).removeprefix("torch."),

@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
+from transformers import PreTrainedModel
 
 from ..architectures.gptq_linear import GPTQLinear, LLMTuneLinear
 from ..architectures.nf4_linear import Code, NF4Linear
@@ -33,12 +34,12 @@ def replace_linears(model: nn.Module, make: Callable[[str, nn.Linear], nn.Module
     return replaced
 
 
-def quantize_model(model: nn.Module, code: Code = "nf4", blocksize: int = 64, double: bool = True) -> list[str]:
+def quantize_model(model: PreTrainedModel, code: Code = "nf4", blocksize: int = 64, double: bool = True) -> list[str]:
     """Put every linear but the output head into 4 bits, in place; returns their names.
 
     The head (`get_output_embeddings`) stays as it is, as in QLoRA.
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = model.get_output_embeddings()
 
     def pack(_: str, linear: nn.Linear) -> nn.Module | None:
         return None if linear is head else NF4Linear.from_linear(linear, code, blocksize, double)
