@@ -175,8 +175,8 @@ def tokenizer() -> ChatGLMTokenizer:
 
 @pytest.mark.parametrize("case", TOKENIZER_CASES.get("cases", []), ids=lambda c: repr(c["text"])[:30])
 def test_tokenizer(case: dict, tokenizer: ChatGLMTokenizer) -> None:
-    assert tokenizer.encode(case["text"], typed_specials=True) == case["ids_no_special"]
-    assert tokenizer.encode_prompt(case["text"], typed_specials=True) == case["ids"]
+    assert tokenizer.encode(case["text"], special=True) == case["ids_no_special"]
+    assert tokenizer.encode_prompt(case["text"], special=True) == case["ids"]
     assert tokenizer.pieces(case["ids_no_special"]) == case["tokens"]
     assert tokenizer.decode(case["ids"]) == case["decoded"]
 

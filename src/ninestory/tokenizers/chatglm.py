@@ -11,9 +11,12 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ninestory.tokenizers.tokenizer import Segment, decode_bytes
+
 MAX_BLANK_RUN = 80
 # Typed in a text, these are special tokens; "[gMASK]" is not (it is no "special token" of the original's config).
 _TYPED_SPECIALS = ("<sop>", "<eop>", "[MASK]", "<pad>", "<unk>")
+_BLANKS = re.compile(r"<\|blank_(\d+)\|>")
 _HALF_TO_FULL = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
 
 
@@ -25,6 +28,8 @@ class ChatGLMTokenizer:
         num_image_tokens: 20000 for the v0.1 vocabulary (150,528 rows), else 0.
     """
 
+    drops_first_blank = True
+
     def __init__(self, path: Path, num_image_tokens: int = 0) -> None:
         import sentencepiece
 
@@ -33,18 +38,25 @@ class ChatGLMTokenizer:
         self.vocab_size = self.model.get_piece_size() + num_image_tokens
         self.pad_id, self.mask_id, self.gmask_id = (self.id_of(p) for p in ("<pad>", "[MASK]", "[gMASK]"))
         self.sop_id, self.eop_id = self.id_of("<sop>"), self.id_of("<eop>")
+        self.bos_ids: list[int] = []
+        self.suffix_ids = [self.gmask_id, self.sop_id]
+        self.eos_ids = frozenset({self.eop_id})
+        silent = [i for i in range(self.model.get_piece_size()) if self.model.is_control(i) or self.model.is_unknown(i)]
+        self.special_ids = frozenset(
+            {i + self.offset for i in silent} | {self.id_of(p) for p in (*_TYPED_SPECIALS, "[gMASK]")}
+        )
 
-    def id_of(self, piece: str) -> int:
-        return self.model.piece_to_id(piece) + self.offset
+    def id_of(self, spelling: str) -> int:
+        return self.model.piece_to_id(spelling) + self.offset
 
-    def encode(self, text: str, *, typed_specials: bool = False) -> list[int]:
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Ids of `text` without the trailing [gMASK] <sop>.
 
         Args:
-            typed_specials: let `<sop>`, `<eop>`, `[MASK]`, `<pad>` and `<unk>` typed in the text become special
-                tokens, as the original does. Off, because a user's text must not end a turn.
+            special: let `<sop>`, `<eop>`, `[MASK]`, `<pad>` and `<unk>` typed in the text become special tokens, as
+                the original does. Off, because a user's text must not end a turn.
         """
-        if not typed_specials:
+        if not special:
             return self._encode_plain(text)
         pattern = "|".join(re.escape(t) for t in _TYPED_SPECIALS)
         ids: list[int] = []
@@ -58,20 +70,38 @@ class ChatGLMTokenizer:
                 ids += self._encode_plain(part)
         return ids
 
-    def encode_prompt(self, text: str, *, typed_specials: bool = False) -> list[int]:
+    def encode_segments(self, segments: Sequence[Segment]) -> list[int]:
+        """Ids of a prompt in pieces; the family's formats hold no special token, so it is one text."""
+        return self._encode_plain("".join(text for text, _ in segments))
+
+    def encode_prompt(self, text: str, *, special: bool = False) -> list[int]:
         """Ids of a prompt: the text, then [gMASK] and <sop>, after which the model answers."""
-        return [*self.encode(text, typed_specials=typed_specials), self.gmask_id, self.sop_id]
+        return [*self.encode(text, special=special), *self.suffix_ids]
 
     def encode_pair(self, prompt: str, answer: str) -> list[int]:
         """Ids of a finished round: prompt, [gMASK], <sop>, answer, <eop>."""
         return [*self.encode_prompt(prompt), *self.encode(answer), self.eop_id]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`; special tokens and padding vanish."""
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """Text of `ids`; special tokens and padding vanish, or are spelled out."""
+        if not skip_special:
+            return decode_bytes(self, ids, skip_special=False)
         kept = [i - self.offset for i in ids if i != self.pad_id and i >= self.offset]
         text = self.model.decode(kept)
         text = text.replace("<n>", "\n").replace("<|tab|>", "\t")
-        return re.sub(r"<\|blank_(\d+)\|>", lambda m: " " * int(m[1]), text)
+        return _BLANKS.sub(lambda m: " " * int(m[1]), text)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for: line breaks, tabs and runs of blanks are written out."""
+        number = token_id - self.offset
+        if not 0 <= number < self.model.get_piece_size():
+            return b""
+        piece: str = self.model.id_to_piece(number)
+        if self.model.is_byte(number):
+            return bytes([int(piece[3:5], 16)])
+        if run := _BLANKS.fullmatch(piece):
+            return b" " * int(run[1])
+        return {"<n>": b"\n", "<|tab|>": b"\t"}.get(piece, piece.replace("▁", " ").encode())
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         return [self.model.id_to_piece(i - self.offset) for i in ids]

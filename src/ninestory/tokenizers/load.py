@@ -1,0 +1,144 @@
+"""A checkpoint directory → its tokenizer, by the files that are there; no torch, no code of the checkpoint's.
+
+The one way to get a tokenizer: serving, training and conversion call `load_tokenizer`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ninestory.core.errors import Damaged, NotFound
+from ninestory.tokenizers.tokenizer import Tokenizer
+
+OLD_CHATGLM_ROWS, IMAGE_TOKENS = 150528, 20000  # ChatGLM-6B v0.1 numbers its pieces behind 20,000 image tokens
+_MARKS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+_CONTROL = re.compile(r"<[^<>\s]+>|\[[A-Z0-9_]+\]")
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint directory, or of the directory that a lone weights file lies in.
+
+    Raises:
+        NotFound: no tokenizer's files are there.
+        Damaged: they cannot be read, or contradict each other.
+    """
+    directory = path if path.is_dir() else path.parent
+    side = _SideFiles.read(directory)
+    if (directory / "ice_text.model").is_file():
+        from ninestory.tokenizers.chatglm import ChatGLMTokenizer
+
+        return ChatGLMTokenizer(directory / "ice_text.model", side.image_tokens())
+    if (directory / "tokenizer.model").is_file():
+        from ninestory.tokenizers.sentencepiece_family import SentencePieceTokenizer
+
+        return SentencePieceTokenizer(
+            directory / "tokenizer.model",
+            {s: i for s, i in side.added.items() if s not in side.special},
+            side.special,
+            eos_ids=side.eos_ids,
+            adds_bos=side.settings.get("add_bos_token") is not False,
+            legacy=side.settings.get("legacy") is not False,
+        )
+    from ninestory.tokenizers.bpe import BpeTokenizer
+
+    settings: dict[str, Any] = {"special": side.special, "eos_ids": side.eos_ids}
+    if (directory / "tokenizer.json").is_file():
+        adds_bos = side.settings.get("add_bos_token")
+        bos = side.special.get(side.marks.get("bos_token", ""))
+        description = _json_object(directory / "tokenizer.json")
+        return BpeTokenizer(description, bos_id=bos, adds_bos=adds_bos, **settings)
+    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+        return BpeTokenizer.from_gpt2_files(directory, side.added, **settings)
+    raise NotFound(
+        f"{directory} holds no tokenizer.",
+        hint="Copy tokenizer.model, tokenizer.json, ice_text.model, or vocab.json and merges.txt of this release here.",
+        hint_zh="请将同一版本的 tokenizer.model、tokenizer.json、ice_text.model 或 vocab.json 与 merges.txt 复制到此处。",
+        param="model",
+        code="no_tokenizer",
+    )
+
+
+@dataclass(frozen=True)
+class _SideFiles:
+    """What the JSON files beside a vocabulary say.
+
+    settings: tokenizer_config.json. marks: "eos_token" → its spelling. added: every token that is added to the
+    vocabulary → id; special: those of them that are end marks and the like. eos_ids: of generation_config.json,
+    config.json and the tokenizer, all that are named.
+    """
+
+    config: dict[str, Any]
+    settings: dict[str, Any]
+    marks: dict[str, str]
+    added: dict[str, int]
+    special: dict[str, int]
+    eos_ids: frozenset[int]
+
+    @classmethod
+    def read(cls, directory: Path) -> _SideFiles:
+        names = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+        config, settings, marks_file, added_file = (_json_object(directory / name) for name in names)
+        generation = _json_object(directory / "generation_config.json")
+        marks = {m: _spelling(table[m]) for table in (settings, marks_file) for m in _MARKS if table.get(m)}
+        entries = [(e.get("content"), i, e.get("special")) for i, e in settings.get("added_tokens_decoder", {}).items()]
+        entries += [(spelling, number, None) for spelling, number in added_file.items()]
+        entries += [(e.get("content"), e.get("id"), e.get("special")) for e in _in_tokenizer_json(directory)]
+        marked = {*marks.values(), *map(_spelling, marks_file.get("additional_special_tokens") or [])}
+        added: dict[str, int] = {}
+        special: dict[str, int] = {}
+        for spelling, number, is_special in entries:
+            if not isinstance(spelling, str) or not str(number).isdecimal():
+                raise Damaged(
+                    f"The added token {str(spelling)[:80]!r} of {directory} has the id {str(number)[:80]!r}.",
+                    hint="Take all the tokenizer's files of one release.",
+                    hint_zh="请使用同一版本的全部分词器文件。",
+                )
+            added[spelling] = int(number)
+            if is_special or spelling in marked or _CONTROL.fullmatch(spelling):
+                special[spelling] = int(number)
+        vocabulary = _json_object(directory / "vocab.json")
+        special |= {s: vocabulary[s] for s in marked if s not in added and isinstance(vocabulary.get(s), int)}
+        eos = {special[marks["eos_token"]]} if marks.get("eos_token") in special else set()
+        for table in (generation, config):
+            named = table.get("eos_token_id")
+            eos |= {i for i in (named if isinstance(named, list) else [named]) if type(i) is int and i >= 0}
+        return cls(config, settings, marks, added, special, frozenset(eos))
+
+    def image_tokens(self) -> int:
+        """ChatGLM's numbering: as the tokenizer's settings say, else by the rows of the embedding."""
+        stated = self.settings.get("num_image_tokens")
+        if type(stated) is int:
+            return stated
+        return IMAGE_TOKENS if self.config.get("vocab_size") == OLD_CHATGLM_ROWS else 0
+
+
+def _in_tokenizer_json(directory: Path) -> list[dict[str, Any]]:
+    """tokenizer.json's added tokens, where they stand beside a SentencePiece model."""
+    if not (directory / "tokenizer.model").is_file():
+        return []
+    added = _json_object(directory / "tokenizer.json").get("added_tokens", [])
+    return [entry for entry in added if isinstance(entry, dict)]
+
+
+def _spelling(mark: Any) -> str:
+    """A special token is given as text, or as a table that holds it."""
+    return str(mark.get("content", "")) if isinstance(mark, dict) else str(mark)
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    """A JSON file's table; an empty one where there is no such file."""
+    if not file.is_file():
+        return {}
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Damaged(
+            f"{file.name} is not JSON: {error}.", hint="Download it again.", hint_zh="请重新下载。"
+        ) from error
+    if not isinstance(data, dict):
+        raise Damaged(f"{file.name} holds no JSON object.", hint="Download it again.", hint_zh="请重新下载。")
+    return data
