@@ -1,0 +1,1 @@
+"""Causal models in torch: one engine that batches continuously, for every family."""

@@ -1,0 +1,105 @@
+"""What the engine drives: a model that takes packed tokens and keeps something a slot.
+
+The seam for every family. A family with attention makes a `Step` of the rows and hands it to its attention; a
+recurrent one (RWKV) has no attention: it implements `Decoder` itself, its `store` holds a state a slot instead of keys
+and values, and its `forward` walks over `rows`, takes the state of `row.slot` (zeros where `row.start` is 0), runs the
+row's `n` tokens and puts the new state back. Its store's `chunk_done` takes a snapshot of the state, `reusable` says
+for how many chunks there is one, and `restore` puts it into the target slot. Neither `Slots` nor the engine changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ninestory.core.errors import Unsupported
+from ninestory.runtimes.torch import attention
+from ninestory.runtimes.torch.kv_store import KVStore
+from ninestory.runtimes.torch.slots import Store
+from ninestory.runtimes.torch.step import Row, Step, positions
+
+
+class Decoder(Protocol):
+    """A causal model with `slots` places for running requests.
+
+    Attributes:
+        chunked: a prompt may be computed in chunks, which can be reused; False = only as a whole (ChatGLM, whose
+            context sees itself in both directions).
+        vocabulary: number of logits.
+    """
+
+    store: Store
+    chunked: bool
+    vocabulary: int
+    device: torch.device
+
+    def forward(self, ids: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+        """Hidden states [T, hidden] of the packed tokens `ids` [T], whose rows follow one another."""
+        ...
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 [R, vocabulary] of chosen hidden states [R, hidden]."""
+        ...
+
+
+class TransformersDecoder:
+    """A causal model of transformers, its attention replaced by `Step.attend`. The model is changed for good.
+
+    Args:
+        context: tokens of one slot.
+
+    Raises:
+        Unsupported: the architecture's attention cannot be replaced, or differs from plain attention.
+    """
+
+    chunked = True
+
+    def __init__(self, model: Any, *, slots: int, context: int) -> None:
+        config = model.config
+        self.device = model.device
+        self._takes_keyword = attention.install(model, context)
+        self._base: nn.Module = model.base_model
+        self._head: nn.Module = model.get_output_embeddings()
+        self._bias = attention.bias(model, context)
+        self.vocabulary = self._head.out_features if hasattr(self._head, "out_features") else config.vocab_size
+        heads = config.num_attention_heads
+        self.store = KVStore(
+            layers=config.num_hidden_layers,
+            slots=slots,
+            kv_heads=attention.kv_heads(config),
+            length=context,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            dtype=model.dtype,
+            device=self.device,
+        )
+
+    def forward(self, ids: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+        step = Step(rows, self.store, bias=self._bias)
+        places = positions(rows, self.device)[None]
+        if self._takes_keyword:
+            out = self._base(input_ids=ids[None], position_ids=places, step=step, use_cache=False)
+        else:
+            out = self._base(input_ids=ids[None], position_ids=places, past_key_values=step, use_cache=False)
+        return out.last_hidden_state[0]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._head(hidden).float()
+
+
+def decoder_of(model: Any, *, slots: int, context: int) -> Decoder:
+    """The decoder of a loaded model.
+
+    Raises:
+        Unsupported: no decoder for this architecture.
+    """
+    kind = model.config.model_type
+    if not hasattr(model, "base_model") or model.get_output_embeddings() is None:
+        raise Unsupported(
+            f"The torch runtime decodes causal language models, and {kind!r} is none.",
+            hint="'ninestory show NAME' says what the model is for.",
+            hint_zh="ninestory show 名称 可查看模型用途。",
+        )
+    return TransformersDecoder(model, slots=slots, context=context)

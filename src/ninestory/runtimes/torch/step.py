@@ -1,0 +1,107 @@
+"""One forward pass over several requests at once: their tokens written one after another, without padding.
+
+Linears, norms and activations see T tokens; only attention knows of rows, and each row attends over exactly its own
+length. That is what makes a request's numbers independent of its neighbours: a padded or masked key changes the bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from ninestory.runtimes.torch.kv_store import KVStore
+
+
+@dataclass(frozen=True)
+class Row:
+    """`n` new tokens of the request in `slot`, which already holds `start` tokens."""
+
+    slot: int
+    start: int
+    n: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.n
+
+
+def positions(rows: Sequence[Row], device: torch.device) -> torch.Tensor:
+    """Place of every packed token in its own text, int64 [T]."""
+    return torch.cat([torch.arange(row.start, row.end, device=device) for row in rows])
+
+
+class Step:
+    """The rows of one pass and where their keys and values are kept.
+
+    Args:
+        bias: [heads, keys] added to the scores of each key (alibi), or None.
+        seen: per row, how many first keys every one of its new tokens may see, also those before them (ChatGLM's
+            context is bidirectional); 0 = plain causal.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], store: KVStore, *, bias: torch.Tensor | None = None, seen: Sequence[int] = ()
+    ) -> None:
+        self.rows, self.store = rows, store
+        self._masks = [
+            _mask(row, store.prefix, seen[i] if seen else 0, bias, store.device) for i, row in enumerate(rows)
+        ]
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None = None
+    ) -> torch.Tensor:
+        """Write the new keys and values into their slots and attend.
+
+        Args:
+            q: [T, heads, head_dim], rotated.
+            k, v: [T, kv_heads, head_dim]; `heads` is a multiple of `kv_heads`.
+            scale: of the scores; None = head_dim ** -0.5.
+
+        Returns:
+            [T, heads · head_dim]
+        """
+        out = torch.empty(q.shape[0], q.shape[1], v.shape[2], dtype=q.dtype, device=q.device)
+        grouped = q.shape[1] != k.shape[1]
+        at = 0
+        for row, mask in zip(self.rows, self._masks, strict=True):
+            span = slice(at, at + row.n)
+            at += row.n
+            keys, values = self.store.write(layer, row.slot, row.start, k[span], v[span])
+            context = F.scaled_dot_product_attention(
+                q[span].transpose(0, 1)[None],
+                keys[None],
+                values[None],
+                attn_mask=mask,
+                is_causal=mask is None and row.n > 1,
+                scale=scale,
+                enable_gqa=grouped,
+            )  # [1, heads, n, head_dim]
+            out[span] = context[0].transpose(0, 1)
+        return out.flatten(1)
+
+    # Families whose blocks pass nothing but the cache down to their attention are given the step in the cache's place;
+    # their models ask it for a length, which only makes up positions and masks that are not used here.
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return query_length, 0
+
+
+def _mask(row: Row, prefix: int, seen: int, bias: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    """What a row's attention needs beside its keys: None where causal order or a single query says it all."""
+    keys = prefix + row.end
+    if bias is None and (row.n == 1 or (row.start == 0 and not seen and not prefix)):
+        return None
+    visible = None
+    if row.n > 1:
+        visible = torch.ones(row.n, keys, dtype=torch.bool, device=device).tril(prefix + row.start)
+        visible[:, : prefix + seen] = True
+    if bias is None:
+        return visible
+    scores = bias[None, :, None, :keys].expand(1, -1, row.n, -1)  # [1, heads, n, keys]
+    return scores if visible is None else scores.masked_fill(~visible, torch.finfo(bias.dtype).min)
