@@ -31,10 +31,12 @@ class Decoder(Protocol):
         vocabulary: number of logits.
     """
 
-    store: Store
     chunked: bool
     vocabulary: int
     device: torch.device
+
+    @property
+    def store(self) -> Store: ...
 
     def forward(self, ids: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
         """Hidden states [T, hidden] of the packed tokens `ids` [T], whose rows follow one another."""

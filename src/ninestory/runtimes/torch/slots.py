@@ -75,9 +75,10 @@ class Slots:
         known = [self._store.reusable(i, _common(slot.chain, wanted)) for i, slot in enumerate(self._slots)]
         source = max(range(len(known)), key=lambda i: (known[i], i in idle))
         chunks = known[source]
-        whole = chunks and source in idle and len(self._slots[source].chain) == chunks
-        # A longer chain stays for who may come back to it, as long as another slot is free.
-        target = source if whole else next((i for i in idle if i != source), idle[0])
+        target = idle[0]
+        if chunks:  # a longer chain stays for who may come back to it, as long as another slot is free
+            whole = source in idle and len(self._slots[source].chain) == chunks
+            target = source if whole else next((i for i in idle if i != source), idle[0])
         self._store.restore(source, target, chunks)
         self._slots[target] = _Slot(chain=wanted[:chunks], busy=True, used=self._tick())
         return Lease(target, chunks * CHUNK)
