@@ -1,0 +1,292 @@
+"""Self-instruct: new training tasks from a few seed tasks, by any model, filtered for form and novelty, resumable.
+
+Sources: Stanford Alpaca's generate_instruction.py (English, ROUGE-L) and BELLE's Chinese form of it (BM25). The texts
+of the two headers are ours; numbering, labels, parsing and filters are theirs, so their outputs can be read.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ...core.errors import InvalidRequest
+from ...core.paths import atomic_write
+from ...core.progress import Progress
+from ...evaluation.bm25 import BM25
+from ...evaluation.rouge import latin_tokens, mixed_tokens, rouge_l
+
+DEMONSTRATIONS = 3
+TASKS_ASKED = {"en": 20, "zh": 10}
+MOST_SIMILAR = 0.7  # above it a task is no news
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of the pool; `input` may be empty."""
+
+    instruction: str
+    input: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the model answered. `finish_reason` "length" means that its last task was cut."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Form:
+    """The labels of one language. `labels`: of instruction, input and output."""
+
+    labels: tuple[str, str, str]
+    no_input: str
+    header: str
+
+
+FORMS = {
+    "en": Form(
+        ("Instruction", "Input", "Output"),
+        "<noinput>",
+        f"Write {TASKS_ASKED['en']} different tasks that a language model could be given, each with its answer.\n"
+        "Vary the verbs, the kinds of task (open questions, classification, rewriting, writing) and the subjects.\n"
+        "A text model must be able to do each one: ask for nothing to be seen, heard, drawn or looked up.\n"
+        f"Give a task an input only where it needs one, else write {'<noinput>'}. One or two sentences a task, in English.\n"
+        "The tasks:\n",
+    ),
+    "zh": Form(
+        ("指令", "输入", "输出"),
+        "<无输入>",
+        f"请写出 {TASKS_ASKED['zh']} 个可以交给语言模型的不同任务，并给出每个任务的答案。\n"
+        "动词、任务类型（问答、分类、改写、写作等）和主题应各不相同。\n"
+        "任务必须仅凭文字即可完成：不要求看图、听音、绘画或上网。\n"
+        "只有需要时才给出输入，否则写 <无输入>。每个任务一两句话，使用中文。\n"
+        "任务列表：\n",
+    ),
+}
+
+
+def encode_prompt(tasks: Sequence[Task], language: str, header: str | None = None) -> str:
+    """The header and the demonstrations, numbered, ending where the model has to go on."""
+    form = FORMS[language]
+    instruction, given, output = form.labels
+    prompt = (form.header if header is None else header) + "\n"
+    for number, task in enumerate(tasks, start=1):
+        asked = re.sub(r"\s+", " ", task.instruction).strip().rstrip(":")
+        prompt += (
+            f"###\n{number}. {instruction}: {asked}\n{number}. {given}:\n{task.input or form.no_input}\n"
+            f"{number}. {output}:\n{task.output}\n"
+        )
+    return prompt + f"###\n{len(tasks) + 1}. {instruction}:"
+
+
+def parse(completion: Completion | None, language: str, demonstrations: int = DEMONSTRATIONS) -> list[Task]:
+    """The well-formed tasks of a completion that pass the filters of form, in order."""
+    if completion is None:
+        return []
+    label, first = FORMS[language].labels[0], demonstrations + 1
+    text = completion.text
+    if language == "en" or not re.match(rf"\s*{first}\.\s*{label}", text):  # a chat model may repeat the opening
+        text = f"{first}. {label}:{text}"
+    chunks = text.split("###")
+    if completion.finish_reason == "length":
+        chunks = chunks[:-1]
+    read, keep = (_read_english, _keeps_english) if language == "en" else (_read_chinese, _keeps_chinese)
+    tasks = [read(chunk, first + index) for index, chunk in enumerate(chunks)]
+    return [task for task in tasks if task is not None and keep(task)]
+
+
+def _read_english(chunk: str, number: int) -> Task | None:
+    parts = re.split(rf"{number}\.\s+(?:Instruction|Input|Output):", chunk)
+    if len(parts) != 4:
+        return None
+    instruction, given, output = (part.strip() for part in parts[1:])
+    return Task(instruction, "" if given.lower() == "<noinput>" else given, output)
+
+
+_CHINESE_PARTS = re.compile(r"指令[:：](.*?)输入[:：](.*?)输出[:：](.*?)(?:指令|\Z)", re.DOTALL)
+
+
+def _read_chinese(chunk: str, _: int) -> Task | None:
+    """Full-width colons count too; the number of the next label is not part of a text."""
+    if not (found := _CHINESE_PARTS.search(chunk)):
+        return None
+    instruction, given, output = (re.sub(r"\d+\.$", "", part.strip()).strip() for part in found.groups())
+    instruction = re.sub(r"让\s*GPT\s*模型", "", instruction)
+    return Task(instruction, "" if "无输入" in given else given, output)
+
+
+_ENGLISH_BARRED = re.compile(
+    r"\b(images?|graphs?|pictures?|files?|maps?|draw|plot|go to|video|audio|music|flowchart|diagram)\b", re.IGNORECASE
+)
+_CHINESE_BARRED = (
+    *("图像", "图片", "照片", "文件", "图表", "图层", "曲线图", "折线图", "直线图", "柱形图", "饼状图", "链接"),
+    *("http", "openai", "chatgpt", "gpt"),
+)
+
+
+def _keeps_english(task: Task) -> bool:
+    words, asked = len(task.instruction.split()), task.instruction
+    if not 3 < words <= 150 or _ENGLISH_BARRED.search(asked) or asked.startswith("Write a program"):
+        return False
+    return asked[0] not in string.punctuation and asked[0].isascii()
+
+
+def _keeps_chinese(task: Task) -> bool:
+    asked = task.instruction
+    if len(asked) <= 3 or any(word in f"{asked}{task.input}{task.output}".lower() for word in _CHINESE_BARRED):
+        return False
+    longest = 150 if "示例" in asked or "例子" in asked else 100
+    return not task.input or len(asked) < longest
+
+
+class Novelty(Protocol):
+    """How like its nearest neighbours in the pool an instruction is."""
+
+    def similarities(self, instruction: str) -> list[float]:
+        """One number in 0 … 1 for each instruction of the pool."""
+
+    def add(self, instruction: str) -> None:
+        """Take an instruction into the pool."""
+
+
+class RougeNovelty:
+    """ROUGE-L F1 against every instruction of the pool (Alpaca). It is blind to Chinese."""
+
+    def __init__(self, pool: Sequence[str]) -> None:
+        self.pool = [latin_tokens(text) for text in pool]
+
+    def similarities(self, instruction: str) -> list[float]:
+        tokens = latin_tokens(instruction)
+        return [rouge_l(tokens, other).f1 for other in self.pool]
+
+    def add(self, instruction: str) -> None:
+        self.pool.append(latin_tokens(instruction))
+
+
+class Bm25Novelty:
+    """BM25 of each pool entry as a share of the instruction's score against itself (BELLE, for Chinese).
+
+    BELLE's own limit, a bare score of 18, holds for one tokenizer and one length of text; a share holds for any.
+    """
+
+    def __init__(self, pool: Sequence[str]) -> None:
+        self.index = BM25()
+        for text in pool:
+            self.add(text)
+
+    def similarities(self, instruction: str) -> list[float]:
+        tokens = mixed_tokens(instruction)
+        most = self.index.ceiling(tokens)
+        return [min(score / most, 1.0) if most else 0.0 for score in self.index.scores(tokens)]
+
+    def add(self, instruction: str) -> None:
+        self.index.add(mixed_tokens(instruction))
+
+
+@dataclass
+class Yield:
+    """What a run has cost and given so far; kept beside the data, so that a resumed run goes on counting."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    parsed: int = 0
+    kept: int = 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """language: en or zh. count: tasks wanted. seed: of the choice of demonstrations."""
+
+    language: str = "en"
+    count: int = 100
+    seed: int = 0
+    most_similar: float = MOST_SIMILAR
+    max_idle_requests: int = 20  # requests in a row that gave nothing new, after which it stops
+
+
+def run(
+    seeds: Sequence[Task],
+    complete: Callable[[str], Completion | None],
+    folder: Path,
+    settings: Settings,
+    progress: Progress,
+) -> Yield:
+    """Ask `complete` for tasks until `settings.count` were kept; `folder` gets tasks.jsonl and yield.json.
+
+    A run that was stopped goes on where it was: each request's tasks are written before the next is made, and the
+    demonstrations depend on the request's number only.
+
+    Raises:
+        InvalidRequest: fewer seeds than demonstrations, or the model gives nothing that passes the filters.
+    """
+    if len(seeds) < DEMONSTRATIONS:
+        raise InvalidRequest(
+            f"{len(seeds)} seed tasks were given, and each prompt shows {DEMONSTRATIONS}",
+            hint="Write a few more seeds by hand; the originals used 175.",
+            hint_zh="请再手写一些种子任务；原版使用 175 个。",
+            param="seeds",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks, made = _read(folder)
+    pool = [task.instruction for task in (*seeds, *tasks)]
+    novelty: Novelty = RougeNovelty(pool) if settings.language == "en" else Bm25Novelty(pool)
+    idle = 0
+    while made.kept < settings.count:
+        chooser = random.Random(f"{settings.seed}:{made.requests}")
+        answer = complete(encode_prompt(chooser.sample(list(seeds), DEMONSTRATIONS), settings.language))
+        found = parse(answer, settings.language)
+        fresh = [task for task in found if _is_new(task, novelty, settings.most_similar)]
+        made.requests += 1
+        made.prompt_tokens += answer.prompt_tokens if answer else 0
+        made.completion_tokens += answer.completion_tokens if answer else 0
+        made.parsed += len(found)
+        made.kept += len(fresh)
+        tasks += fresh
+        _write(folder, tasks, made)
+        progress.update(min(made.kept, settings.count), settings.count)
+        idle = 0 if fresh else idle + 1
+        if idle >= settings.max_idle_requests:
+            raise InvalidRequest(
+                f"{idle} requests in a row gave no new task ({made.kept} of {settings.count} are kept in {folder})",
+                hint="Take a stronger model, a higher temperature, or more and different seeds; then run it again.",
+                hint_zh="请换用更强的模型、提高温度，或提供更多不同的种子，然后重新运行。",
+            )
+    return made
+
+
+def _is_new(task: Task, novelty: Novelty, limit: float) -> bool:
+    """Whether nothing in the pool is too like it; if so it joins the pool at once."""
+    if max(novelty.similarities(task.instruction), default=0.0) > limit:
+        return False
+    novelty.add(task.instruction)
+    return True
+
+
+def _read(folder: Path) -> tuple[list[Task], Yield]:
+    state = folder / "yield.json"
+    if not state.exists():
+        return [], Yield()
+    lines = (folder / "tasks.jsonl").read_text(encoding="utf-8").splitlines()
+    made = Yield(**json.loads(state.read_text(encoding="utf-8")))
+    return [Task(**json.loads(line)) for line in lines[: made.kept]], made
+
+
+def _write(folder: Path, tasks: Sequence[Task], made: Yield) -> None:
+    """The tasks first: a kill between the two leaves tasks that the counts do not know, and they are asked for again."""
+    lines = "".join(json.dumps(asdict(task), ensure_ascii=False) + "\n" for task in tasks)
+    with atomic_write(folder / "tasks.jsonl", "w") as file:
+        file.write(lines)
+    with atomic_write(folder / "yield.json", "w") as file:
+        json.dump(asdict(made), file)
