@@ -34,6 +34,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "ps": ("workers", "Models loaded in the running server", "服务器中已加载的模型"),
     "load": ("workers", "Load a model in the running server", "在服务器中加载模型"),
     "unload": ("workers", "Unload a model from the running server", "从服务器中卸载模型"),
+    "arena": ("arena", "Blind comparisons of two models, votes and ratings", "两个模型的盲评、投票与评分"),
     "jobs": ("jobs", "Long work: ls, logs, cancel, resume", "长任务：ls、logs、cancel、resume"),
     "config": ("config", "Every setting and where its value came from", "全部设置及其来源"),
     "tour": ("tour", "Do one real thing on each floor; writes a report", "在每一层做一件真实的事并生成报告"),
@@ -53,8 +54,8 @@ class LazyGroup(TyperGroup):
         if _running(ctx, cmd_name):
             loaded = importlib.import_module(f"ninestory.cli.{module}")
             command = typer.main.get_command(loaded.app)
-            if isinstance(command, TyperGroup) and cmd_name != "jobs":
-                command = command.commands[cmd_name]
+            if isinstance(command, TyperGroup) and cmd_name in command.commands:
+                return command.commands[cmd_name]
             return command
         return TyperCommand(cmd_name, help=chinese if language() == "zh" else english)
 

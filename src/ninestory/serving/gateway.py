@@ -35,11 +35,12 @@ from ninestory.serving.routes import (
     responses,
     session,
     system,
+    votes,
 )
 
 ROUTES = (
     *(health, models, chat, completions, responses, embeddings, files, messages),
-    *(session, conversations, presets, jobs, events, installed, plan, catalogue, guides, system),
+    *(session, conversations, presets, jobs, events, installed, plan, catalogue, guides, system, votes),
 )
 
 
