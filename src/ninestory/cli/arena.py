@@ -85,7 +85,7 @@ def battle(
             hint_zh="例如：ninestory arena battle 模型甲 模型乙 --prompt '天为什么是蓝的？'",
         )
     draw, store = random.Random(seed), _store()
-    options = {"context": context or load_settings().settings.runtime.context, "slots": 1}
+    options: dict[str, Any] = {"context": context or load_settings().settings.runtime.context, "slots": 1}
     with load(models[0], **options) as first, load(models[1], **options) as second:
         for question in questions:
             pair = [(models[0], first), (models[1], second)]
