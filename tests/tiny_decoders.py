@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 VOCABULARY = 320
+GMASK, SOP = VOCABULARY - 4, VOCABULARY - 2  # ChatGLM's marks; ids below `PLAIN` are ordinary tokens in every family
+PLAIN = VOCABULARY - 8
 
 
 def _llama() -> Any:
@@ -18,7 +21,59 @@ def _llama() -> Any:
     )  # fmt: skip
 
 
-_BUILDERS = {"llama": _llama}
+def _gptj() -> Any:
+    from transformers import GPTJConfig, GPTJForCausalLM
+
+    return GPTJForCausalLM(
+        GPTJConfig(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, rotary_dim=8, n_positions=512)
+    )
+
+
+def _moss() -> Any:
+    from ninestory.architectures.moss import MossConfig, MossForCausalLM
+
+    return MossForCausalLM(
+        MossConfig(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, rotary_dim=8, n_positions=512, wbits=32)
+    )
+
+
+def _bloom(heads: int = 4) -> Any:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    return BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=16 * heads, n_layer=2, n_head=heads))
+
+
+def _falcon(**changed: Any) -> Any:
+    from transformers import FalconConfig, FalconForCausalLM
+
+    return FalconForCausalLM(
+        FalconConfig(vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, **changed)
+    )
+
+
+def _chatglm(**changed: Any) -> Any:
+    from ninestory.architectures.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+
+    return ChatGLMForConditionalGeneration(
+        ChatGLMConfig(
+            vocab_size=VOCABULARY, hidden_size=64, num_layers=2, num_attention_heads=4, inner_hidden_size=192,
+            bos_token_id=SOP, eos_token_id=SOP + 1, gmask_token_id=GMASK, mask_token_id=GMASK - 1, **changed,
+        )
+    )  # fmt: skip
+
+
+_BUILDERS: dict[str, Callable[[], Any]] = {
+    "llama": _llama,
+    "gptj": _gptj,
+    "moss": _moss,
+    "bloom": _bloom,
+    "bloom-12-heads": lambda: _bloom(heads=12),
+    "falcon": _falcon,
+    "falcon-grouped": lambda: _falcon(new_decoder_architecture=True, num_kv_heads=2),
+    "falcon-alibi": lambda: _falcon(alibi=True, multi_query=False, parallel_attn=False, bias=True),
+    "chatglm": _chatglm,
+    "chatglm-prefix": lambda: _chatglm(pre_seq_len=5),
+}
 FAMILIES = list(_BUILDERS)
 
 

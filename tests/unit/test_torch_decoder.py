@@ -10,14 +10,22 @@ torch = pytest.importorskip("torch")
 
 from ninestory.runtimes.torch.decoder import Decoder, decoder_of  # noqa: E402
 from ninestory.runtimes.torch.step import Row  # noqa: E402
-from tests.tiny_decoders import FAMILIES, VOCABULARY, build  # noqa: E402
+from tests.tiny_decoders import FAMILIES, GMASK, PLAIN, SOP, build  # noqa: E402
 
 pytestmark = pytest.mark.torch
 CONTEXT = 160
 
 
 def _ids(length: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(3, VOCABULARY - 8, (length,), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(3, PLAIN, (length,), generator=torch.Generator().manual_seed(seed))
+
+
+def _prompt(family: str, length: int, seed: int = 0) -> torch.Tensor:
+    """A prompt of `length` tokens; ChatGLM's ends with its marks."""
+    ids = _ids(length, seed)
+    if family.startswith("chatglm"):
+        ids[-2:] = torch.tensor([GMASK, SOP])
+    return ids
 
 
 def _run(decoder: Decoder, parts: Sequence[tuple[Row, torch.Tensor]]) -> list[torch.Tensor]:
@@ -29,13 +37,17 @@ def _run(decoder: Decoder, parts: Sequence[tuple[Row, torch.Tensor]]) -> list[to
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_rows_give_the_logits_of_the_plain_forward(family: str) -> None:
-    """A chunk, another chunk beside someone else's token, then one token: all as one plain forward has them."""
-    ids, other = _ids(100), _ids(8, seed=1)
+    """A prompt in chunks where the family allows it, the last beside someone else's token, then tokens one by one."""
+    prompt, answer, other = _prompt(family, 99), _ids(3), _prompt(family, 7, seed=1)
     with torch.inference_mode():
-        wanted = build(family)(input_ids=ids[None]).logits[0]
+        wanted = build(family)(input_ids=torch.cat((prompt, answer))[None]).logits[0]
     decoder = decoder_of(build(family), slots=3, context=CONTEXT)
-    _run(decoder, [(Row(0, 0, 7), other[:7])])
-    first = _run(decoder, [(Row(2, 0, 64), ids[:64])])[0]
-    second = _run(decoder, [(Row(0, 7, 1), other[7:]), (Row(2, 64, 35), ids[64:99])])[1]
-    last = _run(decoder, [(Row(2, 99, 1), ids[99:])])[0]
-    torch.testing.assert_close(torch.cat([first, second, last]), wanted, atol=1e-4, rtol=0)
+    _run(decoder, [(Row(0, 0, 7), other)])
+    cuts = [64, 35] if decoder.chunked else [99]
+    got, at = [], 0
+    for n in cuts:
+        rows = [(Row(0, 7 + len(got), 1), _ids(1)), (Row(2, at, n), prompt[at : at + n])]
+        got.append(_run(decoder, rows)[1])
+        at += n
+    got += [_run(decoder, [(Row(2, 99 + i, 1), answer[i : i + 1])])[0] for i in range(3)]
+    torch.testing.assert_close(torch.cat(got), wanted, atol=1e-4, rtol=0)

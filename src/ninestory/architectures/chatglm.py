@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -133,10 +134,14 @@ class ChatGLMAttention(nn.Module):
         bias: torch.Tensor,  # [batch, 1, seq, keys], 0 or a very large negative number
         cache: Cache | None,
         prefix: tuple[torch.Tensor, torch.Tensor] | None,  # each [batch, heads, pre_seq_len, head_dim]
+        step: Any = None,
     ) -> torch.Tensor:
         grouped = self.query_key_value(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [b, heads, seq, 3·hd]
         query, key, value = grouped.chunk(3, dim=-1)
         query, key = _rotate(query, *rotary), _rotate(key, *rotary)
+        if step is not None:
+            packed = (t[0].transpose(0, 1) for t in (query, key, value))  # each [seq, heads, head_dim]
+            return self.dense(step.attend(self.layer_idx, *packed)[None])
         if prefix is not None:
             key, value = torch.cat((prefix[0], key), dim=2), torch.cat((prefix[1], value), dim=2)
         if cache is not None:
@@ -163,9 +168,11 @@ class ChatGLMBlock(GradientCheckpointingLayer):
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
         self.mlp = ChatGLMMLP(config)
 
-    def forward(self, x, rotary, bias, cache, prefix):
+    def forward(self, x, rotary, bias, cache, prefix, step=None):
         normed = self.input_layernorm(x)
-        x = normed * ALPHA + self.attention(normed, rotary, bias, cache, prefix)  # the residual is the normed input
+        x = normed * ALPHA + self.attention(
+            normed, rotary, bias, cache, prefix, step
+        )  # the residual is the normed input
         normed = self.post_attention_layernorm(x)
         return normed * ALPHA + self.mlp(normed)
 
@@ -236,6 +243,23 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         expanded = heads[:, None].expand(-1, batch, -1, -1, -1)
         return [(expanded[2 * i], expanded[2 * i + 1]) for i in range(config.num_layers)]
 
+    def packed(self, input_ids: torch.Tensor, position_ids: torch.Tensor, step: Any) -> torch.Tensor:
+        """Hidden states [1, T, hidden] of tokens of several texts written one after another.
+
+        Args:
+            input_ids: [1, T]; position_ids: [1, 2, T].
+            step: its `attend(layer, q, k, v)` knows which tokens see which; a prefix stands in its store.
+        """
+        x = self.word_embeddings(input_ids)
+        rotary = _rotary_table(position_ids, self._half_head, x.dtype)
+        for layer in self.layers:
+            x = layer(x, rotary, None, None, None, step)
+        return self.final_layernorm(x)
+
+    @property
+    def _half_head(self) -> int:
+        return self.config.hidden_size // self.config.num_attention_heads // 2
+
     def forward(
         self,
         input_ids: torch.Tensor | None = None,  # [batch, new]
@@ -261,7 +285,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         bias = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device).masked_fill(hidden, torch.finfo(x.dtype).min)
         if self.config.pre_seq_len:
             bias = F.pad(bias, (self.config.pre_seq_len, 0))  # prefix columns are never hidden
-        rotary = _rotary_table(position_ids, self.config.hidden_size // self.config.num_attention_heads // 2, x.dtype)
+        rotary = _rotary_table(position_ids, self._half_head, x.dtype)
         for i, layer in enumerate(self.layers):
             x = layer(x, rotary, bias[:, None], past_key_values, prefixes[i] if prefixes else None)
         return self.final_layernorm(x)

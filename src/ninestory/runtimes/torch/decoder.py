@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from ninestory.architectures.chatglm import layout
 from ninestory.core.errors import Unsupported
 from ninestory.runtimes.torch import attention
 from ninestory.runtimes.torch.kv_store import KVStore
@@ -91,6 +92,55 @@ class TransformersDecoder:
         return self._head(hidden).float()
 
 
+class ChatGLMDecoder:
+    """ChatGLM-6B of the first generation: every token has two places, and the context sees itself both ways.
+
+    So a prompt is computed as a whole, and no beginning of it can be reused: its numbers depend on what follows.
+    """
+
+    chunked = False
+
+    def __init__(self, model: Any, *, slots: int, context: int) -> None:
+        config = model.config
+        self._config, self._base, self._head = config, model.transformer, model.lm_head
+        self.device, self.vocabulary = model.device, config.vocab_size
+        self._answers = [(0, 0)] * slots  # per slot: where the answer begins (<sop>), and the place it stands for
+        self.store = KVStore(
+            layers=config.num_layers,
+            slots=slots,
+            kv_heads=config.num_attention_heads,
+            length=context,
+            head_dim=config.hidden_size // config.num_attention_heads,
+            dtype=model.dtype,
+            device=self.device,
+            prefix=self._prefix(model.dtype) if config.pre_seq_len else None,
+        )
+
+    def forward(self, ids: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+        places, seen = [], []
+        for row, new in zip(rows, ids.split([row.n for row in rows]), strict=True):
+            if row.start == 0:
+                made = layout(new[None], self._config).positions[0]  # [2, n]
+                self._answers[row.slot] = (int((made[1] == 0).sum()), int(made[0, -1]))
+            else:
+                start, place = self._answers[row.slot]
+                answer = torch.arange(row.start, row.end, device=self.device) - start + 1
+                made = torch.stack((torch.full_like(answer, place), answer))
+            places.append(made)
+            seen.append(self._answers[row.slot][0])
+        step = Step(rows, self.store, seen=seen)
+        return self._base.packed(ids[None], torch.cat(places, dim=1)[None], step)[0]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._head(hidden).float()
+
+    def _prefix(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """P-Tuning v2's keys and values, each [layers, heads, pre_seq_len, head_dim]."""
+        with torch.no_grad():
+            pairs = self._base.prefix_keys_values(1, dtype)
+        return torch.cat([key for key, _ in pairs]), torch.cat([value for _, value in pairs])
+
+
 def decoder_of(model: Any, *, slots: int, context: int) -> Decoder:
     """The decoder of a loaded model.
 
@@ -104,4 +154,6 @@ def decoder_of(model: Any, *, slots: int, context: int) -> Decoder:
             hint="'ninestory show NAME' says what the model is for.",
             hint_zh="ninestory show 名称 可查看模型用途。",
         )
+    if kind == "chatglm":
+        return ChatGLMDecoder(model, slots=slots, context=context)
     return TransformersDecoder(model, slots=slots, context=context)
