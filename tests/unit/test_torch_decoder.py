@@ -9,6 +9,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from ninestory.runtimes.torch.decoder import Decoder, decoder_of  # noqa: E402
+from ninestory.runtimes.torch.packed_linear import replace_linears  # noqa: E402
+from ninestory.runtimes.torch.probe import choose_linears  # noqa: E402
 from ninestory.runtimes.torch.step import Row  # noqa: E402
 from tests.tiny_decoders import FAMILIES, GMASK, PLAIN, SOP, build  # noqa: E402
 
@@ -51,3 +53,31 @@ def test_packed_rows_give_the_logits_of_the_plain_forward(family: str) -> None:
         at += n
     got += [_run(decoder, [(Row(2, 99 + i, 1), answer[i : i + 1])])[0] for i in range(3)]
     torch.testing.assert_close(torch.cat(got), wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_request_has_the_same_bits_alone_and_among_eight(family: str) -> None:
+    """Prefill and twenty forced tokens: logits compared bit for bit, others joining and leaving around it."""
+    model = build(family)
+    replace_linears(model, choose_linears(model).classes)
+    decoder = decoder_of(model, slots=8, context=CONTEXT)
+    text = torch.cat((_prompt(family, 67), _ids(20)))
+    cuts = [64, 3] if decoder.chunked else [67]
+
+    def play(slot: int, others: Sequence[int]) -> torch.Tensor:
+        """The request's logits, beside others that decode from the middle of whatever stands in their slots."""
+        got, at = [], 0
+        for i, n in enumerate([*cuts, *[1] * 20]):
+            new = text[at : at + n]
+            neighbours = [(Row(s, 20 + i, 1), _ids(1, seed=s)) for s in others[: 1 + i % 7]]
+            cut = i % (len(neighbours) + 1) if neighbours else 0  # another place among them each time
+            rows = [*neighbours[:cut], (Row(slot, at, n), new), *neighbours[cut:]]
+            got.append(_run(decoder, rows)[cut])
+            at += n
+        return torch.cat(got)
+
+    for other in range(8):
+        _run(decoder, [(Row(other, 0, 20), _prompt(family, 20, seed=other))])
+    alone = play(5, [])
+    crowded = play(2, [0, 1, 3, 4, 5, 6, 7])
+    assert len(alone) == 87 and (alone != crowded).any(dim=1).sum() == 0

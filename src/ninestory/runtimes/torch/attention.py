@@ -7,6 +7,7 @@ but the cache: their attention's `forward` is replaced, and the step stands in t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
@@ -152,7 +153,13 @@ def _falcon(
     return self.dense(layer_past.attend(self.layer_idx, q, k, v)[None]), None
 
 
-_WRITTEN_OUT = {"gptj": _gptj, "codegen": _codegen, "moss": _codegen, "bloom": _bloom, "falcon": _falcon}
+_WRITTEN_OUT: dict[str, Callable[..., Any]] = {
+    "gptj": _gptj,
+    "codegen": _codegen,
+    "moss": _codegen,
+    "bloom": _bloom,
+    "falcon": _falcon,
+}
 
 
 def _check_plain(config: Any, context: int) -> None:

@@ -1,0 +1,99 @@
+"""Packed linears: the plain product's numbers, and bits that no neighbour changes, on whatever processor this is."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+
+from ninestory.runtimes.torch.packed_linear import (  # noqa: E402
+    Int8Linear,
+    MklLinear,
+    OneDnnLinear,
+    PackedLinear,
+    PairedOneDnnLinear,
+    RowByRowLinear,
+    replace_linears,
+)
+from ninestory.runtimes.torch.probe import choose_linears, is_invariant  # noqa: E402
+
+pytestmark = pytest.mark.torch
+SHAPES = [(64, 64), (192, 64), (64, 192), (320, 512), (1003, 517)]
+EXACT = [MklLinear, OneDnnLinear, PairedOneDnnLinear, RowByRowLinear]
+
+
+def _linear(shape: tuple[int, int], bias: bool = True) -> nn.Linear:
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(shape[1], shape[0], bias=bias)
+    with torch.no_grad():
+        for parameter in linear.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return linear
+
+
+def _inputs(rows: int, width: int) -> torch.Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize("rows", [1, 2, 65])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_linear_is_the_plain_one(kind: type[PackedLinear], rows: int, bias: bool) -> None:
+    linear, x = _linear((192, 64), bias), _inputs(rows, 64)
+    packed = kind(linear.weight, linear.bias)
+    with torch.inference_mode():
+        torch.testing.assert_close(packed(x[None]), linear(x[None]), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_chosen_linear_gives_a_row_the_same_bits_in_every_step(shape: tuple[int, int]) -> None:
+    """More row counts and places than the check at load looks at."""
+    linear = _linear(shape)
+    kind = choose_linears(linear).classes[shape]
+    packed, x = kind(linear.weight, linear.bias), _inputs(80, shape[1])
+    with torch.inference_mode():
+        alone = torch.cat([packed(row[None]) for row in x])
+        for rows in (2, 3, 4, 5, 6, 7, 8, 9, 16, 33, 64, 65, 71):
+            for start in (0, 80 - rows):
+                assert torch.equal(packed(x[start : start + rows]), alone[start : start + rows]), (kind, rows, start)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_int8_is_close_and_does_not_depend_on_its_neighbours(shape: tuple[int, int]) -> None:
+    linear, x = _linear(shape), _inputs(8, shape[1])
+    packed = Int8Linear(linear.weight, linear.bias)
+    with torch.inference_mode():
+        wanted = linear(x)
+        assert (packed(x) - wanted).norm() / wanted.norm() < 0.03
+        assert is_invariant(packed)
+        loud = torch.cat((x, 1000 * x[:1]))  # a neighbour of another range
+        assert torch.equal(packed(loud)[:8], packed(x))
+
+
+def test_int8_of_zeros_is_zero() -> None:
+    linear = nn.Linear(8, 4, bias=False)
+    nn.init.zeros_(linear.weight)
+    packed = Int8Linear(linear.weight, None)
+    assert torch.equal(packed(torch.zeros(2, 8)), torch.zeros(2, 4))
+    assert torch.equal(packed(torch.ones(2, 8)), torch.zeros(2, 4))
+
+
+def test_a_linear_that_depends_on_its_neighbours_is_found_out() -> None:
+    class Leaky(RowByRowLinear):
+        def product(self, x: torch.Tensor) -> torch.Tensor:
+            return super().product(x) + 1e-6 * x.shape[0]
+
+    weight = _linear((64, 64)).weight
+    with torch.inference_mode():
+        assert is_invariant(RowByRowLinear(weight, None)) and not is_invariant(Leaky(weight, None))
+
+
+def test_every_linear_of_a_model_is_replaced() -> None:
+    model = nn.Sequential(_linear((64, 32)), nn.ReLU(), nn.Sequential(_linear((16, 64), bias=False)))
+    x = _inputs(3, 32)
+    with torch.inference_mode():
+        wanted = model(x)
+        replace_linears(model, choose_linears(model).classes)
+        torch.testing.assert_close(model(x), wanted, atol=1e-4, rtol=1e-5)
+    assert not any(isinstance(module, nn.Linear) for module in model.modules())
