@@ -29,6 +29,12 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "rm": ("store", "Delete a model", "删除模型"),
     "verify": ("store", "Check a model's files without running anything", "检查模型文件（不执行任何内容）"),
     "import": ("store", "Take a file or folder into the store", "将文件或目录导入模型库"),
+    "convert": (
+        "convert",
+        "To GGUF, safetensors, int4/int8; BELLE's files",
+        "转换为 GGUF、safetensors、int4/int8；解密 BELLE",
+    ),
+    "merge": ("merge", "LoRA adapters, weight differences, vocabularies", "合并 LoRA 适配器、权重差值与词表"),
     "plan": ("plan", "Will it fit? Predicted memory of a model", "放得下吗？预测模型内存"),
     "doctor": ("doctor", "Check this machine, or a checkpoint's known pitfalls", "检查本机或检查点的已知问题"),
     "ps": ("workers", "Models loaded in the running server", "服务器中已加载的模型"),

@@ -123,14 +123,21 @@ def read_tensor(file: PickleFile, name: str) -> Any:
     """A tensor as a read-only view of the file, or a contiguous copy when its strides ask for it. BF16 → uint16."""
     import numpy as np
 
+    view = view_tensor(file, name)
+    return view if view.flags.c_contiguous else np.ascontiguousarray(view)
+
+
+def view_tensor(file: PickleFile, name: str) -> Any:
+    """A tensor as a read-only view of the file, with the strides it has there. BF16 → uint16."""
+    import numpy as np
+
     t = file.tensors[name]
     span = _span(t.shape, t.strides)
     start = t.storage_at + t.storage_offset * t.itemsize
     if span == 0:
         return np.empty(t.shape, dtype=_NUMPY[t.dtype])
     flat = np.memmap(file.path, dtype=_NUMPY[t.dtype], mode="r", offset=start, shape=(span,))
-    view = np.lib.stride_tricks.as_strided(flat, t.shape, [s * t.itemsize for s in t.strides], writeable=False)
-    return view if view.flags.c_contiguous else np.ascontiguousarray(view)
+    return np.lib.stride_tricks.as_strided(flat, t.shape, [s * t.itemsize for s in t.strides], writeable=False)
 
 
 def _what_it_is(path: Path) -> str:

@@ -81,8 +81,7 @@ def _verify_file(path: Path) -> VerifyReport:
 
 
 def _verify_directory(path: Path) -> VerifyReport:
-    shards = safetensors_reader.read_index(path) or _pickles(path)
-    shards += sorted(path.glob("*.gguf"))
+    shards = weight_files(path) + sorted(path.glob("*.gguf"))
     if not shards:
         raise NotFound(
             f"{path} holds no weights.",
@@ -111,6 +110,11 @@ def _verify_directory(path: Path) -> VerifyReport:
     names = [name for report in reports for name in report.names]
     nbytes = sum(report.nbytes for report in reports)
     return VerifyReport(path, [shard.name for shard in shards], len(names), nbytes, dtypes, notes, names)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files of a checkpoint folder that hold its weights: safetensors, else torch's own format."""
+    return safetensors_reader.read_index(path) or _pickles(path)
 
 
 def _pickles(path: Path) -> list[Path]:

@@ -11,13 +11,13 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged, Unsupported
 from ninestory.core.paths import Home, sync_directory
 from ninestory.models.gguf_reader import GgufFile, read_gguf
+from ninestory.models.merge.adapter import module_scale
 from ninestory.models.safetensors_reader import SafetensorsFile, read_header, read_tensor
 
 _PERMUTED = {"llama"}  # GGUF architectures whose q and k are interleaved; the others keep the checkpoint's order
@@ -102,7 +102,7 @@ def read_pairs(config_path: Path, weights: SafetensorsFile, base: GgufFile) -> d
         out, inner = base.tensors[name].shape
         if a.shape[1] != inner or b.shape[0] != out or a.shape[0] != b.shape[1]:
             raise _damaged(weights.path, f"{module} has A {a.shape} and B {b.shape} for a matrix of {(out, inner)}")
-        b = b * np.float32(_scale(config, module, rank=a.shape[0]))
+        b = b * np.float32(module_scale(config, module, a.shape[0]))
         if base.architecture in _PERMUTED and name.endswith(("attn_q.weight", "attn_k.weight")):
             b = _interleaved(b, _heads(base)[name.endswith("attn_k.weight")])
         pairs[name] = _Pair(a, b)
@@ -124,16 +124,6 @@ def _config(path: Path) -> dict[str, Any]:
             param="model",
         )
     return dict(config)
-
-
-def _scale(config: dict[str, Any], module: str, rank: int) -> float:
-    """peft's scale of one module: alpha / r, or alpha / √r with rsLoRA; the patterns are regular expressions' ends."""
-    alpha = config.get("lora_alpha", rank)
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", module):
-            alpha = value
-            break
-    return float(alpha) / (sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _gguf_name(module: str) -> str:

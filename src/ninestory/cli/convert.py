@@ -1,0 +1,76 @@
+"""`ninestory convert safetensors | chatglm | decrypt`: from one file format to another, offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ninestory.cli.output import Json, print_json
+
+app = typer.Typer(no_args_is_help=True, help="Convert a checkpoint to another format, with tens of MB of memory.")
+Model = Annotated[str, typer.Argument(help="Checkpoint folder or file, or a reference to an installed model.")]
+Out = Annotated[Path, typer.Argument(help="What to write; it must not exist.")]
+
+
+@app.command("safetensors")
+def safetensors(model: Model, out: Out, as_json: Json = False) -> None:
+    """Torch's .bin and .pth files as safetensors; nothing in them is run."""
+    from ninestory.core.progress_bar import ProgressBar
+    from ninestory.models.convert.to_safetensors import convert_to_safetensors
+
+    with ProgressBar(quiet=as_json) as bar:
+        made = convert_to_safetensors(local_path(model), out, bar)
+    print_json({"path": made}) if as_json else print(f"{made}: written.")
+
+
+@app.command("chatglm")
+def chatglm(
+    model: Model,
+    out: Out,
+    bits: Annotated[int, typer.Option(help="4 or 8.")] = 4,
+    as_json: Json = False,
+) -> None:
+    """ChatGLM-6B's int8 or int4 checkpoint from the float16 one, in the published layout."""
+    from ninestory.core.progress_bar import ProgressBar
+    from ninestory.models.convert.chatglm import quantize_chatglm
+
+    with ProgressBar(quiet=as_json) as bar:
+        made = quantize_chatglm(local_path(model), out, bits, bar)
+    print_json({"path": made, "bits": bits}) if as_json else print(f"{made}: written in {bits} bits.")
+
+
+@app.command("decrypt")
+def decrypt(
+    source: Annotated[Path, typer.Argument(help="An .enc file of BELLE, or the folder of a release.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the plain files.")],
+    key: Annotated[Path, typer.Option(help="LLaMA's own file, consolidated.00.pth.")],
+    as_json: Json = False,
+) -> None:
+    """BELLE's encrypted release, with LLaMA's file as the key; every file's sha256 is compared."""
+    from ninestory.core.progress_bar import ProgressBar
+    from ninestory.models.convert.belle import decrypt as decrypt_files
+
+    with ProgressBar(quiet=as_json) as bar:
+        made = decrypt_files(source, key, out, bar)
+    print_json({"files": made}) if as_json else print(f"{out}: {', '.join(f.name for f in made)}.")
+
+
+def local_path(model: str) -> Path:
+    """The file or folder that a path or model reference names.
+
+    Raises:
+        NotFound: nothing there. Unsupported: a remote model.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        return path
+    from ninestory.core.errors import Unsupported
+    from ninestory.core.paths import Home
+    from ninestory.models.resolve import resolve
+
+    found = resolve(model, Home.default()).path
+    if found is None:
+        raise Unsupported(f"{model} is a remote model: it has no files here.", param="model")
+    return found
