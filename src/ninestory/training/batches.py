@@ -1,0 +1,65 @@
+"""Which rows go into which step: a pure function of the seed and the step, so a resume needs one integer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+IGNORED = -100  # a label that is not learned
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training text. `labels[i]` is `ids[i]` where it is learned, else −100; the first is never learned."""
+
+    ids: list[int]
+    labels: list[int]
+
+    @property
+    def learned(self) -> int:
+        """Positions that count in the loss."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
+
+def steps_per_epoch(rows: int, batch: int) -> int:
+    return -(-rows // batch)
+
+
+def rows_of_step(step: int, rows: int, batch: int, seed: int) -> list[int]:
+    """Indices of the rows of a step (from 0); each epoch is a permutation of its own, its last step may be short."""
+    per_epoch = steps_per_epoch(rows, batch)
+    epoch, position = divmod(step, per_epoch)
+    return epoch_order(rows, seed, epoch)[position * batch : (position + 1) * batch]
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
+    """A permutation of the rows that depends on (seed, epoch) only."""
+    import torch
+
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    return torch.randperm(rows, generator=generator).tolist()
+
+
+def micro_batches(lengths: Sequence[int], budget: int, *, padded: bool = False) -> list[list[int]]:
+    """Split the rows of a step, in order, so that none exceeds `budget` tokens; a longer row goes alone.
+
+    Args:
+        lengths: tokens of each row.
+        padded: count every row as long as the longest of its micro-batch.
+
+    Returns:
+        Positions into `lengths`.
+
+    >>> micro_batches([5, 4, 3, 20, 2], 10)
+    [[0, 1], [2], [3], [4]]
+    """
+    batches: list[list[int]] = []
+    for position, length in enumerate(lengths):
+        current = batches[-1] if batches else []
+        widths = [*(lengths[i] for i in current), length]
+        tokens = max(widths) * len(widths) if padded else sum(widths)
+        if current and tokens <= budget:
+            current.append(position)
+        else:
+            batches.append([position])
+    return batches

@@ -1,0 +1,140 @@
+"""From rows of tokens to the hidden states that predict their labels, for every causal family.
+
+Families that go through transformers' attention interface are packed: the rows of a micro-batch lie behind one another
+in one line, no position is wasted on padding. The others, and the methods that put keys before every row, are padded
+on the right. Which it is, is tried once with two short rows, not looked up by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ninestory.training import attention
+from ninestory.training.batches import IGNORED, Row
+from ninestory.training.loss import chunked_cross_entropy, label_losses
+
+_LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the model is given, and where the labels' states lie in its flattened output."""
+
+    arguments: dict[str, Any]
+    positions: torch.Tensor  # int64 [labels]: index into [batch · sequence]
+    labels: torch.Tensor  # int64 [labels]
+
+
+class CausalForward:
+    """One model's forward for training.
+
+    Attributes:
+        packed: whether rows are laid in one line.
+    """
+
+    def __init__(self, model: Any, *, allow_packing: bool = True) -> None:
+        self.model = model
+        self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.body = self.base.base_model
+        self.head = self.base.get_output_embeddings()
+        self.device = next(model.parameters()).device
+        self.whole_logits = any(getattr(self.base.config, name, None) not in (None, 1, 1.0) for name in _LOGIT_CHANGES)
+        self.packed = allow_packing and not self.whole_logits and self._packs()
+
+    def inputs(self, rows: Sequence[Row]) -> Inputs:
+        """Packed: [1, sum of lengths] with positions that begin anew in every row. Padded: [rows, longest]."""
+        return self._packed_inputs(rows) if self.packed else self._padded_inputs(rows)
+
+    def loss(self, rows: Sequence[Row], scale: float) -> torch.Tensor:
+        """scale · Σ over the learned tokens of −log p, differentiable."""
+        inputs = self.inputs(rows)
+        states = self._states(inputs)
+        if self.whole_logits:
+            return torch.nn.functional.cross_entropy(states, inputs.labels, reduction="sum") * scale
+        return chunked_cross_entropy(states, self.head.weight, self._bias(), inputs.labels, scale)
+
+    @torch.no_grad()
+    def token_losses(self, rows: Sequence[Row]) -> torch.Tensor:
+        """−log p of every learned token, float32 [labels], row after row."""
+        inputs = self.inputs(rows)
+        states = self._states(inputs)
+        if self.whole_logits:
+            return torch.nn.functional.cross_entropy(states, inputs.labels, reduction="none")
+        return label_losses(states, self.head.weight, self._bias(), inputs.labels)
+
+    def _bias(self) -> torch.Tensor | None:
+        return getattr(self.head, "bias", None)
+
+    def _states(self, inputs: Inputs) -> torch.Tensor:
+        """[labels, hidden]: what the body gives at the labels' positions; logits for families that change them."""
+        if self.whole_logits:
+            states = self.model(**inputs.arguments).logits.float()
+        else:
+            with _caught_output(self.body) as caught:
+                self.model(**inputs.arguments, logits_to_keep=1)
+            states = caught[-1] if isinstance(caught[-1], torch.Tensor) else caught[-1][0]
+        width = inputs.arguments["input_ids"].shape[1]
+        states = states[:, -width:]  # prompt tuning puts its virtual tokens in front
+        return states.flatten(0, 1).index_select(0, inputs.positions)
+
+    def _packed_inputs(self, rows: Sequence[Row]) -> Inputs:
+        lengths = [len(row.ids) for row in rows]
+        ids = self._long([token for row in rows for token in row.ids])[None]
+        places = torch.cat([torch.arange(n, device=self.device) for n in lengths])[None]
+        labels = self._long([label for row in rows for label in (IGNORED, *row.labels[1:])])
+        learned = (labels != IGNORED).nonzero().squeeze(1)
+        arguments = {"input_ids": ids, "position_ids": places, "use_cache": False, "seg": lengths}
+        return Inputs(arguments, learned - 1, labels[learned])
+
+    def _padded_inputs(self, rows: Sequence[Row]) -> Inputs:
+        """Causal models need no mask for padding on the right: no real token sees it, and no label stands on it."""
+        longest = max(len(row.ids) for row in rows)
+        pad = getattr(self.base.config, "pad_token_id", None) or 0
+        ids = self._long([row.ids + [pad] * (longest - len(row.ids)) for row in rows])
+        mask = self._long([[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows])
+        filled = [[IGNORED, *row.labels[1:], *[IGNORED] * (longest - len(row.ids))] for row in rows]
+        labels = self._long(filled).flatten()
+        learned = (labels != IGNORED).nonzero().squeeze(1)
+        arguments: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+        if self.base.config.model_type != "chatglm":  # takes its mask as padding on the left; see its `layout`
+            arguments["attention_mask"] = mask
+        return Inputs(arguments, learned - 1, labels[learned])
+
+    def _long(self, values: Any) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self.device)
+
+    @torch.no_grad()
+    def _packs(self) -> bool:
+        """Whether two short rows in one line give what each gives alone."""
+        if not getattr(self.base, "_supports_attention_backend", False):
+            return False
+        before, training = self.base.config._attn_implementation, self.model.training
+        ids = [i % self.base.config.vocab_size for i in (3, 5, 7, 11, 13, 17, 19)]
+        rows = [Row(ids[:3], ids[:3]), Row(ids[3:], ids[3:])]
+        self.model.eval()
+        alone = torch.cat([self._states(self._padded_inputs([row])) for row in rows])
+        attention.install(self.base)
+        try:
+            same = torch.allclose(self._states(self._packed_inputs(rows)), alone, rtol=1e-3, atol=1e-3)
+        except (TypeError, RuntimeError, ValueError):
+            same = False
+        if not same:
+            self.base.set_attn_implementation(before)
+        self.model.train(training)
+        return same
+
+
+@contextmanager
+def _caught_output(module: torch.nn.Module) -> Iterator[list[Any]]:
+    """What `module` returns while the block runs. Adapters of every kind stay in the way the model itself runs."""
+    caught: list[Any] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
+    try:
+        yield caught
+    finally:
+        handle.remove()

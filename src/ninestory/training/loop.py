@@ -1,0 +1,339 @@
+"""The training loop: AdamW over micro-batches of a token budget, evaluated, checkpointed, resumable to the bit.
+
+Every random choice comes from the seed (batch order) or from torch's generator (dropout), whose state is saved, and
+the order of every sum is fixed: a run killed at any moment and started again gives the same weights, on the same kind
+of machine with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from ninestory.core.errors import InvalidRequest, NinestoryError
+from ninestory.core.progress import Progress
+from ninestory.training import checkpoints
+from ninestory.training.batches import Row, micro_batches, rows_of_step, steps_per_epoch
+from ninestory.training.checkpoints import Checkpoint
+from ninestory.training.forward import CausalForward
+from ninestory.training.methods import Tuned
+from ninestory.training.precision import autocast
+from ninestory.training.run_folder import RunFolder
+from ninestory.training.schedule import Schedule, learning_rate
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How it is trained.
+
+    Attributes:
+        seed: of the batch order, new parameters and dropout.
+        epochs: passes over the data, when `max_steps` is 0.
+        max_steps: optimiser steps in all; 0 = by epochs.
+        batch: rows of one step.
+        micro_batch_tokens: tokens in memory at once; a step is cut into as many pieces as it needs, the sums are equal.
+        learning_rate: the highest one.
+        schedule: cosine, linear or constant, after the warm-up.
+        warmup: share of the steps in which the rate rises.
+        weight_decay, beta1, beta2, epsilon: AdamW's.
+        max_gradient_norm: gradients are scaled down to it; 0 = never.
+        gradient_checkpointing: keep only the layers' inputs and compute again: less memory, a third slower.
+        precision: float32, bfloat16, or auto (whichever multiplies faster on this machine).
+        save_every: steps between checkpoints; 0 = only at the end.
+        keep: newest checkpoints kept, besides the best.
+        evaluate_every: steps between evaluations on the held-out rows; 0 = only at the end.
+        patience: end after so many evaluations without a better loss; 0 = never.
+    """
+
+    seed: int = 0
+    epochs: float = 1.0
+    max_steps: int = 0
+    batch: int = 8
+    micro_batch_tokens: int = 2048
+    learning_rate: float = 2e-4
+    schedule: Schedule = "cosine"
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    max_gradient_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    save_every: int = 100
+    keep: int = 2
+    evaluate_every: int = 0
+    patience: int = 0
+
+    def steps(self, rows: int) -> int:
+        """Optimiser steps over `rows` training rows."""
+        return self.max_steps or max(1, math.ceil(self.epochs * steps_per_epoch(rows, self.batch)))
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended. `losses` of every step since its first."""
+
+    steps: int
+    losses: list[float]
+    best_step: int | None
+    best_loss: float | None
+    stopped_early: bool
+
+
+class Diverged(NinestoryError):
+    """The loss or its gradient is no number any more; the weights of the step before are saved."""
+
+    status, default_code, exit_code = 422, "training_diverged", 12
+
+
+class Training:
+    """One run. `run` goes on from the folder's newest checkpoint, if there is one."""
+
+    def __init__(
+        self,
+        tuned: Tuned,
+        rows: Sequence[Row],
+        settings: TrainSettings,
+        folder: RunFolder,
+        progress: Progress,
+        held_out: Sequence[Row] = (),
+    ) -> None:
+        if not rows:
+            raise InvalidRequest(
+                "There is no row to train on.",
+                hint="'ninestory tune inspect' shows which rows were left out and why.",
+                hint_zh="运行 ninestory tune inspect 查看被剔除的样本及原因。",
+                param="data",
+                code="no_rows",
+            )
+        self.tuned, self.rows, self.held_out = tuned, rows, held_out
+        self.settings, self.folder, self.progress = settings, folder, progress
+        if settings.gradient_checkpointing:
+            _checkpoint_gradients(tuned)
+        self.forward = CausalForward(tuned.module, allow_packing=tuned.packs)
+        self.autocast = autocast(settings.precision, self.forward.device)
+        decayed = [p for p in tuned.trainable.values() if p.dim() > 1]
+        plain = [p for p in tuned.trainable.values() if p.dim() <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon,
+        )
+        self.total = settings.steps(len(rows))
+        self.step = 0
+        self.best: tuple[int, float] | None = None
+        self.without_gain = 0
+        self.saved = self.evaluated = 0  # steps
+        self.seen_tokens = 0
+        self._message = ""
+
+    def run(self) -> TrainResult:
+        """Train to the end.
+
+        Raises:
+            Diverged: NaN or infinite loss. Cancelled: a checkpoint of the last step is written first.
+            DiskFull: while saving; the checkpoint before stands.
+        """
+        torch.manual_seed(self.settings.seed)  # dropout draws from torch's own generator
+        self._resume()
+        self.tuned.module.train()
+        stopped = False
+        try:
+            while self.step < self.total and not stopped:
+                self._train_step()
+                better = self._due(self.settings.evaluate_every) and self._evaluate()
+                if better or (self._due(self.settings.save_every) and self.step < self.total):
+                    self._save()
+                stopped = 0 < self.settings.patience <= self.without_gain
+                self.progress.update(self.step, self.total, self._message)
+        except NinestoryError as error:
+            if error.code in ("cancelled", "shutting_down"):
+                self._save()
+            raise
+        self._evaluate()
+        self._save()
+        self.folder.draw_curve()
+        losses = [line["loss"] for line in self.folder.lines("step")]
+        best_step, best_loss = self.best or (None, None)
+        return TrainResult(self.step, losses, best_step, best_loss, stopped)
+
+    def load_best(self) -> None:
+        """Put the weights of the best evaluation back, where they were kept and are not the last ones."""
+        if self.best is None or self.best[0] == self.step:
+            return
+        path = self.folder.checkpoints / f"step-{self.best[0]:08d}"
+        if path.is_dir():
+            self._put_weights(checkpoints.load(path))
+
+    # --- one step ----------------------------------------------------------------------------------------------
+
+    def _train_step(self) -> None:
+        settings, started = self.settings, time.monotonic()
+        before = torch.get_rng_state()
+        batch = [self.rows[i] for i in rows_of_step(self.step, len(self.rows), settings.batch, settings.seed)]
+        labels = sum(row.learned for row in batch)
+        total = 0.0
+        lengths = [len(row.ids) for row in batch]
+        for piece in micro_batches(lengths, settings.micro_batch_tokens, padded=not self.forward.packed):
+            part = [batch[i] for i in piece]
+            if not any(row.learned for row in part):
+                continue
+            with self.autocast():
+                loss = self.forward.loss(part, 1.0 / labels)
+            loss.backward()
+            total += loss.item()
+        if (penalty := self.tuned.regulariser()) is not None:
+            penalty.backward()
+        norm = self._clip()
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            raise self._diverged(total, norm, before)
+        warmup = math.ceil(settings.warmup * self.total)
+        rate = learning_rate(self.step, self.total, settings.learning_rate, warmup, settings.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.tuned.after_step(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._note(total, rate, norm, sum(lengths), time.monotonic() - started)
+
+    def _clip(self) -> float:
+        """The gradients' norm before they are scaled down to the largest allowed."""
+        most = self.settings.max_gradient_norm or math.inf
+        return float(torch.nn.utils.clip_grad_norm_(self.tuned.trainable.values(), most))
+
+    def _note(self, loss: float, rate: float, norm: float, tokens: int, seconds: float) -> None:
+        self.seen_tokens += tokens
+        speed = tokens / max(seconds, 1e-9)
+        values = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": tokens}
+        self.folder.write("step", self.step, **values, tokens_per_second=round(speed, 1))
+        self.progress.event("step", step=self.step, total=self.total, **values)
+        self._message = f"loss {loss:.4f}, {speed:.0f} tokens/s"
+
+    def _diverged(self, loss: float, norm: float, rng: torch.Tensor) -> Diverged:
+        """The weights have not been touched by this step: save them as the last good state."""
+        torch.set_rng_state(rng)
+        self.optimizer.zero_grad(set_to_none=True)
+        if all(torch.isfinite(p).all() for p in self.tuned.trainable.values()) and self.step:
+            self._save()
+        return Diverged(
+            f"Step {self.step + 1} gave the loss {loss} and the gradient norm {norm}; the weights before it are kept.",
+            hint=f"Halve the learning rate ({self.settings.learning_rate:g}), lengthen the warm-up, or take float32.",
+            hint_zh=f"请将学习率（{self.settings.learning_rate:g}）减半、延长预热，或改用 float32。",
+            param="train.learning_rate",
+        )
+
+    # --- evaluation --------------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> bool:
+        """Loss on the held-out rows, once a step; True when it is the best so far."""
+        if not self.held_out or self.evaluated == self.step:
+            return False
+        self.evaluated = self.step
+        loss = mean_loss(self.forward, self.held_out, self.settings.micro_batch_tokens)
+        self.folder.write("evaluation", self.step, loss=loss)
+        self.progress.event("evaluation", step=self.step, loss=loss)
+        better = self.best is None or loss < self.best[1]
+        if better:
+            self.best = (self.step, loss)
+        self.without_gain = 0 if better else self.without_gain + 1
+        return better
+
+    def _due(self, every: int) -> bool:
+        return bool(every) and self.step % every == 0
+
+    # --- checkpoints -------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Only ever between steps: there is no half-accumulated gradient to keep."""
+        if self.step == self.saved:
+            return
+        tensors = {f"weight.{name}": p.detach() for name, p in self.tuned.trainable.items()}
+        for name, parameter in self.tuned.trainable.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"adam.{key}.{name}"] = value
+        tensors |= {f"method.{name}": value for name, value in self.tuned.buffers().items()}
+        tensors["random"] = torch.get_rng_state()
+        numbers = {
+            "best": self.best,
+            "without_gain": self.without_gain,
+            "evaluated": self.evaluated,
+            "seen_tokens": self.seen_tokens,
+            "rank_pattern": self.tuned.rank_pattern,
+            "environment": checkpoints.environment(),
+        }
+        best = self.best[0] if self.best else None
+        checkpoints.save(
+            self.folder.checkpoints, Checkpoint(self.step, tensors, numbers), keep=self.settings.keep, best=best
+        )
+        self.saved = self.step
+        self.progress.checkpoint({"step": self.step})
+        self.progress.event("checkpoint", step=self.step)
+
+    def _resume(self) -> None:
+        checkpoints.sweep(self.folder.checkpoints)
+        found = checkpoints.newest(self.folder.checkpoints)
+        self.folder.rewind(found.step if found else 0)
+        if found is None:
+            return
+        changed = checkpoints.differences(found.numbers["environment"])
+        if changed:
+            self.progress.event(
+                "warning", message=f"the last bits will differ from the first run: {'; '.join(changed)}"
+            )
+        self._put_weights(found)
+        for name, parameter in self.tuned.trainable.items():
+            kept = {k: found.tensors[f"adam.{k}.{name}"] for k in ("step", "exp_avg", "exp_avg_sq")
+                    if f"adam.{k}.{name}" in found.tensors}  # fmt: skip
+            if kept:
+                self.optimizer.state[parameter] = {k: v.clone() for k, v in kept.items()}
+        prefix = "method."
+        self.tuned.load_buffers({k.removeprefix(prefix): v for k, v in found.tensors.items() if k.startswith(prefix)})
+        self.tuned.rank_pattern = found.numbers["rank_pattern"]
+        torch.set_rng_state(found.tensors["random"])
+        self.step = self.saved = found.step
+        self.evaluated = found.numbers["evaluated"]
+        self.best = tuple(found.numbers["best"]) if found.numbers["best"] else None
+        self.without_gain, self.seen_tokens = found.numbers["without_gain"], found.numbers["seen_tokens"]
+        self.progress.event("resumed", step=self.step)
+
+    @torch.no_grad()
+    def _put_weights(self, checkpoint: Checkpoint) -> None:
+        for name, parameter in self.tuned.trainable.items():
+            parameter.copy_(checkpoint.tensors[f"weight.{name}"])
+
+
+def mean_loss(forward: CausalForward, rows: Sequence[Row], micro_batch_tokens: int) -> float:
+    """Mean −log p of the learned tokens of `rows`, dropout off."""
+    training = forward.model.training
+    forward.model.eval()
+    try:
+        total, count = 0.0, 0
+        lengths = [len(row.ids) for row in rows]
+        for piece in micro_batches(lengths, micro_batch_tokens, padded=not forward.packed):
+            losses = forward.token_losses([rows[i] for i in piece])
+            total, count = total + float(losses.double().sum()), count + len(losses)
+        return total / count if count else math.nan
+    finally:
+        forward.model.train(training)
+
+
+def _checkpoint_gradients(tuned: Tuned) -> None:
+    """Recompute each block in the backward pass; peft's prefix tuning cannot (its cache and the recomputation clash)."""
+    if tuned.method.name == "prefix":
+        raise InvalidRequest(
+            "Prefix tuning cannot be combined with gradient checkpointing.",
+            hint="Set train.gradient_checkpointing to false, or take prompt tuning or LoRA.",
+            hint_zh="请关闭 train.gradient_checkpointing，或改用 prompt、lora。",
+            param="train.gradient_checkpointing",
+        )
+    model: Any = tuned.module
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})

@@ -1,0 +1,226 @@
+"""The tuning methods: what is trained, and how the base is prepared for it.
+
+LoRA and its relatives, IA³, prompt and prefix tuning are peft's. Ours are full tuning, freeze (the last blocks, by
+exact module path), and ChatGLM's P-Tuning v2, whose prefix encoder keeps its original keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ninestory.core.errors import InvalidRequest, Unsupported
+from ninestory.core.extras import require
+
+MethodName = Literal[
+    "full", "freeze", "lora", "rslora", "dora", "adalora", "ia3", "prompt", "prefix", "p_tuning_v2", "qlora"
+]
+LORA_LIKE = ("lora", "rslora", "dora", "qlora")
+PROMPT_LIKE = ("prompt", "prefix")  # peft cannot load them again for training, nor checkpoint gradients with a prefix
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is trained.
+
+    Attributes:
+        name: full, freeze, lora, rslora, dora, adalora, ia3, prompt, prefix, p_tuning_v2 or qlora.
+        rank: rank of the LoRA family; AdaLoRA's target rank (it starts at 1.5 × of it).
+        alpha: LoRA's scale is alpha / rank (rsLoRA: alpha / √rank).
+        dropout: on the input of the LoRA matrices.
+        targets: "all-linear", or names of linear layers (the last part of their path, such as q_proj).
+        blocks: freeze: how many of the last blocks are trained.
+        virtual_tokens: prompt, prefix and P-Tuning v2: how many.
+        projection: prefix and P-Tuning v2: trained through an MLP.
+    """
+
+    name: MethodName = "lora"
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: str | list[str] = "all-linear"
+    blocks: int = 2
+    virtual_tokens: int = 16
+    projection: bool = False
+
+
+@dataclass
+class Tuned:
+    """A model prepared for training: `module` runs, `trainable` is what the optimiser holds, by name."""
+
+    module: Any
+    method: Method
+    trainable: dict[str, nn.Parameter] = field(default_factory=dict)
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows may lie in one line: not when keys or embeddings stand before every row."""
+        return self.method.name not in (*PROMPT_LIKE, "p_tuning_v2")
+
+    def regulariser(self) -> torch.Tensor | None:
+        """AdaLoRA's orthogonality penalty (Zhang et al. 2023): mean of ‖PPᵀ − I‖ over its matrices, times 0.5."""
+        if self.method.name != "adalora":
+            return None
+        penalties = []
+        for name, weight in self.trainable.items():
+            if "lora_A" in name or "lora_B" in name:
+                gram = weight @ weight.T if "lora_A" in name else weight.T @ weight
+                penalties.append(torch.linalg.norm(gram - torch.eye(len(gram), device=gram.device)))
+        return 0.5 * torch.stack(penalties).mean()
+
+    def after_step(self, step: int) -> None:
+        """AdaLoRA moves its ranks; to be called after the optimiser's step and before the gradients are dropped."""
+        if self.method.name == "adalora":
+            self.module.base_model.update_and_allocate(step)
+
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """What the method itself remembers between steps: AdaLoRA's importance averages."""
+        if self.method.name != "adalora":
+            return {}
+        allocator = self.module.base_model.rankallocator
+        kinds = {"ipt": allocator.ipt, "mean": allocator.exp_avg_ipt, "spread": allocator.exp_avg_unc}
+        return {f"{kind}.{name}": value for kind, values in kinds.items() for name, value in values.items()}
+
+    def load_buffers(self, tensors: dict[str, torch.Tensor]) -> None:
+        """The inverse of `buffers`."""
+        if self.method.name != "adalora":
+            return
+        allocator = self.module.base_model.rankallocator
+        kinds = {"ipt": allocator.ipt, "mean": allocator.exp_avg_ipt, "spread": allocator.exp_avg_unc}
+        for key, value in tensors.items():
+            kind, _, name = key.partition(".")
+            kinds[kind][name] = value.clone()
+
+    @property
+    def rank_pattern(self) -> Any:
+        """AdaLoRA's masks, part of its configuration once the ranks stand; None otherwise."""
+        return self.module.peft_config["default"].rank_pattern if self.method.name == "adalora" else None
+
+    @rank_pattern.setter
+    def rank_pattern(self, value: Any) -> None:
+        if self.method.name == "adalora" and value:
+            self.module.peft_config["default"].rank_pattern = value
+
+
+def prepare(model: Any, method: Method, *, seed: int, total_steps: int) -> Tuned:
+    """Freeze the base and add what the method trains; new parameters are drawn from `seed`.
+
+    Raises:
+        InvalidRequest: the method's settings do not fit the model. Unsupported: the family lacks the method.
+    """
+    model.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if method.name == "full":
+            module = model.requires_grad_(True)
+        elif method.name == "freeze":
+            module = _freeze(model, method)
+        elif method.name == "p_tuning_v2":
+            module = _p_tuning(model, method)
+        else:
+            module = _peft(model, method, total_steps)
+    trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    for parameter in trainable.values():
+        parameter.data = parameter.data.float()  # small steps vanish in 16 bit
+    return Tuned(module, method, trainable)
+
+
+def blocks_of(model: Any) -> tuple[str, nn.ModuleList]:
+    """Path and list of a model's repeated blocks, by the layer count of its configuration.
+
+    Raises:
+        Unsupported: no list of that length.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return path, module
+    raise Unsupported(
+        f"{type(model).__name__} has no list of {count} blocks.",
+        hint="Take LoRA for this family.",
+        hint_zh="该模型家族请使用 LoRA。",
+        param="method.name",
+    )
+
+
+def _freeze(model: Any, method: Method) -> Any:
+    """Train the last n blocks. By module object: 'layers.2' as a piece of text would also match layers.20."""
+    _, blocks = blocks_of(model)
+    if not 1 <= method.blocks <= len(blocks):
+        raise InvalidRequest(
+            f"method.blocks is {method.blocks}, and the model has {len(blocks)} blocks.",
+            hint=f"Take 1 to {len(blocks)}.",
+            hint_zh=f"请取 1 到 {len(blocks)}。",
+            param="method.blocks",
+        )
+    for block in list(blocks)[-method.blocks :]:
+        block.requires_grad_(True)
+    return model
+
+
+def _p_tuning(model: Any, method: Method) -> Any:
+    """ChatGLM's own prefix encoder; other families have peft's prefix tuning, which is the same idea."""
+    if model.config.model_type != "chatglm":
+        raise Unsupported(
+            f"P-Tuning v2 with a prefix encoder is ChatGLM's; {model.config.model_type} has prefix tuning.",
+            hint="Set method.name to prefix.",
+            hint_zh="请将 method.name 设为 prefix。",
+            param="method.name",
+        )
+    from ninestory.architectures.chatglm import PrefixEncoder
+
+    config = model.config
+    config.pre_seq_len, config.prefix_projection = method.virtual_tokens, method.projection
+    model.transformer.prefix_encoder = PrefixEncoder(config)
+    model.transformer.dropout = nn.Dropout(0.1)
+    return model
+
+
+def _peft(model: Any, method: Method, total_steps: int) -> Any:
+    peft = require("peft", "train", f"Tuning with {method.name}")
+    try:
+        return peft.get_peft_model(model, _peft_config(peft, model, method, total_steps))
+    except ValueError as error:
+        raise InvalidRequest(
+            f"peft refuses this method for {model.config.model_type}: {error}",
+            hint="Check method.targets against the names of the model's linear layers.",
+            hint_zh="请核对 method.targets 与模型线性层的名称。",
+            param="method",
+        ) from error
+
+
+def _peft_config(peft: Any, model: Any, method: Method, total_steps: int) -> Any:
+    task: dict[str, Any] = {"task_type": "CAUSAL_LM"}
+    if method.name in LORA_LIKE:
+        return peft.LoraConfig(
+            r=method.rank,
+            lora_alpha=method.alpha,
+            lora_dropout=method.dropout,
+            target_modules=method.targets,
+            use_rslora=method.name == "rslora",
+            use_dora=method.name == "dora",
+            **task,
+        )
+    if method.name == "adalora":
+        return peft.AdaLoraConfig(
+            target_r=method.rank,
+            init_r=max(method.rank + 1, method.rank * 3 // 2),
+            lora_alpha=method.alpha,
+            lora_dropout=method.dropout,
+            target_modules=method.targets,
+            total_step=total_steps,
+            tinit=total_steps // 10,
+            tfinal=total_steps // 3,
+            deltaT=max(1, total_steps // 100),
+            **task,
+        )
+    if method.name == "ia3":
+        return peft.IA3Config(**task)
+    if method.name == "prompt":
+        return peft.PromptTuningConfig(num_virtual_tokens=method.virtual_tokens, **task)
+    return peft.PrefixTuningConfig(
+        num_virtual_tokens=method.virtual_tokens, prefix_projection=method.projection, **task
+    )

@@ -1,0 +1,38 @@
+"""Tiny models and rows for the tests of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ninestory.training.batches import Row
+
+
+def tiny_llama(seed: int = 0, **changed: Any) -> Any:
+    """A random LLaMA of three blocks with grouped keys and a tied head."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = LlamaConfig(
+        **{**sizes, "num_key_value_heads": 2, "vocab_size": 300, "tie_word_embeddings": True, "pad_token_id": 0}
+        | changed
+    )
+    return seeded(LlamaForCausalLM, config, seed)
+
+
+def seeded(cls: Any, config: Any, seed: int = 0) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return cls(config).float()
+
+
+def rows(count: int = 12, vocabulary: int = 300, seed: int = 0) -> list[Row]:
+    """Texts of 4 to 20 tokens whose second half is learned; the same short list of texts can be learned by heart."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(count):
+        length = int(torch.randint(4, 21, (1,), generator=generator))
+        ids = torch.randint(1, vocabulary, (length,), generator=generator).tolist()
+        made.append(Row(ids, [-100] * (length // 2) + ids[length // 2 :]))
+    return made
