@@ -1,0 +1,118 @@
+"""ChatRWKV's strategy strings: which layer runs where, in which dtype ("cuda fp16i8 *10 -> cpu fp32").
+
+A part is `device dtype[i8] [*N[+]]`: the next N layers, or an equal share of those that no part names. `*N+` keeps N
+layers on the device and streams all others through it from the memory of the processor. The final norm and the head
+count as one more layer.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+from ninestory.core.errors import InvalidRequest, Unsupported
+
+_PART = re.compile(r"(cuda(?::\d+)?|cpu|mps|dml) (fp16|fp32|bf16)(i8|i4|i3)?(?: \*(\d+)(\+)?)?")
+_DTYPES = {"fp16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
+HALVED_EVERY = 6  # layers, where any part computes in float16
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One layer: its device ("cuda:1", …), the dtype of its activations, and how its matrices are kept."""
+
+    device: str
+    dtype: torch.dtype
+    int8: bool = False
+    streamed: bool = False
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """`layers`: one plan for each block, then one for the final norm and head. `halved_every`: see `RwkvConfig`."""
+
+    layers: list[LayerPlan]
+    halved_every: int = 0
+
+
+@dataclass(frozen=True)
+class _Part:
+    device: str
+    dtype: str
+    suffix: str
+    count: int | None
+    streams: bool
+
+
+def parse_strategy(text: str, blocks: int) -> Strategy:
+    """Resolve a strategy for a model of `blocks` blocks, by the allocation of BlinkDL/ChatRWKV's loader.
+
+    `i4` and `i3` are accepted and change nothing, as there.
+
+    Raises:
+        InvalidRequest: not a strategy.
+    """
+    parts = [_part(piece, text) for piece in re.split(r" *-> *", text)]
+    if sum(part.streams for part in parts) > 1:
+        raise _wrong(text, "two parts stream")
+    left = blocks + 1
+    counts: list[int] = [0] * len(parts)
+    for i, part in enumerate(parts):
+        counts[i] = min(part.count or 0, left)
+        left -= counts[i]
+    open_parts = [i for i, part in enumerate(parts) if part.count is None]
+    streaming = next((i for i, part in enumerate(parts) if part.streams), None)
+    if streaming is None:
+        for taken, i in enumerate(open_parts):
+            counts[i] = left // (len(open_parts) - taken)
+            left -= counts[i]
+        if not open_parts:
+            counts[-1] += left
+    layers: list[LayerPlan] = []
+    for i, part in enumerate(parts):
+        plan = LayerPlan(part.device, _DTYPES[part.dtype], int8=part.suffix == "i8")
+        layers += [plan] * counts[i]
+        if i == streaming:
+            layers += [LayerPlan(plan.device, plan.dtype, plan.int8, streamed=True)] * left
+    return Strategy(layers, HALVED_EVERY if "fp16" in text else 0)
+
+
+def refuse_missing_devices(strategy: Strategy) -> None:
+    """Say so before anything is loaded when a device of the strategy is not here.
+
+    Raises:
+        Unsupported: which device, and what to write instead.
+    """
+    for device in sorted({plan.device for plan in strategy.layers}):
+        kind, _, number = device.partition(":")
+        here = {
+            "cpu": True,
+            "cuda": torch.cuda.is_available() and int(number or 0) < torch.cuda.device_count(),
+            "mps": torch.backends.mps.is_available(),
+        }.get(kind, False)
+        if not here:
+            raise Unsupported(
+                f"The strategy asks for the device {device!r}, which this machine or this build of torch does not have.",
+                hint="Write 'cpu fp32', or 'cpu fp32i8' for a quarter of the memory.",
+                hint_zh="请改用 cpu fp32；若内存紧张可用 cpu fp32i8（约为四分之一）。",
+                param="strategy",
+            )
+
+
+def _part(piece: str, text: str) -> _Part:
+    match = _PART.fullmatch(piece)
+    if match is None:
+        raise _wrong(text, f"{piece!r} is no part")
+    device, dtype, suffix, count, plus = match.groups()
+    return _Part(device, dtype, suffix or "", None if count is None else int(count), bool(plus))
+
+
+def _wrong(text: str, why: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{text!r} is no strategy: {why}.",
+        hint="Parts are 'device dtype[i8] [*N[+]]', for example 'cuda fp16i8 *10 -> cpu fp32'.",
+        hint_zh="每段形如 device dtype[i8] [*N[+]]，例如 cuda fp16i8 *10 -> cpu fp32。",
+        param="strategy",
+    )

@@ -1,0 +1,182 @@
+"""RWKV's two tokenizers, without torch: World (65,536 entries, greedy over bytes) and GPT-NeoX's BPE (50,277).
+
+The number of rows of the embedding says which one a model speaks (`load_rwkv_tokenizer`).
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import lzma
+from collections.abc import Iterable
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Protocol
+
+from ninestory.core.errors import Damaged, MissingExtra, Unsupported
+
+WORLD_FILE, NEOX_FILE = "rwkv_vocab_v20230424.txt", "20B_tokenizer.json"
+WORLD_ROWS, NEOX_ROWS = 65536, 50277
+MAX_LINE = 4096  # the longest entry has 128 bytes, four characters each when escaped
+_REPLACEMENT = "\ufffd"
+
+
+class RwkvTokenizer(Protocol):
+    """What both offer. `end_of_text` is 0 in both vocabularies and never comes out of `encode`."""
+
+    end_of_text: int
+    newline: int
+    double_newline: int
+
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+
+def load_rwkv_tokenizer(rows: int, folder: Path | None = None) -> RwkvTokenizer:
+    """The tokenizer of a model whose embedding has `rows` rows.
+
+    Args:
+        folder: where the model's file lies; a vocabulary file beside it is taken before the packaged one.
+
+    Raises:
+        Unsupported: no vocabulary of RWKV has so many entries. Damaged: the file is no vocabulary.
+        MissingExtra: the package that carries the World vocabulary is not installed.
+    """
+    if rows == WORLD_ROWS:
+        beside = folder / WORLD_FILE if folder else None
+        return WorldTokenizer(beside if beside and beside.is_file() else packaged_world_vocabulary())
+    if rows == NEOX_ROWS:
+        beside = folder / NEOX_FILE if folder else None
+        return NeoxTokenizer(beside if beside and beside.is_file() else None)
+    raise Unsupported(
+        f"The embedding has {rows} rows; RWKV's vocabularies have {WORLD_ROWS} (World) and {NEOX_ROWS} (pile, Raven).",
+        hint="Take a published checkpoint of RWKV; a model with a vocabulary of its own is not known here.",
+        hint_zh="请使用官方发布的 RWKV 检查点；自定义词表的模型无法识别。",
+        param="model",
+    )
+
+
+def packaged_world_vocabulary() -> Path:
+    """The vocabulary file inside the package `rwkv`, which is read and never imported."""
+    try:
+        return Path(str(distribution("rwkv").locate_file(f"rwkv/{WORLD_FILE}")))
+    except PackageNotFoundError:
+        raise MissingExtra(
+            "The World vocabulary of RWKV is not installed.",
+            hint=f"pip install 'ninestory[torch]', or lay {WORLD_FILE} beside the model's file.",
+            hint_zh=f"请运行 pip install 'ninestory[torch]'，或把 {WORLD_FILE} 放在模型文件旁边。",
+        ) from None
+
+
+class WorldTokenizer:
+    """Greedy longest match over UTF-8 bytes; every single byte is an entry, so anything encodes.
+
+    Args:
+        path: lines `id literal byte_length`, the literal being Python's of a str or bytes.
+    """
+
+    end_of_text = 0
+
+    def __init__(self, path: Path) -> None:
+        self._bytes = _read_world(path)
+        self._ids = {entry: number for number, entry in self._bytes.items()}
+        lengths: dict[bytes, set[int]] = {}
+        for entry in self._ids:
+            lengths.setdefault(entry[:2], set()).add(len(entry))
+        self._lengths = {start: sorted(found, reverse=True) for start, found in lengths.items()}
+        self.newline, self.double_newline = self._ids[b"\n"], self._ids[b"\n\n"]
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_bytes(text.encode())
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        ids, at = [], 0
+        while at < len(data):
+            start = data[at : at + 2]
+            entry = next((e for n in self._lengths.get(start, ()) if (e := data[at : at + n]) in self._ids), start[:1])
+            ids.append(self._ids[entry])
+            at += len(entry)
+        return ids
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of `ids`.
+
+        Raises:
+            KeyError: an id without an entry, such as 0, the end of a text.
+        """
+        return b"".join(self._bytes[number] for number in ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text, or one U+FFFD for all of it where the bytes are no whole UTF-8 (then wait for the next token)."""
+        try:
+            return self.decode_bytes(ids).decode()
+        except (KeyError, UnicodeDecodeError):
+            return _REPLACEMENT
+
+
+def _read_world(path: Path) -> dict[int, bytes]:
+    """id → bytes; every line must say what it is and be as long as it says."""
+    entries: dict[int, bytes] = {}
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                head, tail = line.index(" "), line.rindex(" ")
+                if len(line) > MAX_LINE or line[head + 1] not in "'\"b":
+                    raise ValueError(f"line {number} is no entry")
+                literal = ast.literal_eval(line[head + 1 : tail])  # one literal of text, never evaluated
+                entry = literal.encode() if isinstance(literal, str) else literal
+                if not isinstance(entry, bytes) or len(entry) != int(line[tail:]):
+                    raise ValueError(f"line {number} is not as long as it says")
+                entries[int(line[:head])] = entry
+    except (OSError, ValueError, SyntaxError, IndexError, RecursionError, MemoryError) as error:
+        raise _no_vocabulary(path, str(error)) from error
+    whole = len(set(entries.values())) == len(entries) and {bytes([b]) for b in range(256)} <= set(entries.values())
+    if not whole or b"\n\n" not in entries.values() or not all(0 < i < WORLD_ROWS for i in entries):
+        raise _no_vocabulary(path, "single bytes are missing, an entry is there twice or an id is out of range")
+    return entries
+
+
+class NeoxTokenizer:
+    """GPT-NeoX-20B's byte-level BPE. The end-of-text mark typed by a user stays text.
+
+    Args:
+        path: a `20B_tokenizer.json`; None takes the one that comes with ninestory.
+    """
+
+    end_of_text = 0
+    newline, double_newline = 187, 535
+
+    def __init__(self, path: Path | None = None) -> None:
+        from tokenizers import Tokenizer
+
+        packaged = resources.files("ninestory.catalog") / "vocabularies" / "gpt-neox-20b.json.xz"
+        try:
+            text = path.read_bytes() if path else lzma.decompress(packaged.read_bytes())
+            described = json.loads(text)
+            described["added_tokens"] = [a for a in described["added_tokens"] if not a["special"]]
+            self._tokenizer = Tokenizer.from_str(json.dumps(described))
+        except Exception as error:  # the library raises bare Exceptions
+            raise _no_vocabulary(path or Path(str(packaged)), str(error)) from error
+        found = (self._tokenizer.token_to_id("Ċ"), self._tokenizer.token_to_id("ĊĊ"))
+        if found != (self.newline, self.double_newline):
+            raise _no_vocabulary(path or Path(str(packaged)), f"its line breaks have the ids {found}")
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def encode_opening(self, text: str) -> list[int]:
+        """A chat's opening text: Raven was trained with two single line breaks where BPE makes a double one."""
+        ids = self.encode(text)
+        return [*ids[:-1], self.newline, self.newline] if ids[-1:] == [self.double_newline] else ids
+
+
+def _no_vocabulary(path: Path, why: str) -> Damaged:
+    return Damaged(
+        f"{path.name} is no vocabulary of RWKV: {why[:200]}.",
+        hint="Take the file from the model's publisher again, or remove it: a copy comes with ninestory.",
+        hint_zh="请从模型发布者处重新获取该文件，或将其删除：ninestory 自带一份。",
+    )
