@@ -128,4 +128,3 @@ def _widened(path: Path, tensor: TensorInfo, heads: int) -> Iterator[Any]:
         return
     for start in range(0, rows.shape[0], _ROWS):
         yield np.ascontiguousarray(gguf.quants.dequantize(rows[start : start + _ROWS], kind), dtype=np.float32)
-
