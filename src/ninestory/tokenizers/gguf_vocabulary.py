@@ -78,8 +78,9 @@ def _bpe(metadata: dict[str, Any]) -> bytes:
 
 def _sentencepiece(metadata: dict[str, Any]) -> bytes:
     """The model as SentencePiece stores it: no normalisation, a blank in front, no blanks removed, bytes as last resort."""
-    from sentencepiece import sentencepiece_model_pb2 as sp
+    from sentencepiece import sentencepiece_model_pb2
 
+    sp: Any = sentencepiece_model_pb2  # its classes are made at import; mypy sees none
     model = sp.ModelProto()
     columns = (metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type"))
     for token, score, kind in zip(*columns, strict=True):
