@@ -1,0 +1,129 @@
+"""A model before and after tuning, on the same held-out rows: what changed, and whether that could be chance."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from ninestory.evaluation.bleu import bleu4
+from ninestory.evaluation.rouge import mixed_tokens, rouge_l, rouge_n
+
+RESAMPLES = 2000
+MOST_FORGOTTEN = 0.05  # growth of the general text's loss above which the verdict warns
+
+
+@dataclass(frozen=True)
+class Case:
+    """One held-out row: what the model is given, and what it should answer."""
+
+    prompt: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Each in 0 … 1. Words, or characters where the text is Chinese; BLEU over characters."""
+
+    rouge_1: float
+    rouge_2: float
+    rouge_l: float
+    bleu_4: float
+    exact: float
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model on all cases. Losses are mean −log p of a token; `general_loss` on text that has nothing to do with it."""
+
+    loss: float
+    general_loss: float | None
+    answers: list[str]
+    each: list[Metrics]
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.loss, 700.0))
+
+    def mean(self, name: str) -> float:
+        """Mean of one field of `Metrics` over the cases; 0 where no answers were made."""
+        return fmean(getattr(metrics, name) for metrics in self.each) if self.each else 0.0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Tuned minus base of one metric, with its 95 % interval from resampled cases."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def certain(self) -> bool:
+        """The interval does not hold 0."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    cases: list[Case]
+    base: Side
+    tuned: Side
+    rouge_l: Difference
+
+    @property
+    def forgotten(self) -> float | None:
+        """Growth of the loss on general text, as a share of it."""
+        before, after = self.base.general_loss, self.tuned.general_loss
+        return None if before is None or after is None else after / before - 1
+
+    @property
+    def verdict(self) -> str:
+        """better, worse or unclear: by the loss, and by ROUGE-L where answers were made."""
+        gained = self.tuned.loss < self.base.loss
+        if not self.base.each or not self.rouge_l.certain:
+            return ("better" if gained else "worse") if not self.base.each else "unclear"
+        if (self.rouge_l.value > 0) != gained:
+            return "unclear"
+        return "better" if gained else "worse"
+
+
+def score(target: str, prediction: str) -> Metrics:
+    """The overlap of one answer with what was wanted."""
+    wanted, made = mixed_tokens(target), mixed_tokens(prediction)
+    return Metrics(
+        rouge_n(wanted, made, 1).f1,
+        rouge_n(wanted, made, 2).f1,
+        rouge_l(wanted, made).f1,
+        bleu4(target.strip(), prediction.strip()),
+        float(target.strip() == prediction.strip()),
+    )
+
+
+def measure(
+    cases: Sequence[Case],
+    loss: float,
+    general_loss: float | None,
+    generate: Callable[[str], str] | None,
+) -> Side:
+    """One side of the comparison. Without `generate` only the losses are kept."""
+    answers = [generate(case.prompt) for case in cases] if generate else []
+    each = [score(case.target, answer) for case, answer in zip(cases, answers, strict=False)]
+    return Side(loss, general_loss, answers, each)
+
+
+def compare(cases: Sequence[Case], base: Side, tuned: Side, seed: int = 0) -> Comparison:
+    """Put two sides together; the interval resamples cases, the same ones for both (paired bootstrap)."""
+    pairs = [after.rouge_l - before.rouge_l for before, after in zip(base.each, tuned.each, strict=True)]
+    return Comparison(list(cases), base, tuned, paired_interval(pairs, seed))
+
+
+def paired_interval(differences: Sequence[float], seed: int = 0) -> Difference:
+    """Mean of the differences and the 95 % percentile interval of its bootstrap (Efron); zeros for no case."""
+    if not differences:
+        return Difference(0.0, 0.0, 0.0)
+    chooser = random.Random(seed)
+    means = sorted(fmean(chooser.choices(differences, k=len(differences))) for _ in range(RESAMPLES))
+    return Difference(fmean(differences), means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1])
