@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -256,7 +257,9 @@ def test_a_tool_result_reaches_the_model(engine: LlamaCppEngine) -> None:
 def thinking_engine(engine: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch) -> LlamaCppEngine:
     """The same model with a template that opens the thinking itself, as DeepSeek's do."""
     template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n<think>\n"
-    monkeypatch.setattr(engine._prompts, "template", template)
+    form = engine._prompts.format
+    assert form is not None
+    monkeypatch.setattr(engine._prompts, "format", dataclasses.replace(form, jinja=template))
     return engine
 
 

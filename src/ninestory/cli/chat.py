@@ -39,6 +39,9 @@ def chat(
     frequency_penalty: Annotated[float | None, typer.Option(help="Subtracted for each use of a token.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End the answer here; may be repeated.")] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Prompt template, or 'checkpoint'; else the catalogue's, then the checkpoint's.")
+    ] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of the conversation.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads.")] = None,
     runtime: Annotated[
@@ -51,7 +54,13 @@ def chat(
     from ninestory.core.config import load_settings
     from ninestory.core.logs import set_up_logs
 
-    flags = {"runtime.context": context, "runtime.threads": threads, "runtime.runtime": runtime, "runtime.slots": 1}
+    flags = {
+        "runtime.context": context,
+        "runtime.threads": threads,
+        "runtime.runtime": runtime,
+        "runtime.template": template,
+        "runtime.slots": 1,
+    }
     settings = load_settings(flags).settings
     set_up_logs("warning", settings.log_json)
     sampling = {

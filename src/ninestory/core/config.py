@@ -55,6 +55,9 @@ class RuntimeSettings:
     slots: int = _doc(4, "requests decoded together")
     threads: int = _doc(0, "threads of one worker; 0 = the processors that are free")
     dtype: str = _doc("", "float32, bfloat16, float16, int8 or empty (float32 on a CPU)")
+    template: str = _doc(
+        "", "prompt template of chat models, or 'checkpoint'; empty = catalogue, then the checkpoint's"
+    )
     device: str = _doc("", "cpu, cuda, cuda:1 … or empty (the best there is)")
     prompt_cache_mb: int = _doc(128, "memory for prompts kept for reuse (llama.cpp)")
     allow_http: bool = _doc(False, "let a remote model's endpoint be plain http outside this machine")

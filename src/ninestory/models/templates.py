@@ -36,6 +36,7 @@ class Template:
         end: what closes an answer and is learned with it; `after`: what separates it from the next question.
         last_end: what closes the last answer of a training text, in place of `end` and `after`, where it differs.
         opening: [role, content] of turns that the format always begins with; they are not learned.
+        begin_token: the tokenizer's begin token stands before the prompt, where the family has one.
         joins_paragraphs: blank lines end a turn in this format, so those inside a message become single ones.
     """
 
@@ -55,6 +56,7 @@ class Template:
     user_after_system: str = ""
     user_alone: str = ""
     first_round: int = 0
+    begin_token: bool = True
     joins_paragraphs: bool = False
     opening: list[list[str]] = field(default_factory=list)
     aliases: list[str] = field(default_factory=list)
@@ -125,6 +127,29 @@ def segments(
         InvalidRequest: a role, content or input that the format has no place for.
     """
     form = find_template(template) if isinstance(template, str) else template
+    turns = _turns(form, messages, add_generation_prompt)
+    joined = [("".join(text for text, _ in parts), learned) for parts, learned in turns]
+    return [(text, learned) for text, learned in joined if text]
+
+
+def prompt_segments(
+    template: Template | str, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
+) -> list[tuple[str, bool]]:
+    """[(text, whether the format wrote it)] in order: special tokens are looked for in the format's own text only.
+
+    Raises:
+        InvalidRequest: as `segments`.
+    """
+    form = find_template(template) if isinstance(template, str) else template
+    turns = _turns(form, messages, add_generation_prompt)
+    return [(text, own) for parts, _ in turns for text, own in parts if text]
+
+
+# Parts of a prompt: [(text, whether the format wrote it)], and whether training learns them.
+_Parts = tuple[list[tuple[str, bool]], bool]
+
+
+def _turns(form: Template, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> list[_Parts]:
     for index, message in enumerate(messages):
         _check(form, message, index)
     given = [m["content"] for m in messages if m["role"] == "system"]
@@ -132,7 +157,8 @@ def segments(
     own = form.system_with_input if turns and turns[0].get("input") and form.system_with_input else form.system
     system = given[-1] if given else own
     opening: list[Mapping[str, Any]] = [{"role": role, "content": content} for role, content in form.opening]
-    pieces = [(_fill(form.system_format, system=system), False)] if system else []
+    made: list[_Parts] = [(_fill(form.system_format, own=() if given else ("system",), system=system), False)]
+    made = made if system else []
     if form.user_alone and len(turns) == 1 and not system and add_generation_prompt and turns[0]["role"] == "user":
         return [(_fill(form.user_alone, content=turns[0]["content"]), False)]
     asked = 0
@@ -142,15 +168,16 @@ def segments(
             learned = index >= len(opening)
             last = not add_generation_prompt and index == len(opening) + len(turns) - 1
             end, after = (form.last_end, "") if last and form.last_end else (form.end, form.after)
-            pieces += [(form.assistant, False), (content + end, learned), (after, False)]
+            made += [([(form.assistant, True)], False), ([(content, False), (end, True)], learned)]
+            made.append(([(after, True)], False))
             continue
         text = _user_format(form, turn, after_system=bool(system) and asked == 0)
-        round_number = str(form.first_round + asked)
-        pieces.append((_fill(text, content=content, input=turn.get("input") or "", round=round_number), False))
+        number = str(form.first_round + asked)
+        made.append((_fill(text, content=content, input=turn.get("input") or "", round=number), False))
         asked += 1
     if add_generation_prompt:
-        pieces.append((form.generation, False))
-    return [(text, learned) for text, learned in pieces if text]
+        made.append(([(form.generation, True)], False))
+    return made
 
 
 def _user_format(form: Template, turn: Mapping[str, Any], *, after_system: bool) -> str:
@@ -195,6 +222,16 @@ def _joined(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\n\n", "\n")
 
 
-def _fill(text: str, **values: str) -> str:
-    """The slots filled in one pass, so that braces in a message stay what they are."""
-    return _SLOT.sub(lambda match: values.get(match[1], match[0]), text)
+def _fill(text: str, own: Sequence[str] = ("round",), **values: str) -> list[tuple[str, bool]]:
+    """[(text, whether the format wrote it)] with the slots filled in one pass: braces in a message stay what they are.
+
+    Args:
+        own: slots whose value is the format's own text.
+    """
+    parts: list[tuple[str, bool]] = []
+    for i, part in enumerate(_SLOT.split(text)):
+        if i % 2 == 0:
+            parts.append((part, True))
+        else:
+            parts.append((values.get(part, f"{{{part}}}"), part in own or part not in values))
+    return parts

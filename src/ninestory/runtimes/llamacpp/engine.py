@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ninestory.core.config import RuntimeSettings
@@ -16,7 +16,8 @@ from ninestory.models.gguf_reader import GgufFile, read_gguf
 from ninestory.models.resolved import ResolvedModel
 from ninestory.runtimes.json_schema import choices_grammar, schema_grammar
 from ninestory.runtimes.llamacpp.library import Library
-from ninestory.runtimes.llamacpp.prompts import Prompt, Prompts
+from ninestory.runtimes.llamacpp.prompts import GgufPrompts
+from ninestory.runtimes.prompts import Prompt
 from ninestory.runtimes.protocol import (
     ChatRequest,
     Chunk,
@@ -76,8 +77,8 @@ class LlamaCppEngine:
             embeds=embeds,
             pooling="mean" if embeds and file.field("pooling_type") is None else "",
         )
-        self._prompts = Prompts(model.reference, file, self._library, context)
-        template = "checkpoint" if self._prompts.template else ""
+        self._prompts = GgufPrompts(model, file, self._library, context, settings.template)
+        form = self._prompts.format
         self.info = EngineInfo(
             model=model.reference,
             runtime="llamacpp",
@@ -85,8 +86,8 @@ class LlamaCppEngine:
             tasks=["embedding", "tokenize"] if embeds else ["chat", "completion", "tokenize", "score"],
             context=context,
             slots=slots,
-            template=template,
-            template_source=template,
+            template=form.id if form else "",
+            template_source=form.source if form else "",
             adapters=list(self._weights),
             dtype=_most_common_dtype(file),
             threads=threads,
@@ -122,7 +123,10 @@ class LlamaCppEngine:
 
     def _chat(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
         prompt = self._prompts.chat(request)
-        choices = [_Choice(i, request.logprobs, ThinkingSplitter(inside=prompt.thinking)) for i in range(request.n)]
+        choices = [
+            _Choice(i, request.logprobs, ThinkingSplitter(inside=prompt.thinking), ends=prompt.stops)
+            for i in range(request.n)
+        ]
         yield from self._generate(prompt, request, choices, cancel)
 
     def _complete(self, request: CompletionRequest, cancel: threading.Event) -> Iterator[Chunk]:
@@ -155,7 +159,7 @@ class LlamaCppEngine:
         if request.messages is not None:
             chat = ChatRequest(messages=request.messages, template=request.template)
             segments = self._prompts.render(request.messages, chat)
-        pairs = [pair for text, special in segments for pair in self._prompts.pieces(text, special)]
+        pairs = self._prompts.pieces(segments)
         yield Tokens(ids=[i for i, _ in pairs], pieces=[piece for _, piece in pairs])
 
     def _score(self, request: ScoreRequest, cancel: threading.Event) -> Iterator[Chunk]:
@@ -164,7 +168,7 @@ class LlamaCppEngine:
         llama.cpp reports none for a token that ends inside a character; such texts are refused.
         """
         ids = self._prompts.text(request.context) or ([self._prompts.bos_id] if self._prompts.bos_id >= 0 else [])
-        targets = [i for i, _ in self._prompts.pieces(request.text, special=False)]
+        targets = self._prompts.encode_segments([(request.text, False)])
         if not ids or not targets:
             raise InvalidRequest("A score needs a text, and something before it.", param="text")
         self._prompts.check_fits(len(ids) + len(targets), CompletionRequest(prompt="", max_tokens=0))
@@ -198,8 +202,7 @@ class LlamaCppEngine:
     ) -> Iterator[Chunk]:
         seed = secrets.randbits(31) if request.sampling.seed is None else request.sampling.seed
         body = self._body(prompt, request, seed)
-        template = self.info.template if isinstance(request, ChatRequest) else ""
-        yield Started(seed=seed, template=template, dropped_messages=prompt.dropped_messages)
+        yield Started(seed=seed, template=prompt.template, dropped_messages=prompt.dropped_messages)
         if echo:
             yield from (Text(index=choice.index, text=echo) for choice in choices)
         if request.max_tokens == 0:  # the library would still decode one
@@ -236,8 +239,8 @@ class LlamaCppEngine:
             "return_progress": True,  # a callback a batch, so that a prefill can be cancelled
             "n": request.n,
             "n_predict": room if request.max_tokens is None else request.max_tokens,
-            "stop": request.stop,
-            "verbose": bool(request.stop),  # the only way to learn which stop string was met
+            "stop": [*request.stop, *prompt.stops],
+            "verbose": bool(request.stop or prompt.stops),  # the only way to learn which stop string was met
             "seed": seed % _RANDOM_SEED,
             "repeat_last_n": self.info.context,
             "presence_penalty": sampling.presence_penalty,
@@ -276,7 +279,14 @@ class LlamaCppEngine:
 class _Choice:
     """One of the n answers: turns the library's events into chunks and counts its tokens."""
 
-    def __init__(self, index: int, alternatives: int | None, splitter: ThinkingSplitter | None = None) -> None:
+    def __init__(
+        self,
+        index: int,
+        alternatives: int | None,
+        splitter: ThinkingSplitter | None = None,
+        ends: Sequence[str] = (),
+    ) -> None:
+        self._ends = ends  # the prompt format's own stop strings, which nobody asked for by name
         self.index, self.tokens, self.reasoning_tokens = index, 0, 0
         self._alternatives, self._splitter = alternatives or 0, splitter
         self._logprobs: list[TokenLogprob] = []  # of text that the splitter still holds
@@ -294,10 +304,11 @@ class _Choice:
             return
         yield from self._texts(self._splitter.flush() if self._splitter else [])
         self.tokens = event.get("usage", {}).get("completion_tokens", 0)
+        met = event.get("__verbose", {}).get("stopping_word") or None
         yield Finished(
             index=self.index,
             reason="stop" if choice["finish_reason"] == "stop" else "length",
-            stop=event.get("__verbose", {}).get("stopping_word") or None,
+            stop=None if met in self._ends else met,
         )
 
     def _texts(self, pieces: list[tuple[str, bool]]) -> Iterator[Text]:
