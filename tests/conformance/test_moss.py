@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from ninestory.architectures.gptq_linear import GPTQLinear, dequantize
 from ninestory.architectures.moss import MossConfig, MossForCausalLM, patch_keys
+from ninestory.floors.finetuning.masking import moss_row
 from ninestory.tokenizers.bpe import BpeTokenizer
 
 from .conftest import FIXTURES
@@ -137,3 +138,20 @@ def test_a_users_text_never_ends_a_turn(tokenizer: BpeTokenizer) -> None:
     ids = tokenizer.encode(text)
     assert not set(ids) & set(TOKENIZER_CASES["special_ids"].values())
     assert tokenizer.decode(ids) == text
+
+
+SFT = read("sft_cases.json")
+
+
+@pytest.mark.parametrize("number", range(len(SFT.get("conversations", []))))
+def test_what_is_learned_of_a_dialogue_with_plugins(number: int, tokenizer: BpeTokenizer) -> None:
+    row = moss_row(tokenizer, SFT["conversations"][number])
+    assert row.ids == SFT["input_ids"][number] and row.labels == SFT["labels"][number]
+    padded = SFT["collated"]["attention_mask"][number]
+    assert sum(padded) == len(row.ids)
+
+
+def test_a_round_that_does_not_fit_ends_the_text(tokenizer: BpeTokenizer) -> None:
+    for conversation, ids in zip(SFT["conversations"], SFT["input_ids"], strict=True):
+        short = moss_row(tokenizer, conversation, max_length=len(ids) - 1)
+        assert short.ids == ids[: len(short.ids)] and len(short.ids) < len(ids)
