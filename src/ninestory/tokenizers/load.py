@@ -19,14 +19,22 @@ _MARKS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_
 _CONTROL = re.compile(r"<[^<>\s]+>|\[[A-Z0-9_]+\]")
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a checkpoint directory, or of the directory that a lone weights file lies in.
+def load_tokenizer(path: Path, rows: int = 0) -> Tokenizer:
+    """The tokenizer of a checkpoint directory, or of a lone weights file (RWKV's).
+
+    Args:
+        rows: of the embedding; they tell which of RWKV's two vocabularies a lone file speaks.
 
     Raises:
+        Unsupported: RWKV has no vocabulary of so many rows.
         NotFound: no tokenizer's files are there.
         Damaged: they cannot be read, or contradict each other.
     """
-    directory = path if path.is_dir() else path.parent
+    if path.is_file():
+        from ninestory.tokenizers.rwkv import load_rwkv_tokenizer
+
+        return load_rwkv_tokenizer(rows, path.parent)
+    directory = path
     side = _SideFiles.read(directory)
     if (directory / "ice_text.model").is_file():
         from ninestory.tokenizers.chatglm import ChatGLMTokenizer

@@ -8,13 +8,15 @@ from __future__ import annotations
 import ast
 import json
 import lzma
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Protocol
 
 from ninestory.core.errors import Damaged, MissingExtra, Unsupported
+from ninestory.tokenizers.bpe import BpeTokenizer
+from ninestory.tokenizers.tokenizer import Segment, Tokenizer
 
 WORLD_FILE, NEOX_FILE = "rwkv_vocab_v20230424.txt", "20B_tokenizer.json"
 WORLD_ROWS, NEOX_ROWS = 65536, 50277
@@ -22,15 +24,12 @@ MAX_LINE = 4096  # the longest entry has 128 bytes, four characters each when es
 _REPLACEMENT = "\ufffd"
 
 
-class RwkvTokenizer(Protocol):
+class RwkvTokenizer(Tokenizer, Protocol):
     """What both offer. `end_of_text` is 0 in both vocabularies and never comes out of `encode`."""
 
     end_of_text: int
     newline: int
     double_newline: int
-
-    def encode(self, text: str) -> list[int]: ...
-    def decode(self, ids: Iterable[int]) -> str: ...
 
 
 def load_rwkv_tokenizer(rows: int, folder: Path | None = None) -> RwkvTokenizer:
@@ -77,8 +76,13 @@ class WorldTokenizer:
     """
 
     end_of_text = 0
+    vocab_size = WORLD_ROWS
+    drops_first_blank = False
 
     def __init__(self, path: Path) -> None:
+        self.bos_ids: list[int] = []
+        self.suffix_ids: list[int] = []
+        self.eos_ids = self.special_ids = frozenset({self.end_of_text})
         self._bytes = _read_world(path)
         self._ids = {entry: number for number, entry in self._bytes.items()}
         lengths: dict[bytes, set[int]] = {}
@@ -87,8 +91,17 @@ class WorldTokenizer:
         self._lengths = {start: sorted(found, reverse=True) for start, found in lengths.items()}
         self.newline, self.double_newline = self._ids[b"\n"], self._ids[b"\n\n"]
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
         return self.encode_bytes(text.encode())
+
+    def encode_segments(self, segments: Sequence[Segment]) -> list[int]:
+        return self.encode("".join(text for text, _ in segments))
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return self._bytes.get(token_id, b"")
+
+    def id_of(self, spelling: str) -> int | None:
+        return self._ids.get(spelling.encode())
 
     def encode_bytes(self, data: bytes) -> list[int]:
         ids, at = [], 0
@@ -107,10 +120,13 @@ class WorldTokenizer:
         """
         return b"".join(self._bytes[number] for number in ids)
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text, or one U+FFFD for all of it where the bytes are no whole UTF-8 (then wait for the next token)."""
+    def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
+        """The text, or one U+FFFD for all of it where the bytes are no whole UTF-8 (then wait for the next token).
+
+        So does the original; the end of a text has no bytes either, unless it is skipped.
+        """
         try:
-            return self.decode_bytes(ids).decode()
+            return self.decode_bytes(i for i in ids if not (skip_special and i == self.end_of_text)).decode()
         except (KeyError, UnicodeDecodeError):
             return _REPLACEMENT
 
@@ -137,7 +153,7 @@ def _read_world(path: Path) -> dict[int, bytes]:
     return entries
 
 
-class NeoxTokenizer:
+class NeoxTokenizer(BpeTokenizer):
     """GPT-NeoX-20B's byte-level BPE. The end-of-text mark typed by a user stays text.
 
     Args:
@@ -148,25 +164,15 @@ class NeoxTokenizer:
     newline, double_newline = 187, 535
 
     def __init__(self, path: Path | None = None) -> None:
-        from tokenizers import Tokenizer
-
         packaged = resources.files("ninestory.catalog") / "vocabularies" / "gpt-neox-20b.json.xz"
         try:
-            text = path.read_bytes() if path else lzma.decompress(packaged.read_bytes())
-            described = json.loads(text)
-            described["added_tokens"] = [a for a in described["added_tokens"] if not a["special"]]
-            self._tokenizer = Tokenizer.from_str(json.dumps(described))
-        except Exception as error:  # the library raises bare Exceptions
+            described = json.loads(path.read_bytes() if path else lzma.decompress(packaged.read_bytes()))
+            super().__init__(described, eos_ids=[self.end_of_text], adds_bos=False)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, Damaged) as error:
             raise _no_vocabulary(path or Path(str(packaged)), str(error)) from error
-        found = (self._tokenizer.token_to_id("Ċ"), self._tokenizer.token_to_id("ĊĊ"))
+        found = (self.id_of("Ċ"), self.id_of("ĊĊ"))
         if found != (self.newline, self.double_newline):
             raise _no_vocabulary(path or Path(str(packaged)), f"its line breaks have the ids {found}")
-
-    def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def encode_opening(self, text: str) -> list[int]:
         """A chat's opening text: Raven was trained with two single line breaks where BPE makes a double one."""
