@@ -159,7 +159,7 @@ def _places(tokenizer: Tokenizer, ids: Sequence[int], data: bytes) -> list[tuple
     places, at = [], 0
     for token in ids:
         piece = tokenizer.token_bytes(token)
-        if not data.startswith(piece, at):  # Sentence_Parts puts a blank of its own where a text begins
+        if not data.startswith(piece, at):  # SentencePiece puts a blank of its own where a text begins
             piece = piece.removeprefix(b" ")
         if not data.startswith(piece, at):
             raise InvalidRequest(
