@@ -183,6 +183,18 @@ class NF4Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features), requires_grad=False) if bias else None
 
     @classmethod
+    def empty(cls, state: QuantState, bias: bool) -> NF4Linear:
+        """A linear with the scales of `state`, whose packed weight is still to come (it takes no memory)."""
+        outputs, inputs = state.shape
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made.in_features, made.out_features, made.state = inputs, outputs, state
+        packed = torch.empty(-(-inputs * outputs // 2), 1, dtype=torch.uint8, device="meta")
+        made.weight = nn.Parameter(packed, requires_grad=False)
+        made.bias = nn.Parameter(torch.empty(outputs, device="meta"), requires_grad=False) if bias else None
+        return made
+
+    @classmethod
     def from_linear(cls, linear: nn.Linear, code: Code = "nf4", blocksize: int = 64, double: bool = True) -> NF4Linear:
         """Quantise an existing linear; its bias is kept."""
         made = cls(linear.in_features, linear.out_features, bias=False, code=code)

@@ -1,4 +1,4 @@
-"""`ninestory convert safetensors | chatglm | decrypt`: from one file format to another, offline."""
+"""`ninestory convert safetensors | chatglm | nf4 | decrypt`: from one file format to another, offline."""
 
 from __future__ import annotations
 
@@ -39,6 +39,20 @@ def chatglm(
     with ProgressBar(quiet=as_json) as bar:
         made = quantize_chatglm(local_path(model), out, bits, bar)
     print_json({"path": made, "bits": bits}) if as_json else print(f"{made}: written in {bits} bits.")
+
+
+@app.command("nf4")
+def nf4(model: Model, out: Out, as_json: Json = False) -> None:
+    """Every linear in 4 bits (NF4), in bitsandbytes' layout: quantise once, then tune from it with little memory."""
+    from ninestory.core.extras import require
+    from ninestory.core.progress_bar import ProgressBar
+
+    require("torch", "torch", "Quantising to NF4")
+    from ninestory.training.nf4_checkpoint import convert_to_nf4
+
+    with ProgressBar(quiet=as_json) as bar:
+        made = convert_to_nf4(local_path(model), out, bar)
+    print_json({"path": made}) if as_json else print(f"{made}: written in 4 bits.")
 
 
 @app.command("decrypt")

@@ -109,6 +109,22 @@ def check_vocabulary(tokenizer: Tokenizer, rows: int, reference: str) -> None:
         )
 
 
+def linear_names(checkpoint: Checkpoint) -> frozenset[str]:
+    """Stored names of the weights of every linear but the output head: those that are packed in 4 bits.
+
+    Raises:
+        Unsupported: a family that is not built in. InvalidRequest: config.json makes no model.
+    """
+    from torch import nn
+
+    model = _build(find_family(checkpoint.config, checkpoint.path.name), checkpoint, checkpoint.path.name)
+    head = model.get_output_embeddings()
+    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    prefix = f"{model.base_model_prefix}."
+    stored = {f"{name}.weight" for name in names}
+    return frozenset(n for n in checkpoint.tensors if n in stored or f"{prefix}{n}" in stored)
+
+
 # --- the empty model --------------------------------------------------------------------------------------------
 
 
@@ -155,6 +171,8 @@ def _put_packed_linears(model: Any, checkpoint: Checkpoint, report: LoadReport) 
     """Put GPTQ's linears where the checkpoint holds packed weights; bits and groups follow from the shapes."""
     _refuse_other_packing(checkpoint)
     modules = {name for name, _ in model.named_modules()}
+    for name in [n for n in checkpoint.tensors if ".weight.quant_state.bitsandbytes__" in n]:
+        _put_nf4_linear(model, name.partition(".weight.")[0], modules, checkpoint, report)
     for name in [n for n in checkpoint.tensors if n.endswith(".qweight")]:
         stored = name.removesuffix(".qweight")
         place = stored if stored in modules else f"{model.base_model_prefix}.{stored}"
@@ -171,13 +189,41 @@ def _refuse_other_packing(checkpoint: Checkpoint) -> None:
     described = checkpoint.config.get("quantization_config") or {}
     method = described.get("quant_method", "gptq") if isinstance(described, dict) else str(described)
     version = described.get("checkpoint_format", "gptq") if isinstance(described, dict) else ""
+    if method == "bitsandbytes" and described.get("load_in_4bit"):
+        return
     if method != "gptq" or version not in ("", "gptq"):
         raise Unsupported(
-            f"The weights are packed by {method} ({version or 'no version'}); GPTQ's first layout is built in.",
+            f"The weights are packed by {method} ({version or 'no version'}); built in are GPTQ's first layout and "
+            "bitsandbytes' 4 bits.",
             hint="Take the release in half precision, or a GGUF of it.",
             hint_zh="请使用半精度版本或其 GGUF 文件。",
             param="model",
         )
+
+
+def _put_nf4_linear(model: Any, stored: str, modules: set[str], checkpoint: Checkpoint, report: LoadReport) -> None:
+    """bitsandbytes' 4-bit linear: its scales are read here, its packed weight comes with the other tensors."""
+    import torch
+
+    from ninestory.architectures.nf4_linear import NF4Linear, read_state
+
+    place = stored if stored in modules else f"{model.base_model_prefix}.{stored}"
+    if place not in modules:
+        raise _misfit([stored], "is packed, and the model has no linear of that name")
+    start = f"{stored}.weight."
+    names = [name for name in checkpoint.tensors if name.startswith(start)]
+    linear = model.get_submodule(place)
+    try:
+        parts = {n.removeprefix(start): torch.from_numpy(_writable(checkpoint.tensor(n))) for n in names}
+        packed = NF4Linear.empty(read_state(parts), bias=linear.bias is not None)
+    except (KeyError, ValueError) as error:
+        raise _misfit([stored], f"has a 4-bit state that does not hold together ({error})") from error
+    if (packed.in_features, packed.out_features) != (linear.in_features, linear.out_features):
+        raise _misfit([stored], f"was packed from a {packed.out_features} × {packed.in_features} weight")
+    parent, _, leaf = place.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, packed)
+    report.loaded.update({name: f"{place}.weight.{name.removeprefix(start)}" for name in names})
+    report.packed.append(place)
 
 
 def _packed_linear(linear: Any, stored: str, checkpoint: Checkpoint) -> nn.Module:
@@ -215,6 +261,8 @@ def _fill(
     head, embedding = _tied_names(model)
     surplus = []
     for name, tensor in checkpoint.tensors.items():
+        if name in report.loaded:  # scales of 4-bit linears
+            continue
         target = name if name in expected else f"{model.base_model_prefix}.{name}"
         if target == head and embedding:
             _check_tied(checkpoint, name, embedding, model.base_model_prefix)
