@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 VERBS: dict[str, tuple[str, str, str]] = {
     "serve": ("serve", "Run the server and the page", "启动服务器与网页"),
     "chat": ("chat", "Talk with a model, or answer one question in a pipe", "与模型对话，或在管道中回答一个问题"),
+    "kb": (
+        "kb",
+        "Knowledge bases: create, add, sync, ls, show, search …",
+        "知识库：create、add、sync、ls、show、search 等",
+    ),
+    "ask": ("ask", "Ask your documents; the answer has citations", "向文档提问，回答附引用"),
     "list": ("catalogue", "The catalogue: every system of the tower", "目录：塔中的全部系统"),
     "show": ("catalogue", "One system: variants, sizes, licence, pitfalls", "一个系统：变体、大小、许可证与常见问题"),
     "pull": ("pull", "Fetch a model (the only verb that uses the network)", "下载模型（唯一联网的命令）"),

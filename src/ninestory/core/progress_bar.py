@@ -1,4 +1,4 @@
-"""A `Progress` that a person watches: a bar of bytes on a terminal (stderr) or in a notebook."""
+"""A `Progress` that a person watches: a bar on a terminal (stderr) or in a notebook."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ from typing import Any
 
 
 class ProgressBar:
-    """Drawn with Rich; use it as a context manager. `quiet` draws nothing."""
+    """Drawn with Rich; use it as a context manager. `quiet` draws nothing; `counts`: units are things, not bytes."""
 
     resume: dict[str, Any] | None = None
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, *, counts: bool = False) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        amount = MofNCompleteColumn() if counts else DownloadColumn()
+        columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
         self._progress = Progress(*columns, console=Console(stderr=True, quiet=quiet))
         self._task = self._progress.add_task("", total=None)
 

@@ -12,7 +12,7 @@ from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
 from ninestory.jobs.runner import Work
 
-KINDS = ("pull",)
+KINDS = ("pull", "ingest")
 
 
 def works(home: Home, hub: HubSettings) -> dict[str, Work]:
@@ -24,4 +24,10 @@ def works(home: Home, hub: HubSettings) -> dict[str, Work]:
         model = pull(params["model"], home, hub, progress)
         return {"model": model.reference, "bytes": model.total_bytes, "licence": model.licence}
 
-    return {"pull": pull_model}
+    def ingest_documents(params: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        from ninestory.core.config import load_settings
+        from ninestory.floors.retrieval.job import run_ingest
+
+        return run_ingest(home, load_settings().settings.runtime, params, progress)
+
+    return {"pull": pull_model, "ingest": ingest_documents}

@@ -1,0 +1,263 @@
+"""`ninestory kb …`: knowledge bases on this machine. An ingest is a job: it can be watched, cancelled and resumed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ninestory.cli.output import Json, print_json, print_table, size
+from ninestory.core.errors import Cancelled, Conflict, InvalidRequest, from_dict
+from ninestory.core.paths import Home
+
+if TYPE_CHECKING:
+    from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
+
+app = typer.Typer(no_args_is_help=True, help="Knowledge bases: your documents, searchable and citable.")
+Name = Annotated[str, typer.Argument(help="Name or id of a knowledge base.")]
+_WATCH_SECONDS = 2.0
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Name of the new knowledge base.")],
+    model: Annotated[str, typer.Option(help="Embedding model; the starter's when left out.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Make an empty knowledge base."""
+    from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL, list_bases
+    from ninestory.floors.retrieval.knowledge_base import create as make
+
+    home = Home.default().ensure()
+    if any(base.name == name for base in list_bases(home)):
+        raise Conflict(
+            f"There is a knowledge base {name!r} already.",
+            hint="Choose another name, or add to that one.",
+            hint_zh="请换一个名称，或向已有的知识库添加。",
+            param="name",
+        )
+    base = make(home, name, model=model or DEFAULT_MODEL)
+    print_json(_summary(base)) if as_json else print(f"{name}: {base.id}, {base.model}")
+
+
+@app.command()
+def add(
+    name: Name,
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders; they are copied.")],
+    as_json: Json = False,
+) -> None:
+    """Add copies of files, or of a folder's files. A file of the same name is replaced."""
+    from ninestory.floors.retrieval.ingest import IngestReport, add_paths
+
+    base, report = _open(name), IngestReport()
+    add_paths(base, paths, report)
+    _run_ingest(base, {"report": report.as_dict()}, as_json)
+
+
+@app.command()
+def sync(
+    name: Name,
+    folder: Annotated[Path | None, typer.Argument(help="Folder to follow; those synced before when left out.")] = None,
+    model: Annotated[str, typer.Option(help="Embed everything again with this model.")] = "",
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Read and embed everything again.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C, whenever a file changes.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a knowledge base follow a folder: only changed files are read, removed ones go."""
+    base = _open(name)
+    folders = [str(folder)] if folder else base.get("folders", [])
+    if rebuild or (model and model != base.model):
+        base.begin_table(model or base.model)
+    _run_ingest(base, {"folders": folders}, as_json)
+    while watch:
+        time.sleep(_WATCH_SECONDS)
+        if _changed(base, folders):
+            _run_ingest(base, {"folders": folders}, as_json)
+
+
+@app.command("ls")
+def ls(as_json: Json = False) -> None:
+    """All knowledge bases."""
+    from ninestory.floors.retrieval.knowledge_base import list_bases
+
+    rows = [_summary(base) for base in list_bases(Home.default())]
+    if as_json:
+        print_json(rows)
+        return
+    columns = ["name", "id", "files", "failed", "passages", "model"]
+    print_table(columns, [[row[column] for column in columns] for row in rows])
+
+
+@app.command()
+def show(
+    name: Name,
+    file: Annotated[str, typer.Argument(help="A file's id or name: shows its passages.")] = "",
+    as_json: Json = False,
+) -> None:
+    """The files of a knowledge base and what became of each, or the passages of one file."""
+    from ninestory.floors.retrieval.table import ChunkReader
+
+    base = _open(name)
+    if not file:
+        files = [{**vars(f), "path": str(f.path)} for f in base.files()]
+        if as_json:
+            print_json({**_summary(base), "data": files})
+            return
+        rows = [[f["name"], f["status"], f["chunks"], size(f["bytes"]), _remark(f), f["id"]] for f in files]
+        print_table(["file", "status", "passages", "size", "remark", "id"], rows)
+        return
+    file_id = next((f.id for f in base.files() if f.name == file), file)
+    base.file(file_id)
+    reader = ChunkReader(base)
+    passages = reader.of_file(file_id) if reader.refresh() else []
+    if as_json:
+        print_json(passages)
+        return
+    for row in passages:
+        page = f" page {row['page']}" if row["page"] else ""
+        print(f"[{row['ordinal']}]{page} {row['start']}–{row['end']} {row['context']}\n{row['text']}\n")
+
+
+@app.command()
+def rm(
+    name: Name,
+    file: Annotated[str, typer.Argument(help="Remove only this file (id or name).")] = "",
+    as_json: Json = False,
+) -> None:
+    """Delete a knowledge base, or one file of it. Synced originals stay."""
+    from ninestory.floors.retrieval.knowledge_base import remove_base
+
+    base = _open(name)
+    if not file:
+        remove_base(base)
+        print_json({"id": base.id, "deleted": True}) if as_json else print(f"{name}: deleted")
+        return
+    base.remove_file(next((f.id for f in base.files() if f.name == file), file))
+    _run_ingest(base, {}, as_json)
+
+
+@app.command()
+def search(
+    name: Name,
+    question: Annotated[str, typer.Argument(help="What to look for.")],
+    limit: Annotated[int, typer.Option(help="Passages shown.")] = 5,
+    mode: Annotated[str, typer.Option(help="hybrid, vector or text.")] = "hybrid",
+    neighbours: Annotated[int, typer.Option(help="Passages before and after each that are shown with it.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """What is found for a question, and why; no chat model."""
+    from ninestory.floors.retrieval.answer import place_of
+    from ninestory.floors.retrieval.search import SearchOptions
+    from ninestory.floors.retrieval.search import search as find
+    from ninestory.floors.retrieval.table import ChunkReader
+
+    if mode not in ("hybrid", "vector", "text") or not 1 <= limit <= 50 or not 0 <= neighbours <= 10:
+        raise InvalidRequest(
+            f"--mode {mode} --limit {limit} --neighbours {neighbours} cannot be.",
+            hint="mode: hybrid, vector or text; limit: 1 to 50; neighbours: 0 to 10.",
+            hint_zh="mode 为 hybrid、vector 或 text；limit 为 1–50；neighbours 为 0–10。",
+        )
+    base = _open(name)
+    options = SearchOptions(limit=limit, mode=mode, neighbours=neighbours)  # type: ignore[arg-type]
+    with open_embedder(base) as embedder:
+        hits = find(ChunkReader(base), question, embedder.query(question), options)
+    if as_json:
+        print_json({"threshold": base.get("threshold"), "data": [hit.as_dict() for hit in hits]})
+        return
+    for number, hit in enumerate(hits, 1):
+        ranks = f"vector {hit.vector_rank or '–'}, text {hit.text_rank or '–'}"
+        print(f"[{number}] {place_of(hit)}  (score {hit.score:.2f}, cosine {hit.cosine:.3f}, {ranks})\n{hit.text}\n")
+
+
+def open_embedder(base: KnowledgeBase) -> Any:
+    """The embedding model that a knowledge base's published table wants, as a context manager."""
+    from contextlib import contextmanager
+
+    from ninestory.core.config import load_settings
+    from ninestory.floors.retrieval.embedder import Embedder
+    from ninestory.models.resolve import resolve
+    from ninestory.runtimes.load import load_engine
+
+    @contextmanager
+    def opened() -> Any:
+        model = base.published.model if base.published else base.model
+        engine = load_engine(resolve(model, Home.default()), load_settings().settings.runtime)
+        try:
+            yield Embedder(engine)
+        finally:
+            engine.close()
+
+    return opened()
+
+
+def _open(name: str) -> KnowledgeBase:
+    from ninestory.floors.retrieval.knowledge_base import open_base
+
+    return open_base(Home.default(), name)
+
+
+def _run_ingest(base: KnowledgeBase, params: dict[str, Any], as_json: bool) -> None:
+    """Run it here as a job, in sight of a bar; failed files are named and do not fail the command."""
+    from ninestory.core.config import load_settings
+    from ninestory.core.logs import set_up_logs
+    from ninestory.core.progress_bar import ProgressBar
+    from ninestory.core.state import State
+    from ninestory.jobs.runner import JobRunner
+    from ninestory.jobs.store import JobStore
+    from ninestory.serving.job_kinds import works
+
+    home, settings = Home.default().ensure(), load_settings().settings
+    set_up_logs("warning", settings.log_json)
+    runner = JobRunner(JobStore(State(home.state_db)), works(home, settings.hub))
+    with ProgressBar(quiet=as_json, counts=True) as bar:
+        job = runner.run_new("ingest", {"knowledge_base": base.id, **params}, bar)
+    if job.error:
+        raise from_dict(job.error)
+    if job.state == "cancelled":
+        raise Cancelled(
+            "The ingest was cancelled; what was read so far is kept.",
+            hint=f"'ninestory jobs resume {job.id}' goes on.",
+            hint_zh=f"运行 ninestory jobs resume {job.id} 可继续。",
+        )
+    _print_report(job.result or {}, as_json)
+
+
+def _print_report(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(report)
+        return
+    counts = [f"{report[key]} {key}" for key in ("indexed", "unchanged", "removed") if report[key]]
+    print(", ".join(counts or ["nothing to do"]) + (f"; {report['chunks']} passages" if report["chunks"] else ""))
+    for failure in report["failed"]:
+        print(f"  failed: {failure['file']}: {failure['message']}")
+    if report["skipped"]:
+        print(f"  not read (unknown kind): {', '.join(report['skipped'][:10])}" + ("…" * (len(report["skipped"]) > 10)))
+
+
+def _changed(base: KnowledgeBase, folders: list[str]) -> bool:
+    """Whether a look at names, sizes and times finds anything that `sync` would take up."""
+    from ninestory.floors.retrieval.ingest import changed_files
+
+    return any(changed_files(base, Path(folder)) for folder in folders)
+
+
+def _summary(base: KnowledgeBase) -> dict[str, Any]:
+    counts = base.counts()
+    files = sum(counts.get(status, 0) for status in ("pending", "indexed", "failed", "cancelled"))
+    return {
+        "name": base.name,
+        "id": base.id,
+        "files": files,
+        "failed": counts.get("failed", 0),
+        "passages": counts["chunks"],
+        "bytes": counts["bytes"],
+        "model": base.model,
+        "threshold": base.get("threshold"),
+        "folders": base.get("folders", []),
+    }
+
+
+def _remark(file: dict[str, Any]) -> str:
+    return file["error"]["message"] if file["error"] else "; ".join(file["notes"])

@@ -1,0 +1,191 @@
+"""From passages to an answer with numbered citations: pure steps between a search and a chat model.
+
+    request = condense(history, question)        → a question that stands alone, when there is a history
+    prepared = prepare(question, hits, …)        → a chat request, or an answer that needs no model
+    citations(text, prepared.passages)           → where each [n] of the answer points
+
+Retrieved text is data: it is quoted inside the user's message, and such a request never offers tools.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ninestory.floors.retrieval.embedder import Embedder
+from ninestory.floors.retrieval.prompts import PROMPTS, Language
+from ninestory.floors.retrieval.search import Hit
+from ninestory.runtimes.protocol import ChatRequest, Message, Sampling
+
+AnswerMode = Literal["auto", "generate", "extract"]
+ANSWER_TOKENS = 512
+_BYTES_A_TOKEN = 2.5  # on the safe side for Chinese and English in small vocabularies
+_MOST_PASSAGES = 6
+_QUOTED_SENTENCES = 3
+_CJK = re.compile(r"[\u3400-\u9fff]")
+_SENTENCE = re.compile(r"[^。！？!?\n.]*(?:[。！？!?]+|\.+(?=\s|$)|\n|[.]|$)")
+_MARK = re.compile(r"\[(\d{1,2})\]")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What to do with a question.
+
+    Attributes:
+        passages: number n of a citation is passages[n - 1].
+        request: what to ask the chat model; None when `text` is the answer.
+        text: the answer that needs no model: quotations, or "not in the documents".
+        reason: "generate", "extract" or "not_found"; `notice` says why in the user's words.
+    """
+
+    question: str
+    passages: list[Hit]
+    reason: Literal["generate", "extract", "not_found"]
+    request: ChatRequest | None = None
+    text: str = ""
+    notice: str = ""
+
+
+@dataclass(frozen=True)
+class Citation:
+    """`[number]` at characters start to end of the answer, and the passage it stands for."""
+
+    number: int
+    start: int
+    end: int
+    passage: Hit
+
+
+def language_of(text: str) -> Language:
+    """zh when a quarter of the letters are Chinese characters."""
+    letters = [char for char in text if char.isalpha()]
+    return "zh" if letters and len(_CJK.findall(text)) * 4 >= len(letters) else "en"
+
+
+def languages_of(model: str) -> tuple[Language, ...]:
+    """What a chat model is known to speak; empty for most, since only the small starter is known not to speak Chinese."""
+    return ("en",) if model.startswith("starter:smollm2") else ()
+
+
+def condense(history: Sequence[Message], question: str) -> ChatRequest | None:
+    """The request that turns a follow-up into a question that stands alone; None when there is no history."""
+    turns = [m for m in history if m.role in ("user", "assistant") and m.text.strip()][-6:]
+    if not turns:
+        return None
+    words = PROMPTS[language_of(question)]
+    told = "\n".join(f"{words.user if m.role == 'user' else words.assistant}: {m.text[:400]}" for m in turns)
+    text = words.condense.format(history=told, question=question)
+    return ChatRequest(
+        messages=[Message(role="user", content=text)],
+        max_tokens=96,
+        sampling=Sampling(temperature=0),
+        truncation="auto",
+    )
+
+
+def standalone(reply: str, question: str) -> str:
+    """The model's rewritten question, or the user's own where the reply is no use (empty, or an essay)."""
+    line = next((line.strip() for line in reply.splitlines() if line.strip()), "")
+    return line if 0 < len(line) <= max(4 * len(question), 200) else question
+
+
+def prepare(
+    question: str,
+    hits: Sequence[Hit],
+    *,
+    threshold: float | None,
+    embedder: Embedder | None = None,
+    context_tokens: int = 4096,
+    mode: AnswerMode = "auto",
+    model_languages: Sequence[str] = (),
+    history: Sequence[Message] = (),
+) -> Prepared:
+    """Decide how a question is answered, and with which passages.
+
+    Args:
+        hits: of a search, best first.
+        threshold: the knowledge base's cosine of "not in the documents"; None = answer always.
+        embedder: chooses the sentences of an extractive answer; without it passages are quoted from their start.
+        context_tokens: what the chat model takes in all.
+        mode: "auto" generates, but quotes where the chat model does not know the question's language.
+        model_languages: what the chat model is known to speak; empty = any.
+        history: earlier turns, given to the model as they were.
+    """
+    language = language_of(question)
+    words = PROMPTS[language]
+    if not hits or (threshold is not None and max(hit.cosine for hit in hits) < threshold):
+        return Prepared(question, [], "not_found", text=words.not_found, notice=words.below_threshold)
+    foreign = bool(model_languages) and language not in model_languages
+    if mode == "extract" or (mode == "auto" and foreign):
+        passages = list(hits[:_MOST_PASSAGES])
+        notice = words.extract_foreign if foreign and mode == "auto" else words.extract
+        return Prepared(question, passages, "extract", text=_quoted(question, passages, embedder), notice=notice)
+    budget = (context_tokens - min(ANSWER_TOKENS, context_tokens // 4)) * _BYTES_A_TOKEN
+    budget -= len((words.system + question + "".join(m.text for m in history)).encode())
+    passages = _fitting(hits, budget)
+    shown = "\n\n".join(f"[{n}] {_title(hit)}\n{hit.text}" for n, hit in enumerate(passages, 1))
+    messages = [
+        Message(role="system", content=words.system),
+        *history,
+        Message(role="user", content=words.ask.format(passages=shown, question=question)),
+    ]
+    sampling = Sampling(temperature=0, frequency_penalty=0.3)  # small models repeat a passage for ever otherwise
+    request = ChatRequest(messages=messages, sampling=sampling, truncation="auto", tool_choice="none")
+    return Prepared(question, passages, "generate", request=request)
+
+
+def citations(text: str, passages: Sequence[Hit]) -> list[Citation]:
+    """The marks [n] of an answer that name one of its passages, in order."""
+    return [
+        Citation(number, match.start(), match.end(), passages[number - 1])
+        for match in _MARK.finditer(text)
+        if 1 <= (number := int(match.group(1))) <= len(passages)
+    ]
+
+
+def place_of(hit: Hit, language: Language = "en") -> str:
+    """Where a passage stands, for people: file, page, heading."""
+    words = PROMPTS[language]
+    page = f", {words.page.format(page=hit.page)}" if hit.page else ""
+    heading = hit.context.split("\n", 1)[0]
+    return f"{hit.file}{page}" + (f" — {heading}" if heading else "")
+
+
+def _title(hit: Hit) -> str:
+    """File and heading on one line, whatever characters they hold."""
+    return " ".join(f"({hit.file}) {hit.context}".split())
+
+
+def _fitting(hits: Sequence[Hit], budget: float) -> list[Hit]:
+    """The best passages that fit; the first always, cut by the model's own truncation if it must be."""
+    passages: list[Hit] = []
+    for hit in hits[:_MOST_PASSAGES]:
+        budget -= len((hit.text + hit.context + hit.file).encode()) + 16
+        if passages and budget < 0:
+            break
+        passages.append(hit)
+    return passages
+
+
+def _quoted(question: str, passages: Sequence[Hit], embedder: Embedder | None) -> str:
+    """The sentences nearest to the question, each with its number; a second from one passage only if it is near too."""
+    sentences = []
+    for number, hit in enumerate(passages[:_QUOTED_SENTENCES], 1):
+        parts = [part.strip() for part in _SENTENCE.findall(hit.text)]
+        sentences += [(number, part) for part in parts if len(part) >= 8][:12]
+    if not sentences:
+        return "\n".join(f"{hit.text} [{n}]" for n, hit in enumerate(passages[:1], 1))
+    if embedder is not None:
+        scores = embedder.passages([text for _, text in sentences]) @ embedder.query(question)
+        best = sorted(np.argsort(-scores)[:_QUOTED_SENTENCES].tolist())
+        sentences = [sentences[place] for place in best]
+    return "\n".join(f"{text} [{number}]" for number, text in sentences[:_QUOTED_SENTENCES])
+
+
+def as_source(number: int, hit: Hit) -> dict[str, Any]:
+    """A passage as the API and `--json` give it."""
+    return {"number": number, **hit.as_dict()}

@@ -1,0 +1,228 @@
+"""From files to published passages: register, parse, cut, embed what is new, write, index, publish.
+
+Every step can be repeated: a killed ingest leaves its files pending and readers on the version before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ninestory.core.errors import InvalidRequest, NinestoryError, NotFound
+from ninestory.core.locks import waiting_lock
+from ninestory.core.paths import inside
+from ninestory.core.progress import Progress
+from ninestory.floors.retrieval.calibration import calibrate
+from ninestory.floors.retrieval.chunking.structure import Chunk, chunk_document
+from ninestory.floors.retrieval.embedder import Embedder
+from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, KnowledgeFile
+from ninestory.floors.retrieval.parsing import is_supported
+from ninestory.floors.retrieval.parsing.isolated import ParserProcess
+from ninestory.floors.retrieval.table import ChunkWriter
+
+MAX_TOKENS, OVERLAP_TOKENS = 240, 32
+_SPECIAL_TOKENS = 8  # prefix and marks that the model adds to a passage
+_FATAL = frozenset({"cancelled", "disk_full", "shutting_down", "damaged_knowledge_base", "other_embedding_model"})
+
+
+@dataclass
+class IngestReport:
+    """What an ingest did. `failed` and `skipped` name each file; the others went through."""
+
+    indexed: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    chunks: int = 0
+    embedded: int = 0  # chunks whose vectors were not there yet
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def add_paths(base: KnowledgeBase, paths: list[Path], report: IngestReport) -> None:
+    """Register copies of files; a folder's files come in under their paths below it.
+
+    Raises:
+        NotFound: a path does not exist.
+    """
+    for path in paths:
+        if not path.exists():
+            raise NotFound(f"{path} does not exist.", hint="Check the path.", hint_zh="请检查路径。", param="paths")
+        for name, file in _files_below(path, report) if path.is_dir() else [(path.name, path)]:
+            _add_copy(base, name, file, report)
+
+
+def _add_copy(base: KnowledgeBase, name: str, path: Path, report: IngestReport) -> None:
+    digest = _sha256(path)
+    known = next((f for f in base.files() if f.folder == "" and f.name == name), None)
+    if known and known.sha256 == digest and known.status == "indexed":
+        report.unchanged += 1
+        return
+    file_id = base.register(name, path, sha256=digest)
+    base.documents.mkdir(exist_ok=True)
+    copy = base.documents / file_id
+    shutil.copyfile(path, copy.with_suffix(".part"))
+    copy.with_suffix(".part").replace(copy)
+    base.register(name, copy, sha256=digest)
+
+
+def sync_folder(base: KnowledgeBase, folder: Path, report: IngestReport) -> None:
+    """Register what is new or changed below `folder`, and mark what is gone. Files are referenced, not copied.
+
+    Raises:
+        NotFound: it is no folder.
+    """
+    root = folder.resolve()
+    if not root.is_dir():
+        raise NotFound(f"{folder} is no folder.", hint="Check the path.", hint_zh="请检查路径。", param="folder")
+    known = {file.name: file for file in base.files() if file.folder == str(root)}
+    seen = set()
+    for name, path in _files_below(root, report):
+        seen.add(name)
+        before, stat = known.get(name), path.stat()
+        if before and before.status == "indexed":
+            if (before.bytes, before.mtime) == (stat.st_size, stat.st_mtime):
+                report.unchanged += 1
+                continue
+            if before.sha256 == _sha256(path):
+                base.touch(before.id, stat.st_mtime)
+                report.unchanged += 1
+                continue
+        base.register(name, path, folder=str(root), sha256=_sha256(path))
+    for name in known.keys() - seen:
+        base.remove_file(known[name].id)
+    folders = set(base.get("folders", [])) | {str(root)}
+    base.put(folders=sorted(folders))
+
+
+def changed_files(base: KnowledgeBase, folder: Path) -> list[str]:
+    """Names that are new, gone, or of another size or time than when they were read; nothing is read now."""
+    root = folder.resolve()
+    known = {f.name: (f.bytes, f.mtime) for f in base.files() if f.folder == str(root)}
+    now = {name: (s.st_size, s.st_mtime) for name, path in _files_below(root, IngestReport()) for s in [path.stat()]}
+    return sorted(name for name in known.keys() | now.keys() if known.get(name) != now.get(name))
+
+
+def _files_below(root: Path, report: IngestReport) -> Iterator[tuple[str, Path]]:
+    """Readable files by their paths below `root`; hidden ones and editors' leftovers are passed over.
+
+    A link that leads out of the folder is a failure named in the report, and is not followed.
+    """
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if any(part.startswith((".", "~$")) for part in Path(name).parts) or path.is_dir():
+            continue
+        try:
+            inside(root, name)
+        except InvalidRequest as error:
+            report.failed.append({"file": name, "code": error.code, "message": f"{name} links out of the folder."})
+            continue
+        if not path.is_file():
+            continue
+        if is_supported(name):
+            yield name, path
+        else:
+            report.skipped.append(name)
+
+
+def ingest(
+    base: KnowledgeBase, embedder: Embedder, progress: Progress, report: IngestReport | None = None
+) -> IngestReport:
+    """Bring every pending file in, take every removed one out, and publish.
+
+    Raises:
+        Conflict: another embedding model. DiskFull, Cancelled: readers stay on the last published version, and the
+            next ingest goes on where this one stopped.
+    """
+    report = report or IngestReport()
+    with waiting_lock(base.lock_path, lambda: progress.update(0, None, "waiting for another ingest")):
+        embedder.check(base)
+        dimensions = len(base.get("probe"))
+        writer = ChunkWriter(base, dimensions)
+        removed = base.files("removed")
+        writer.delete_files([file.id for file in removed])
+        base.forget(file.id for file in removed)
+        report.removed += len(removed)
+        pending = base.files("pending")
+        with ParserProcess() as parser:
+            for done, file in enumerate(pending):
+                progress.update(done, len(pending), file.name)
+                _take_in(base, file, writer, parser, embedder, report)
+                progress.checkpoint({"done": done + 1})  # this many survive whatever comes
+        if pending or removed or base.published is None:
+            progress.update(len(pending), len(pending), "indexing")
+            writer.publish()
+            calibrate(base, embedder)
+    progress.update(len(pending), len(pending), "done")
+    return report
+
+
+def _take_in(
+    base: KnowledgeBase,
+    file: KnowledgeFile,
+    writer: ChunkWriter,
+    parser: ParserProcess,
+    embedder: Embedder,
+    report: IngestReport,
+) -> None:
+    """One file whole; a failure is noted on it and does not stop the others."""
+    try:
+        if not file.path.is_file():
+            raise NotFound(f"{file.name} is no longer there.", code="file_gone")
+        document = parser.parse(file.path, file.name)
+        most = min(file.options.get("max_tokens", MAX_TOKENS), embedder.context - _SPECIAL_TOKENS)
+        overlap = min(file.options.get("overlap_tokens", OVERLAP_TOKENS), most // 2)
+        chunks = chunk_document(document, embedder.count_tokens, max_tokens=most, overlap_tokens=overlap)
+        rows, embedded = _rows(file, chunks, writer, embedder)
+    except NinestoryError as error:
+        if error.code in _FATAL:
+            raise
+        writer.delete_files([file.id])
+        base.mark(file.id, "failed", error=error.as_dict())
+        report.failed.append({"file": file.name, "code": error.code, "message": error.message})
+        return
+    writer.delete_files([file.id])
+    writer.add(rows)
+    base.mark(file.id, "indexed", chunks=len(rows), notes=document.notes)
+    report.indexed += 1
+    report.chunks += len(rows)
+    report.embedded += embedded
+
+
+def _rows(
+    file: KnowledgeFile, chunks: list[Chunk], writer: ChunkWriter, embedder: Embedder
+) -> tuple[list[dict[str, Any]], int]:
+    """The table's rows of a file, and how many of their vectors were made now and not found by their text's hash."""
+    hashes = [hashlib.sha256(chunk.searched.encode()).hexdigest() for chunk in chunks]
+    vectors: dict[str, Any] = dict(writer.vectors(hashes))
+    new = {digest: chunk.searched for digest, chunk in zip(hashes, chunks, strict=True) if digest not in vectors}
+    vectors |= zip(new, embedder.passages(list(new.values())), strict=True)
+    rows = [
+        {
+            "id": f"{file.id}:{ordinal}",
+            "file_id": file.id,
+            "file": file.name,
+            "ordinal": ordinal,
+            "text": chunk.text,
+            "context": chunk.context,
+            "searched": chunk.searched,
+            "page": chunk.page,
+            "start": chunk.start,
+            "end": chunk.end,
+            "hash": digest,
+            "vector": vectors[digest],
+        }
+        for ordinal, (digest, chunk) in enumerate(zip(hashes, chunks, strict=True))
+    ]
+    return rows, len(new)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

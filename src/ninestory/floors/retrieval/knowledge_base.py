@@ -1,0 +1,349 @@
+"""A knowledge base's folder: its settings and its files, in a small database of its own. No vectors here.
+
+kb/vs_…/  kb.db       settings, the files and what became of each
+          documents/  copies of what was added (synced folders are referenced)
+          chunks-1/   the table of passages (`table.py`)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ninestory.core.errors import Conflict, InvalidRequest, NotFound
+from ninestory.core.paths import Home, inside
+from ninestory.core.state import State
+
+DEFAULT_MODEL = "starter:multilingual-e5-small"
+_ID = re.compile(r"vs_[0-9a-f]{24}")
+_NAME_CHARACTERS = 200
+
+SCHEMA = (
+    """
+    CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    CREATE TABLE files (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        name TEXT NOT NULL,
+        path TEXT NOT NULL,
+        folder TEXT NOT NULL DEFAULT '',
+        sha256 TEXT NOT NULL DEFAULT '',
+        bytes INTEGER NOT NULL DEFAULT 0,
+        mtime REAL NOT NULL DEFAULT 0,
+        attributes TEXT NOT NULL DEFAULT '{}',
+        options TEXT NOT NULL DEFAULT '{}',
+        batch TEXT NOT NULL DEFAULT '',
+        status TEXT NOT NULL,
+        error TEXT,
+        notes TEXT NOT NULL DEFAULT '[]',
+        chunks INTEGER NOT NULL DEFAULT 0,
+        created_at REAL NOT NULL
+    ) STRICT;
+    CREATE INDEX files_by_name ON files (folder, name);
+    """,
+)
+
+Status = Literal["pending", "indexed", "failed", "cancelled", "removed"]
+
+
+@dataclass(frozen=True)
+class KnowledgeFile:
+    """One file of a knowledge base.
+
+    Attributes:
+        name: shown in citations; of a synced folder the path below it.
+        folder: the synced folder it belongs to, or "".
+        attributes: the user's own, for filters.
+        options: how to cut it: max_tokens and overlap_tokens.
+        batch: the id of the upload it came with.
+        status: pending = waits for the ingest; removed = its passages are to go.
+    """
+
+    id: str
+    name: str
+    path: Path
+    folder: str
+    sha256: str
+    bytes: int
+    mtime: float
+    status: Status
+    chunks: int
+    created_at: float
+    attributes: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, int] = field(default_factory=dict)
+    batch: str = ""
+    error: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Published:
+    """The table and version that readers are pinned to, and the model its vectors are of."""
+
+    table: str
+    version: int
+    model: str
+    rows: int
+
+
+class KnowledgeBase:
+    """One knowledge base, opened. Cheap: the table of passages is opened by who reads or writes it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.id = folder.name
+        self._state = State(folder / "kb.db")
+        self._state.migrate("knowledge_base", SCHEMA)
+
+    def close(self) -> None:
+        self._state.close()
+
+    # --- settings -----------------------------------------------------------------------------------------------
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A setting: name, model, created_at, metadata, published, threshold, probe …"""
+        rows = self._state.execute("SELECT value FROM settings WHERE key = ?", (key,))
+        return json.loads(rows[0]["value"]) if rows else default
+
+    def put(self, **values: Any) -> None:
+        """Set several settings at once."""
+        with self._state.transaction():
+            for key, value in values.items():
+                self._state.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, json.dumps(value)))
+
+    @property
+    def name(self) -> str:
+        return str(self.get("name", ""))
+
+    @property
+    def model(self) -> str:
+        """The embedding model of the next ingest. A table never mixes two: another model begins another table."""
+        return str(self.get("model"))
+
+    @property
+    def table_path(self) -> Path:
+        """The table that ingests write to."""
+        return self.folder / str(self.get("table", "chunks-1"))
+
+    @property
+    def published(self) -> Published | None:
+        """What readers use; None before the first ingest."""
+        found = self.get("published")
+        return Published(**found) if found else None
+
+    def publish(self, version: int, rows: int) -> None:
+        """Make a version of the written table what readers see, and delete the tables before it."""
+        self.put(published={"table": self.table_path.name, "version": version, "model": self.model, "rows": rows})
+        for path in self.folder.glob("chunks-*"):
+            if path != self.table_path:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def begin_table(self, model: str) -> None:
+        """Embed everything again, with `model`, into a new table; readers stay on the old one until it is whole."""
+        number = int(self.table_path.name.rsplit("-", 1)[1])
+        with self._state.transaction():
+            self.put(table=f"chunks-{number + 1}", model=model, probe=None)
+            self._state.execute("UPDATE files SET status = 'pending' WHERE status IN ('indexed', 'failed')")
+
+    @property
+    def documents(self) -> Path:
+        return self.folder / "documents"
+
+    @property
+    def lock_path(self) -> Path:
+        return self.folder / "writer.lock"
+
+    # --- files --------------------------------------------------------------------------------------------------
+
+    def files(self, status: Status | None = None, batch: str | None = None) -> list[KnowledgeFile]:
+        """The files, oldest first; those to be removed only when asked for."""
+        rows = self._state.execute(
+            "SELECT * FROM files WHERE (:batch IS NULL OR batch = :batch) AND "
+            "CASE WHEN :status IS NULL THEN status != 'removed' ELSE status = :status END ORDER BY number",
+            {"status": status, "batch": batch},
+        )
+        return [_file(row) for row in rows]
+
+    def file(self, file_id: str) -> KnowledgeFile:
+        """Raises NotFound."""
+        rows = self._state.execute("SELECT * FROM files WHERE id = ? AND status != 'removed'", (file_id,))
+        if not rows:
+            raise NotFound(
+                f"{self.name or self.id} has no file {file_id[:80]!r}.",
+                hint=f"'ninestory kb show {self.name or self.id}' lists its files.",
+                hint_zh=f"运行 ninestory kb show {self.name or self.id} 可列出文件。",
+                code="file_not_found",
+            )
+        return _file(rows[0])
+
+    def counts(self) -> dict[str, int]:
+        """How many files have each status, and `bytes` and `chunks` in all."""
+        rows = self._state.execute(
+            "SELECT status, COUNT(*) AS n, SUM(bytes) AS size, SUM(chunks) AS chunks FROM files GROUP BY status"
+        )
+        counts = {row["status"]: row["n"] for row in rows}
+        kept = [row for row in rows if row["status"] != "removed"]
+        return counts | {"bytes": sum(r["size"] for r in kept), "chunks": sum(r["chunks"] for r in kept)}
+
+    def register(
+        self,
+        name: str,
+        path: Path,
+        *,
+        file_id: str = "",
+        folder: str = "",
+        sha256: str = "",
+        attributes: dict[str, Any] | None = None,
+        options: dict[str, int] | None = None,
+        batch: str = "",
+    ) -> str:
+        """Note a file for the next ingest; one of the same folder and name (or id) is replaced. Returns its id."""
+        stat = path.stat()
+        known = self._state.execute(
+            "SELECT id FROM files WHERE id = :id OR (folder = :folder AND name = :name AND :id = '')",
+            {"id": file_id, "folder": folder, "name": name},
+        )
+        file_id = known[0]["id"] if known else file_id or f"file-{secrets.token_hex(12)}"
+        values = (name, str(path), folder, sha256, stat.st_size, stat.st_mtime)
+        more = (json.dumps(attributes or {}), json.dumps(options or {}), batch)
+        if known:
+            self._state.execute(
+                "UPDATE files SET name = ?, path = ?, folder = ?, sha256 = ?, bytes = ?, mtime = ?, attributes = ?, "
+                "options = ?, batch = ?, status = 'pending', error = NULL WHERE id = ?",
+                (*values, *more, file_id),
+            )
+        else:
+            self._state.execute(
+                "INSERT INTO files (name, path, folder, sha256, bytes, mtime, attributes, options, batch, id, status, "
+                "created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?)",
+                (*values, *more, file_id, time.time()),
+            )
+        return file_id
+
+    def mark(
+        self,
+        file_id: str,
+        status: Status,
+        *,
+        error: dict[str, Any] | None = None,
+        chunks: int = 0,
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Write what became of a file."""
+        self._state.execute(
+            "UPDATE files SET status = ?, error = ?, chunks = ?, notes = ? WHERE id = ?",
+            (status, json.dumps(error) if error else None, chunks, json.dumps(list(notes)), file_id),
+        )
+
+    def set_attributes(self, file_id: str, attributes: dict[str, Any]) -> None:
+        self.file(file_id)
+        self._state.execute("UPDATE files SET attributes = ? WHERE id = ?", (json.dumps(attributes), file_id))
+
+    def touch(self, file_id: str, mtime: float) -> None:
+        """The file was written again with the same content."""
+        self._state.execute("UPDATE files SET mtime = ? WHERE id = ?", (mtime, file_id))
+
+    def remove_file(self, file_id: str) -> None:
+        """The file is gone from every answer at once; the next ingest takes its passages out. Raises NotFound."""
+        self.file(file_id)
+        self.mark(file_id, "removed")
+
+    def forget(self, file_ids: Iterable[str]) -> None:
+        """Drop the rows of removed files, and the copies made of them."""
+        for file_id in file_ids:
+            self._state.execute("DELETE FROM files WHERE id = ?", (file_id,))
+            inside(self.documents, file_id).unlink(missing_ok=True)
+
+
+def create(
+    home: Home, name: str, *, model: str = DEFAULT_MODEL, metadata: dict[str, str] | None = None
+) -> KnowledgeBase:
+    """Make an empty knowledge base. Names need not be unique here; the command line asks for that.
+
+    Raises:
+        InvalidRequest: the name is too long or holds control characters.
+    """
+    if len(name) > _NAME_CHARACTERS or not name.isprintable():
+        raise InvalidRequest(
+            f"{name[:80]!r} is no name for a knowledge base.",
+            hint=f"Use at most {_NAME_CHARACTERS} printable characters.",
+            hint_zh=f"请使用不超过 {_NAME_CHARACTERS} 个可打印字符。",
+            param="name",
+        )
+    home.kb.mkdir(parents=True, exist_ok=True, mode=0o700)
+    kb_id = f"vs_{secrets.token_hex(12)}"
+    started = home.kb / f".new-{kb_id}"
+    base = KnowledgeBase(started)
+    base.put(name=name, model=model, metadata=metadata or {}, created_at=time.time())
+    base.close()
+    started.rename(home.kb / kb_id)
+    return KnowledgeBase(home.kb / kb_id)
+
+
+def open_base(home: Home, name: str) -> KnowledgeBase:
+    """A knowledge base by id or name.
+
+    Raises:
+        NotFound: no such one. Conflict: several have that name; the message lists their ids.
+    """
+    if _ID.fullmatch(name) and (home.kb / name / "kb.db").is_file():
+        return KnowledgeBase(home.kb / name)
+    found = [base for base in list_bases(home) if base.name == name]
+    if len(found) > 1:
+        raise Conflict(
+            f"{len(found)} knowledge bases are named {name!r}: {', '.join(base.id for base in found)}.",
+            hint="Use the id.",
+            hint_zh="请使用 id。",
+        )
+    if not found:
+        raise NotFound(
+            f"There is no knowledge base {name[:80]!r}.",
+            hint=f"'ninestory kb ls' lists them; 'ninestory kb create {name[:40]}' makes one.",
+            hint_zh=f"ninestory kb ls 可列出全部；ninestory kb create {name[:40]} 可新建。",
+            code="knowledge_base_not_found",
+        )
+    return found[0]
+
+
+def list_bases(home: Home) -> list[KnowledgeBase]:
+    """All knowledge bases, oldest first."""
+    if not home.kb.is_dir():
+        return []
+    folders = [path for path in home.kb.iterdir() if _ID.fullmatch(path.name) and (path / "kb.db").is_file()]
+    return sorted((KnowledgeBase(path) for path in folders), key=lambda base: base.get("created_at", 0.0))
+
+
+def remove_base(base: KnowledgeBase) -> None:
+    """Delete a knowledge base with its copies; files of synced folders stay."""
+    base.close()
+    gone = base.folder.with_name(f".gone-{base.id}")
+    base.folder.rename(gone)
+    shutil.rmtree(gone)
+
+
+def _file(row: sqlite3.Row) -> KnowledgeFile:
+    return KnowledgeFile(
+        id=row["id"],
+        name=row["name"],
+        path=Path(row["path"]),
+        folder=row["folder"],
+        sha256=row["sha256"],
+        bytes=row["bytes"],
+        mtime=row["mtime"],
+        status=row["status"],
+        chunks=row["chunks"],
+        created_at=row["created_at"],
+        attributes=json.loads(row["attributes"]),
+        options=json.loads(row["options"]),
+        batch=row["batch"],
+        error=json.loads(row["error"]) if row["error"] else None,
+        notes=json.loads(row["notes"]),
+    )

@@ -1,0 +1,81 @@
+"""Files of every kind become `Document`s: the table of formats, and the limits all of them share.
+
+Each format is one module with a function `parse(path) -> Document`, imported when the first such file comes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from ninestory.core.errors import Damaged, TooLarge, Unsupported
+from ninestory.floors.retrieval.document import Document
+
+MAX_FILE_BYTES = 256 << 20
+
+_MODULES: dict[str, str] = {
+    "markdown": "md markdown",
+    "html": "html htm xhtml",
+    "pdf": "pdf",
+    "docx": "docx",
+    "pptx": "pptx",
+    "spreadsheet": "xlsx xls ods",
+    "delimited": "csv tsv",
+    "epub": "epub",
+    "json_lines": "json jsonl",
+    "mail": "eml",
+    "image": "png jpg jpeg webp bmp tif tiff",
+    "text": "txt text rst log tex srt",
+    "code": "py js ts jsx tsx java c h cpp hpp cc go rs rb php sh bash sql lua kt swift scala r jl css toml yaml yml ini "
+    "cfg xml",
+}
+FORMATS: dict[str, str] = {f".{ending}": module for module, endings in _MODULES.items() for ending in endings.split()}
+
+
+def is_supported(name: str) -> bool:
+    """Whether files of this name can be read, judged by the ending."""
+    return Path(name).suffix.lower() in FORMATS
+
+
+def parse(path: Path, name: str = "") -> Document:
+    """Read a file.
+
+    Args:
+        name: the file's own name when `path` has another (an upload); its ending chooses the format.
+
+    Raises:
+        Unsupported: no such format, encrypted, or text in pictures without the extra [ocr].
+        TooLarge: the file, or what it unpacks to, is over the limit. Damaged: it is not what its name says, or is empty.
+    """
+    name = name or path.name
+    ending = Path(name).suffix.lower()
+    if ending not in FORMATS:
+        raise Unsupported(
+            f"{name}: files ending in {ending or '(nothing)'} are not read.",
+            hint=f"Convert it to one of: {' '.join(sorted(FORMATS))}.",
+            hint_zh=f"请转换为以下格式之一：{' '.join(sorted(FORMATS))}。",
+            code="unsupported_format",
+        )
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise TooLarge(
+            f"{name} has {size >> 20} MB; {MAX_FILE_BYTES >> 20} MB is the most for one document.",
+            hint="Split it into several files.",
+            hint_zh="请拆分为多个文件。",
+        )
+    if size == 0:
+        raise _empty(name)
+    module = importlib.import_module(f"ninestory.floors.retrieval.parsing.{FORMATS[ending]}")
+    document: Document = module.parse(path)
+    if not document.blocks:
+        raise _empty(name)
+    return document
+
+
+def _empty(name: str) -> Damaged:
+    return Damaged(
+        f"{name} holds no text.",
+        hint="Look at the file: it may be empty, or hold only pictures.",
+        hint_zh="请检查该文件：可能为空，或只包含图片。",
+        code="empty_document",
+    )

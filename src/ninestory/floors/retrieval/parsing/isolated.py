@@ -1,0 +1,114 @@
+"""Parsing in a child process: a file that crashes a library, hangs it or eats memory fails alone.
+
+`python -m ninestory.floors.retrieval.parsing.isolated` is that process: a line of JSON in, a line of JSON out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import select
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ninestory.core.errors import Damaged, NinestoryError, TimedOut, from_dict
+from ninestory.floors.retrieval.document import Block, Document
+
+MEMORY_BYTES = 6 << 30  # of address space, of which the libraries map much and use little
+TIMEOUT_SECONDS = 600.0
+
+
+class ParserProcess:
+    """One child, started with the first file and again after one that took it down."""
+
+    def __init__(self, timeout: float = TIMEOUT_SECONDS) -> None:
+        self._timeout = timeout
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> ParserProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def parse(self, path: Path, name: str) -> Document:
+        """`parsing.parse` over there.
+
+        Raises:
+            Damaged: the parser died of this file. TimedOut: it took too long. Whatever `parse` raises.
+        """
+        child = self._running()
+        assert child.stdin is not None and child.stdout is not None
+        child.stdin.write(json.dumps([str(path), name]).encode() + b"\n")
+        child.stdin.flush()
+        if not select.select([child.stdout], [], [], self._timeout)[0]:
+            self._stop()
+            raise TimedOut(
+                f"{name} was not read within {self._timeout:g} s.", hint="Split it.", hint_zh="请拆分该文件。"
+            )
+        line = child.stdout.readline()
+        if not line:
+            code = child.wait()
+            self._child = None
+            raise Damaged(
+                f"Reading {name} ended its process (status {code}): out of memory, or a file that breaks the reader.",
+                hint="Convert it to another format, or split it.",
+                hint_zh="请转换为其他格式或拆分该文件。",
+                code="parser_died",
+            )
+        answer = json.loads(line)
+        if "error" in answer:
+            raise from_dict(answer["error"])
+        blocks = [Block(*block) for block in answer["blocks"]]
+        return Document(answer["text"], blocks, answer["notes"])
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._child is None:
+            command = [sys.executable, "-m", "ninestory.floors.retrieval.parsing.isolated"]
+            self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return self._child
+
+    def _stop(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+            self._child = None
+
+
+def _answer(path: str, name: str) -> dict[str, Any]:
+    from ninestory.floors.retrieval.parsing import parse
+
+    try:
+        document = parse(Path(path), name)
+    except NinestoryError as error:
+        return {"error": error.as_dict()}
+    except MemoryError:
+        os._exit(137)
+    except Exception as error:  # a fault of a parser on a file nobody foresaw; its name goes into the report
+        failure = Damaged(f"{name} cannot be read: {type(error).__name__}: {error}.", code="parser_failed")
+        return {"error": failure.as_dict()}
+    return {
+        "text": document.text,
+        "blocks": [dataclasses.astuple(block) for block in document.blocks],
+        "notes": document.notes,
+    }
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print must not look like an answer
+    for line in sys.stdin.buffer:
+        answers.write(json.dumps(_answer(*json.loads(line))).encode("utf-8", "surrogatepass") + b"\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
