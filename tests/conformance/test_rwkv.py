@@ -18,6 +18,7 @@ from ninestory.architectures.rwkv_checkpoint import load_rwkv
 from ninestory.architectures.rwkv_strategy import parse_strategy
 from ninestory.core.errors import InvalidRequest
 from ninestory.floors.chat.rwkv_sampling import Penalty, RwkvSampling, counted, draw, probabilities, sample
+from ninestory.floors.chat.rwkv_session import Prompt, RwkvSession, refine_context
 from ninestory.tokenizers.rwkv import NeoxTokenizer, WorldTokenizer, packaged_world_vocabulary
 
 from .conftest import FIXTURES
@@ -303,3 +304,51 @@ def test_facts_of_both_vocabularies(world: WorldTokenizer, neox: NeoxTokenizer) 
         assert neox.encode(mark) == ids
     assert not {neox.end_of_text} & set(neox.encode("<|endoftext|>"))
     assert neox.encode_opening("hi\n\n")[-2:] == [neox.newline] * 2
+
+
+# --- the chat program -------------------------------------------------------------------------------------------
+
+CHAT = read("chat_commands.json")
+
+
+class ScriptedModel:
+    """Says what it is told; its state is the text so far. The end of a script is the end of the text."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self.vocabulary = vocabulary
+        self.script: list[int] = []
+
+    def read(self, tokens: list[int], state: list[int] | None) -> tuple[np.ndarray, list[int]]:
+        logits = np.zeros(self.vocabulary, dtype=np.float32)
+        logits[self.script.pop(0) if self.script else 0] = 1000.0
+        return logits, [*(state or []), *tokens]
+
+
+def test_transcript_of_the_chat_program(neox: NeoxTokenizer) -> None:
+    prompt = Prompt(CHAT["user"], CHAT["bot"], "An opening.\n\nBob: hi\n\nAlice: Hello.", CHAT["interface"])
+    model = ScriptedModel(50277)
+    session = RwkvSession(model, neox, prompt)
+    opening = neox.decode(session.saved["chat_init"].tokens)
+    assert opening.startswith("\n")
+    assert opening.endswith("\n\n")
+    assert session.saved["chat_init"].tokens[-2:] == CHAT["init_tokens_tail"][-2:]
+    for entry in CHAT["log"]:
+        reply = neox.encode(entry["scripted_reply"] or "")
+        model.script = list(reply)
+        # `+`, `++` and `+++` draw from logits that were kept: the first token of their script goes there.
+        again = {"+": "chat_pre", "++": "gen_0", "+++": "gen_1"}.get(entry["message"])
+        if again:
+            session.saved[again].logits[:] = 0
+            session.saved[again].logits[model.script.pop(0)] = 1000.0
+        printed = "".join(session.say(entry["message"]))
+        assert printed == entry["printed"]
+        assert neox.decode(session.now.tokens).replace(opening, "{INIT}") == entry["context_after"]
+        assert session.now.state == session.now.tokens
+        for name, text in entry["saved"].items():
+            assert neox.decode(session.saved[name].tokens).replace(opening, "{INIT}") == text, name
+            assert session.saved[name].state == session.saved[name].tokens
+
+
+@pytest.mark.parametrize("entry", read("refine_context.json"), ids=lambda c: repr(c["in"]))
+def test_context_cleaner(entry: dict[str, str]) -> None:
+    assert refine_context(entry["in"]) == entry["out"]

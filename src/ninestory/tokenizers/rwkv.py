@@ -31,6 +31,10 @@ class RwkvTokenizer(Tokenizer, Protocol):
     newline: int
     double_newline: int
 
+    def encode_opening(self, text: str) -> list[int]:
+        """Ids of the text that a chat opens with."""
+        ...
+
 
 def load_rwkv_tokenizer(rows: int, folder: Path | None = None) -> RwkvTokenizer:
     """The tokenizer of a model whose embedding has `rows` rows.
@@ -92,7 +96,7 @@ class WorldTokenizer:
         self.newline, self.double_newline = self._ids[b"\n"], self._ids[b"\n\n"]
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        return self.encode_bytes(text.encode())
+        return self.encode_bytes(text.encode("utf-8", errors="replace"))
 
     def encode_segments(self, segments: Sequence[Segment]) -> list[int]:
         return self.encode("".join(text for text, _ in segments))
@@ -101,7 +105,10 @@ class WorldTokenizer:
         return self._bytes.get(token_id, b"")
 
     def id_of(self, spelling: str) -> int | None:
-        return self._ids.get(spelling.encode())
+        return self._ids.get(spelling.encode("utf-8", errors="replace"))
+
+    def encode_opening(self, text: str) -> list[int]:
+        return self.encode(text)
 
     def encode_bytes(self, data: bytes) -> list[int]:
         ids, at = [], 0
