@@ -273,7 +273,7 @@ def test_world_bytes(entry: dict[str, Any], world: WorldTokenizer) -> None:
 
 @pytest.mark.parametrize("entry", TOKENS.get("world_decode", []), ids=lambda c: str(c["ids"]))
 def test_world_decode(entry: dict[str, Any], world: WorldTokenizer) -> None:
-    assert world.decode(entry["ids"]) == entry["decode"]
+    assert world.decode(entry["ids"], skip_special=False) == entry["decode"]
 
 
 def test_world_streaming(world: WorldTokenizer) -> None:
@@ -288,7 +288,7 @@ def test_world_streaming(world: WorldTokenizer) -> None:
 @pytest.mark.parametrize("entry", TOKENS.get("neox_20B", []), ids=lambda c: repr(c["text"])[:30])
 def test_neox(entry: dict[str, Any], neox: NeoxTokenizer) -> None:
     assert neox.encode(entry["text"]) == entry["ids"]
-    assert neox.decode(entry["ids"]) == entry["decoded"]
+    assert neox.decode(entry["ids"], skip_special=False) == entry["decoded"]
 
 
 def test_facts_of_both_vocabularies(world: WorldTokenizer, neox: NeoxTokenizer) -> None:

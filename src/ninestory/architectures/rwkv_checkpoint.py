@@ -6,7 +6,7 @@ Read without unpickling; each tensor goes to its place once, in the dtype it wil
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +18,13 @@ from ninestory.architectures.rwkv import RwkvConfig, RwkvForCausalLM
 from ninestory.architectures.rwkv_int8 import RwkvInt8Linear, quantize
 from ninestory.architectures.rwkv_strategy import LayerPlan, Strategy, parse_strategy, refuse_missing_devices
 from ninestory.core.errors import Damaged, Unsupported
+from ninestory.models.rwkv_release import Shapes, detect_version
 
-Shapes = Mapping[str, tuple[int, ...]]
 _LOW_RANK = re.compile(r"\.att\.(time_maa_w1|time_maa_w2|time_decay_w1|time_decay_w2|[wavg][12])$")
 _LOW_RANK_MODULE = re.compile(_LOW_RANK.pattern.removesuffix("$") + r"(\.\d)?$")
 _FLOAT32 = re.compile(r"\.att\.(time_decay|time_first|time_faaaa|ln_x\.(weight|bias))$")  # in every strategy
 _UNUSED = re.compile(r"^blocks\.0\.att\.v[012]$")  # version 7's first layer has no earlier values to take
 _CONVERTED = ("_strategy", "_version", "_rescale_layer")
-
-
-def detect_version(shapes: Shapes) -> str:
-    """ "4", "5.0", "5.1", "5.2", "6" or "7", from the names and shapes of a checkpoint's tensors.
-
-    Raises:
-        Unsupported: these are not the names of an RWKV.
-    """
-    if "emb.weight" not in shapes or "blocks.0.ln1.weight" not in shapes:
-        raise Unsupported(
-            f"The file has no emb.weight and blocks.0: its first tensor is {next(iter(shapes), 'none')!r}.",
-            hint="A lone weights file is taken for an RWKV; name the whole directory of other models.",
-            hint_zh="单个权重文件按 RWKV 处理；其他模型请指定整个目录。",
-            param="model",
-        )
-    if "blocks.0.att.r_k" in shapes:
-        return "7"
-    if any("time_maa" in name for name in shapes):
-        return "6"
-    if not any("ln_x" in name for name in shapes):
-        return "4"
-    decay = shapes["blocks.0.att.time_decay"]
-    if len(decay) > 1 and decay[1] > 1:
-        return "5.2"
-    return "5.1" if any("gate.weight" in name for name in shapes) else "5.0"
 
 
 def config_of(shapes: Shapes) -> RwkvConfig:
