@@ -207,3 +207,16 @@ def test_removing_names_what_it_could_be(home: Home) -> None:
     with pytest.raises(NotFound, match=r"bloomz:1b7, bloomz:560m"):
         remove(home, "bloomz")
     assert len(ours(home)) == 2
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("rows", "template"), [(65536, "rwkv-world"), (50277, "rwkv-raven")])
+def test_a_release_of_rwkv_says_its_version_and_prompt_format(tmp_path: Path, rows: int, template: str) -> None:
+    from tests.tiny_rwkv import write_release
+
+    path = write_release(tmp_path / "RWKV.pth", "6", vocabulary=rows, width=32, layers=1)
+    for reference in (path, tmp_path):  # the file, or the folder that holds nothing else
+        model = resolve(str(reference), Home(tmp_path))
+        assert (model.path, model.format, model.architecture) == (path, "pickle", "rwkv")
+        assert model.template == template
+        assert any("RWKV-6" in note for note in model.notes)

@@ -193,6 +193,8 @@ def _from_path(ref: Reference, path: Path) -> ResolvedModel:
         return _onnx(ref, path)
     if ggufs := sorted(path.glob("*.gguf")):
         return _gguf(ref, _pick(ggufs, ref))
+    if not (path / "config.json").is_file() and (releases := sorted(path.glob("*.pth"))):
+        return _single_file(ref, _pick(releases, ref))
     return _directory(ref, path)
 
 
@@ -244,8 +246,12 @@ def _gguf(ref: Reference, path: Path) -> ResolvedModel:
 
 
 def _single_file(ref: Reference, path: Path) -> ResolvedModel:
-    """A lone weights file: only RWKV releases are one, and the torch runtime reads its version from the keys."""
+    """A lone weights file: only RWKV releases are one. Its keys say the version, its vocabulary the prompt format."""
+    from ninestory.models.rwkv_release import chat_template, detect_version, shapes_of
+
     verify(path)
+    shapes = shapes_of(path)
+    version = detect_version(shapes)
     return ResolvedModel(
         reference=str(ref),
         path=path,
@@ -255,6 +261,8 @@ def _single_file(ref: Reference, path: Path) -> ResolvedModel:
         context=4096,
         total_bytes=path.stat().st_size,
         system=ref.source if ref.scheme == "catalogue" else None,
+        template=chat_template(shapes),
+        notes=[f"RWKV-{version} by the names of its tensors"],
     )
 
 

@@ -154,6 +154,10 @@ def decoder_of(model: Any, *, slots: int, context: int) -> Decoder:
             hint="'ninestory show NAME' says what the model is for.",
             hint_zh="ninestory show 名称 可查看模型用途。",
         )
+    if kind == "rwkv":
+        from ninestory.runtimes.torch.rwkv import RwkvDecoder
+
+        return RwkvDecoder(model, slots=slots)
     if kind == "chatglm":
         return ChatGLMDecoder(model, slots=slots, context=context)
     return TransformersDecoder(model, slots=slots, context=context)
