@@ -169,6 +169,22 @@ def moss(folder: Path, bits: int = 32) -> Path:
     return folder
 
 
+def rwkv(folder: Path) -> Path:
+    """RWKV-6 World: a lone .pth, the fixture's layers under an embedding and a head of the real vocabulary's size."""
+    import torch
+    from safetensors.torch import load_file
+
+    folder.mkdir(parents=True)
+    weights = load_file(FIXTURES / "rwkv/v6/model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    for name in ("emb.weight", "head.weight"):
+        width = weights[name].shape[1]
+        weights[name] = (0.3 * torch.randn(65536, width, generator=generator)).bfloat16()
+    file = folder / "RWKV-x060-World-tiny.pth"
+    torch.save(weights, file)
+    return file
+
+
 def write_byte_level_vocabulary(folder: Path, marks: tuple[str, ...], gpt2_files: bool = False) -> int:
     """A byte-level BPE trained by the library on this file; returns how many ids it has."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -206,4 +222,5 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "chatglm-int4": lambda folder: chatglm(folder, 4),
     "moss": moss,
     "moss-int4": lambda folder: moss(folder, 4),
+    "rwkv": rwkv,
 }

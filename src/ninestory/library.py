@@ -17,7 +17,8 @@ from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
 from ninestory.core.progress_bar import ProgressBar
 from ninestory.models.catalogue import System, find, load_catalogue
-from ninestory.models.doctor import Finding, diagnose
+from ninestory.models.doctor import diagnose
+from ninestory.models.finding import Finding
 from ninestory.models.plan import Plan
 from ninestory.models.planning import plans_for
 from ninestory.models.resolve import resolve

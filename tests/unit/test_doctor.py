@@ -12,15 +12,20 @@ import numpy as np
 import pytest
 
 from ninestory.core.paths import Home
-from ninestory.models.doctor import Finding, diagnose
+from ninestory.models.doctor import diagnose
+from ninestory.models.finding import Finding
 from tests import tiny_models
+from tests.tiny_checkpoints import FAMILIES, write_json
 
 
 def _checkpoint(folder: Path, rows: int = 100, tokens: int = 100, **config: Any) -> Path:
     folder.mkdir(exist_ok=True)
     settings = {"model_type": "llama", "vocab_size": 100, "hidden_size": 8, "num_hidden_layers": 1, **config}
     (folder / "config.json").write_text(json.dumps(settings))
-    vocabulary = {"model": {"vocab": {f"t{i}": i for i in range(tokens)}}, "added_tokens": []}
+    vocabulary = {
+        "model": {"type": "BPE", "vocab": {f"t{i}": i for i in range(tokens)}, "merges": []},
+        "version": "1.0",
+    }
     (folder / "tokenizer.json").write_text(json.dumps(vocabulary))
     weights = {"model.embed_tokens.weight": np.zeros((rows, 8), dtype=np.float32)}
     tiny_models.write_safetensors(folder / "model.safetensors", weights)
@@ -92,6 +97,61 @@ def test_half_precision_pickles_and_foreign_code_are_notes(tmp_path: Path) -> No
     assert "16 bit" in notes and "auto_map" in notes and "modeling.py" in notes
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("family", "titles"),
+    [
+        ("llama", ["a llama model, as are alpaca", "vicuna", "do not say in which prompt format", "a GGUF of it"]),
+        ("bloom", ["a bloom model, as are belle, bloomz", "do not say in which prompt format", "a GGUF of it"]),
+        ("falcon", ["gpt4all, openbuddy", "auto_map", "a GGUF of it"]),
+        ("gptj", ["belongs to gpt4all", "a GGUF of it"]),
+        ("chatglm", ["belongs to chatglm-6b", "prompt format chatglm-v1", "auto_map", "there is no GGUF"]),
+        ("chatglm-int4", ["belongs to chatglm-6b", "prompt format chatglm-v1", "pickles"]),
+        ("moss-int4", ["belongs to moss", "prompt format moss", "pickles", "a GGUF of it"]),
+        ("rwkv", ["belongs to chatrwkv", "65536 entries: World", "prompt format"]),
+    ],
+)
+def test_each_family_is_recognised(family: str, titles: list[str], tmp_path: Path) -> None:
+    folder = FAMILIES[family](tmp_path / family)
+    found = diagnose(folder, Home(tmp_path / "home"))
+    words = "\n".join(f.title.en for f in found)
+    assert all(title in words for title in titles), words
+    assert not [f for f in found if f.level == "problem"]
+    assert all(f.title.zh and (f.level == "ok" or f.cure.zh) for f in found)
+
+
+@pytest.mark.torch
+def test_known_traps_of_the_families(tmp_path: Path) -> None:
+    folder = FAMILIES["llama"](tmp_path / "llama")
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", {**config, "bos_token_id": 0, "eos_token_id": 1})
+    assert any("LLaMA's are 1 and 2" in p.title.en for p in _problems(folder))
+    (folder / "tokenizer.model").unlink()
+    assert any("no tokenizer" in p.title.en for p in _problems(folder))
+
+    encrypted = tmp_path / "BELLE-LLaMA-7B-2M-enc"
+    encrypted.mkdir()
+    (encrypted / "pytorch_model.bin.0123.enc").write_bytes(b"x")
+    assert any("encrypted" in p.title.en and "decrypt" in p.cure.en for p in _problems(encrypted))
+
+    old = tmp_path / "gpt4all"
+    old.mkdir()
+    (old / "ggml-gpt4all-j-v1.3-groovy.bin").write_bytes(b"lmgg" + bytes(64))
+    assert any("2023 ggml" in p.title.en for p in _problems(old))
+
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.bin").write_bytes(bytes(443))
+    assert any("443 bytes" in p.title.en for p in _problems(adapter))
+
+
+@pytest.mark.torch
+def test_the_llama_tokenizer_beside_chinese_alpaca_is_named(tmp_path: Path) -> None:
+    folder = _checkpoint(tmp_path / "m", rows=49954, tokens=49953, vocab_size=49954)
+    assert any("Chinese-Alpaca" in p.title.en for p in _problems(folder))
+
+
 def test_the_command_line_exits_with_1_on_a_problem_and_speaks_json(tmp_path: Path) -> None:
     for name, code in (("rows", 1), ("", 0)):
         folder = _broken(tmp_path / f"m{name}", name)
@@ -99,6 +159,15 @@ def test_the_command_line_exits_with_1_on_a_problem_and_speaks_json(tmp_path: Pa
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == code, done.stderr
         assert isinstance(json.loads(done.stdout), list)
+
+
+def test_show_says_that_a_gguf_is_the_fast_road() -> None:
+    for name, said in (("vicuna", True), ("chatglm-6b", False)):
+        done = subprocess.run(
+            [sys.executable, "-m", "ninestory", "--language", "en", "show", name], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("GGUF is the fast road" in done.stdout) == said
 
 
 def test_the_machine_itself_is_examined(tmp_path: Path) -> None:

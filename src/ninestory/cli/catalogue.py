@@ -33,6 +33,7 @@ def list_(
 def show(name: Annotated[str, typer.Argument(help="Catalogue name.")], as_json: Json = False) -> None:
     """One system: what it is, its variants with sizes and hub ids, and what goes wrong."""
     from ninestory.library import show as find
+    from ninestory.models.doctor_checkpoint import RUN_BY_LLAMA_CPP
 
     system = find(name)
     if as_json:
@@ -52,6 +53,9 @@ def show(name: Annotated[str, typer.Argument(help="Catalogue name.")], as_json: 
             for v in system.variants
         ]
         print_table(["variant", "size", "format", "quant", "hugging face", "modelscope"], rows)
+    if system.floor == 1 and system.family in RUN_BY_LLAMA_CPP:
+        fast = "On a processor a GGUF is the fast road: ninestory convert gguf DIR FILE"
+        print(f"\n{'在 CPU 上，GGUF 更快：ninestory convert gguf 目录 文件' if zh else fast}")
     for pitfall in system.pitfalls:
         print(
             f"\n! {pitfall.problem.zh if zh else pitfall.problem.en}\n  → {pitfall.cure.zh if zh else pitfall.cure.en}"

@@ -43,7 +43,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Pitfall:
-    """What goes wrong, and the cure. `sign` is what `doctor` looks for in a directory, when it can be seen there."""
+    """What goes wrong, and the cure.
+
+    `sign` is what `doctor` looks for in a directory, when it can be seen there: a file name pattern, a key of
+    config.json, or key=value.
+    """
 
     problem: Text
     cure: Text
@@ -54,6 +58,7 @@ class Pitfall:
 class System:
     """One of the tower's systems.
 
+    `family` is the `model_type` of its checkpoints; some releases are of `other_families`.
     `generation` and `tuning` hold the original's defaults under the field's usual names.
     """
 
@@ -63,6 +68,7 @@ class System:
     title: Text
     description: Text
     licence: str
+    other_families: list[str] = field(default_factory=list)
     context: int = 0
     template: str = ""
     formats: list[str] = field(default_factory=list)
