@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 VOCABULARY = 320
 GMASK, SOP = VOCABULARY - 4, VOCABULARY - 2  # ChatGLM's marks; ids below `PLAIN` are ordinary tokens in every family
-PLAIN = VOCABULARY - 8
+PLAIN, EOS = VOCABULARY - 8, VOCABULARY - 1
 
 
 def _llama() -> Any:
@@ -91,3 +91,40 @@ def build(family: str, seed: int = 0) -> Any:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
     model.tie_weights()
     return model.eval()
+
+
+class ByteTokenizer:
+    """Ids 3 to 258 are the bytes, some words follow; the last eight ids are marks without text.
+
+    Args:
+        suffix: what stands between a prompt and the answer (ChatGLM's marks).
+    """
+
+    WORDS = (" the", "ab", '"a"', "END", "你", "好。")
+
+    def __init__(self, suffix: tuple[int, ...] = ()) -> None:
+        self.vocab_size = VOCABULARY
+        self.bos_ids: list[int] = []
+        self.suffix_ids = list(suffix)
+        self.eos_ids = frozenset({EOS})
+        self.special_ids = frozenset(range(PLAIN, VOCABULARY))
+        self.drops_first_blank = False
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        return [byte + 3 for byte in text.encode()]
+
+    def encode_segments(self, segments: Sequence[tuple[str, bool]]) -> list[int]:
+        return [i for text, _ in segments for i in self.encode(text)]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        if token_id in self.special_ids:
+            return f"<{token_id}>".encode()
+        words = [bytes([i]) for i in range(256)] + [word.encode() for word in self.WORDS]
+        return words[token_id - 3] if 3 <= token_id < 3 + len(words) else b""
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        kept = (self.token_bytes(i) for i in ids if not (skip_special and i in self.special_ids))
+        return b"".join(kept).decode("utf-8", errors="replace")
+
+    def id_of(self, spelling: str) -> int | None:
+        return None

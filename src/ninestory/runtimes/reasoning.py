@@ -39,7 +39,7 @@ class ThinkingSplitter:
         if self._state == "thinking":
             thought, closed, text = text.partition(CLOSE)
             if not closed:
-                keep = _partial_suffix(thought, CLOSE)
+                keep = partial_suffix(thought, CLOSE)
                 thought, self._held = thought[: len(thought) - keep], thought[len(thought) - keep :]
             if thought:
                 out.append((thought, True))
@@ -57,7 +57,7 @@ class ThinkingSplitter:
         return [(held, self._state == "thinking")] if held else []
 
 
-def _partial_suffix(text: str, tag: str) -> int:
+def partial_suffix(text: str, tag: str) -> int:
     """Length of the longest end of `text` that begins `tag`."""
     for length in range(min(len(tag) - 1, len(text)), 0, -1):
         if text.endswith(tag[:length]):

@@ -1,0 +1,167 @@
+"""What runs in a batch: one answer that is being written, or one text that is being scored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import torch
+
+from ninestory.runtimes.protocol import Chunk, Finished, Prefill, TokenLogprob
+from ninestory.runtimes.text_stream import TextStream
+from ninestory.runtimes.torch.constraint import TokenConstraint
+from ninestory.runtimes.torch.sampling import Rule, sample
+from ninestory.tokenizers.tokenizer import Decoder as TextDecoder
+from ninestory.tokenizers.tokenizer import Tokenizer
+
+Emit = Callable[[Chunk], None]
+
+
+class Job(Protocol):
+    """What the batch asks of a request. All but `cancelled` is called in the batch's thread.
+
+    Attributes:
+        prompt: at least one token.
+        first: logits are wanted of the prompt's tokens from this place on.
+    """
+
+    prompt: list[int]
+    first: int
+
+    def cancelled(self) -> bool: ...
+
+    def admitted(self, reused: int) -> None:
+        """The job has a slot, in which the first `reused` tokens of its prompt are already computed."""
+        ...
+
+    def prefilled(self, done: int) -> None:
+        """The first `done` tokens of the prompt are computed."""
+        ...
+
+    def accept(self, logits: torch.Tensor) -> int | None:
+        """Take float32 [n, vocabulary] of the newest tokens; the next token, or None when the job is done."""
+        ...
+
+    def done(self, error: Exception | None) -> None:
+        """The slot is free. Called once, whatever happened."""
+        ...
+
+
+class Answer:
+    """One of the n answers of a request: samples, decodes, streams, and says when to stop.
+
+    Args:
+        limit: tokens of the answer, at least 1.
+        end_ids: each of them ends the answer and is no part of it.
+        alternatives: log-probabilities are given with so many alternatives; None = none.
+        emit: takes the chunks, in the batch's thread.
+        finished: called at the end, with the error if there was one.
+    """
+
+    def __init__(
+        self,
+        prompt: list[int],
+        *,
+        tokenizer: Tokenizer,
+        stream: TextStream,
+        rule: Rule,
+        generator: torch.Generator,
+        limit: int,
+        end_ids: frozenset[int],
+        emit: Emit,
+        cancelled: Callable[[], bool],
+        finished: Callable[[Exception | None], None],
+        constraint: TokenConstraint | None = None,
+        alternatives: int | None = None,
+        starts_text: bool = True,
+    ) -> None:
+        self.prompt, self.first = prompt, len(prompt) - 1
+        self.cancelled, self.done = cancelled, finished
+        self.tokens = self.reused = 0
+        self.stream = stream
+        self._tokenizer, self._rule, self._generator = tokenizer, rule, generator
+        self._limit, self._end_ids, self._emit = limit, end_ids, emit
+        self._constraint, self._alternatives = constraint, alternatives
+        self._text = TextDecoder(tokenizer, starts_text=starts_text)
+        self._seen: Counter[int] = Counter()
+
+    def admitted(self, reused: int) -> None:
+        self.reused = reused
+
+    def prefilled(self, done: int) -> None:
+        if self.stream.index == 0:  # the n answers of a request share a prompt
+            self._emit(Prefill(done=done, total=len(self.prompt)))
+
+    def accept(self, logits: torch.Tensor) -> int | None:
+        allowed = self._constraint.allowed() if self._constraint else None
+        token = sample(logits[-1], self._rule, self._seen, self._generator, allowed)
+        self.tokens += 1
+        self._seen[token] += 1
+        reason = self._take(token, logits[-1])
+        if reason is None:
+            return token
+        self._end(reason)
+        return None
+
+    def _take(self, token: int, logits: torch.Tensor) -> Literal["stop", "length"] | None:
+        """Stream a token; why the answer ends with it, or None."""
+        if token in self._end_ids:
+            return "stop"
+        logprob = None if self._alternatives is None else self._logprob(logits, token)
+        for chunk in self.stream.feed(self._text.push(token), logprob):
+            self._emit(chunk)
+        if self._constraint:
+            self._constraint.consume(token)
+        if self.stream.stop is not None or (self._constraint and self._constraint.complete):
+            return "stop"
+        return "length" if self.tokens == self._limit else None
+
+    def _end(self, reason: Literal["stop", "length"]) -> None:
+        for chunk in (*self.stream.feed(self._text.finish()), *self.stream.flush()):
+            self._emit(chunk)
+        self._emit(Finished(index=self.stream.index, reason=reason, stop=self.stream.named_stop))
+
+    def _logprob(self, logits: torch.Tensor, token: int) -> TokenLogprob:
+        """Of the model's own distribution, before penalties and temperature."""
+        values = logits.log_softmax(0)
+        best = values.topk(self._alternatives or 0)
+        top = [self._entry(int(i), float(v)) for i, v in zip(best.indices, best.values, strict=True)]
+        return self._entry(token, float(values[token]), top)
+
+    def _entry(self, token: int, logprob: float, top: Sequence[TokenLogprob] = ()) -> TokenLogprob:
+        data = self._tokenizer.token_bytes(token)
+        return TokenLogprob(
+            token=data.decode("utf-8", errors="replace"), logprob=logprob, bytes=list(data), top=list(top)
+        )
+
+
+class Score:
+    """Log-probability of each of a prompt's tokens from `start` on."""
+
+    def __init__(
+        self,
+        prompt: list[int],
+        start: int,
+        *,
+        cancelled: Callable[[], bool],
+        finished: Callable[[Exception | None], None],
+    ) -> None:
+        self.prompt, self.first = prompt, start - 1  # the logits that foretell the first of them
+        self.cancelled, self.done = cancelled, finished
+        self.values: list[float] = []
+        self._wanted = prompt[start:]
+
+    def admitted(self, reused: int) -> None:
+        pass
+
+    def prefilled(self, done: int) -> None:
+        pass
+
+    def accept(self, logits: torch.Tensor) -> int | None:
+        """Called with each chunk's logits; those of the last token foretell nothing that is asked for."""
+        at = len(self.values)
+        targets = torch.tensor(self._wanted[at : at + len(logits)], dtype=torch.int64, device=logits.device)
+        rows = logits[: len(targets)].log_softmax(1)
+        self.values += rows.gather(1, targets[:, None])[:, 0].tolist()
+        return None
