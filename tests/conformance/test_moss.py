@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from ninestory.architectures.gptq_linear import GPTQLinear, dequantize
 from ninestory.architectures.moss import MossConfig, MossForCausalLM, patch_keys
+from ninestory.floors.chat import moss
 from ninestory.floors.finetuning.masking import moss_row
 from ninestory.tokenizers.bpe import BpeTokenizer
 
@@ -155,3 +156,40 @@ def test_a_round_that_does_not_fit_ends_the_text(tokenizer: BpeTokenizer) -> Non
     for conversation, ids in zip(SFT["conversations"], SFT["input_ids"], strict=True):
         short = moss_row(tokenizer, conversation, max_length=len(ids) - 1)
         assert short.ids == ids[: len(short.ids)] and len(short.ids) < len(ids)
+
+
+PROMPTS = read("prompts.json")
+
+
+@pytest.mark.parametrize("case", PROMPTS.get("plugin_switches", []), ids=lambda c: repr(c["enabled"]))
+def test_plugin_switches(case: dict) -> None:
+    assert moss.switches(set(case["enabled"]), case["inner_thoughts"]) == case["text"]
+    whole = moss.meta_instruction(case["enabled"], inner_thoughts=case["inner_thoughts"])
+    assert whole.startswith(PROMPTS["meta_instruction"])
+
+
+def test_a_round_with_plugins() -> None:
+    """What the model is sent in both passes, and what its own data hold of the finished round."""
+    case, sent = PROMPTS["plugin_round"], []
+
+    def model(prompt: list, stop: str) -> str:
+        sent.append(("".join(text for text, _ in prompt), stop))
+        return case["stage1_expected_output"].removesuffix(stop) if len(sent) == 1 else f" {case['moss']}"
+
+    snippets = [line.split(": ", 1)[1].strip('"') for line in case["results"].splitlines()[1:]]
+    dialogue = moss.MossDialogue(model, [moss.search(lambda _: "\n".join(snippets))])
+    made = dialogue.ask(case["human"])
+    assert (made.thoughts, made.commands, made.text) == (case["inner_thoughts"], case["commands"], case["moss"])
+    assert list(made.citations.values()) == snippets
+    thoughts = "- Inner thoughts: enabled.\n"  # in all of the training data, but not in the README that the case is of
+    (first, stop1), (second, stop2) = sent
+    assert first.replace(thoughts, "") == case["stage1_prompt"] and stop1 == case["stage1_stop"]
+    # the training data put a line break before the answer, the README's example none
+    assert second.replace(thoughts, "") == case["stage2_prompt"].replace("<eor><|MOSS|>", "<eor>\n<|MOSS|>")
+    assert stop2 == case["stage2_stop"]
+    assert "".join(text for text, _ in moss.round_segments(made)) == case["sft_round_text"]
+
+
+def test_a_round_without_tools() -> None:
+    made = moss.Round("Q", text="A")
+    assert "".join(text for text, _ in moss.round_segments(made)) == PROMPTS["sft_round_without_tools"]
