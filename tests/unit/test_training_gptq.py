@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("torch")
 import torch
 from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPTJConfig, GPTJForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from ninestory.architectures.gptq_calibration import round_to_nearest
 from ninestory.architectures.gptq_linear import GPTQLinear
 from ninestory.core.errors import InvalidRequest
-from ninestory.training.gptq import quantize_with_calibration
+from ninestory.core.progress import Silent
+from ninestory.runtimes.torch.load_model import load_model_folder
+from ninestory.training.gptq import convert_to_gptq, quantize_with_calibration
 from ninestory.training.quantized_base import replace_linears, with_packed_targets
 
 pytestmark = pytest.mark.torch
@@ -81,3 +86,21 @@ def test_lora_trains_on_the_packs() -> None:
 def test_no_calibration_text_is_said() -> None:
     with pytest.raises(InvalidRequest, match="no calibration text"):
         quantize_with_calibration(llama(), [])
+
+
+def test_a_checkpoint_is_packed_and_loads_as_packs(tmp_path: Path) -> None:
+    original = llama()
+    original.save_pretrained(tmp_path / "plain")
+    vocabulary = {chr(0x100 + b) if not chr(b).isprintable() else chr(b): b for b in range(33, 127)} | {"Ġ": 32}
+    tokenizer = Tokenizer(models.BPE(vocab={k: v % 96 for k, v in vocabulary.items() if v < 96}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(tmp_path / "plain" / "tokenizer.json"))
+    text = " ".join(f"A{n} B{n % 7}" for n in range(400))
+    errors = convert_to_gptq(tmp_path / "plain", tmp_path / "packed", text, Silent(), group_size=32, length=64)
+    packed, report = load_model_folder(tmp_path / "packed")
+    assert sorted(report.packed) == sorted(errors)
+    assert change(packed, original) < 0.05 * sum(original(ids).logits.square().mean().item() for ids in batches(99, 2))
+    with pytest.raises(InvalidRequest, match="no calibration text"):
+        convert_to_gptq(tmp_path / "plain", tmp_path / "none", "A", Silent())
+    assert not (tmp_path / "none").exists()

@@ -1,4 +1,4 @@
-"""`ninestory convert safetensors | chatglm | nf4 | decrypt`: from one file format to another, offline."""
+"""`ninestory convert safetensors | chatglm | nf4 | gptq | decrypt`: from one file format to another, offline."""
 
 from __future__ import annotations
 
@@ -53,6 +53,37 @@ def nf4(model: Model, out: Out, as_json: Json = False) -> None:
     with ProgressBar(quiet=as_json) as bar:
         made = convert_to_nf4(local_path(model), out, bar)
     print_json({"path": made}) if as_json else print(f"{made}: written in 4 bits.")
+
+
+@app.command("gptq")
+def gptq(
+    model: Model,
+    out: Out,
+    text: Annotated[Path, typer.Option(help="Ordinary text to calibrate on; some 10,000 tokens and more.")],
+    bits: Annotated[int, typer.Option(help="4 or 8.")] = 4,
+    group_size: Annotated[int, typer.Option(help="Inputs that share a scale; -1 = the whole row.")] = -1,
+    activation_order: Annotated[bool, typer.Option("--activation-order", help="Large activations first.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Every linear of the blocks in 4 or 8 bits by GPTQ, calibrated on text, in the layout that AutoGPTQ reads."""
+    from ninestory.core.extras import require
+    from ninestory.core.progress_bar import ProgressBar
+
+    require("torch", "torch", "Calibrating with GPTQ")
+    from ninestory.training.gptq import convert_to_gptq
+
+    with ProgressBar(quiet=as_json) as bar:
+        errors = convert_to_gptq(
+            local_path(model),
+            out,
+            text.read_text(encoding="utf-8"),
+            bar,
+            bits=bits,
+            group_size=group_size,
+            activation_order=activation_order,
+        )
+    made = {"path": out, "bits": bits, "linears": len(errors), "error": sum(errors.values())}
+    print_json(made) if as_json else print(f"{out}: {len(errors)} linears in {bits} bits, error {made['error']:.4g}.")
 
 
 @app.command("decrypt")

@@ -1,4 +1,4 @@
-"""GPTQ over a whole model: block by block, so that each block is calibrated on what the quantised blocks before it give.
+"""GPTQ over a whole model, and as a checkpoint: block by block, so that each block is calibrated on what the quantised blocks before it give.
 
 Only one block's Hessians and the calibration activations are held besides the model (LLMTune, `quantize`).
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,25 +17,21 @@ from transformers import PreTrainedModel
 from ..architectures.gptq_calibration import Hessian, Quantized, calibrate
 from ..architectures.gptq_linear import GPTQLinear
 from ..core.errors import InvalidRequest
+from ..core.progress import Progress, Silent
+from ..models.convert.checkpoint import open_checkpoint
+from ..models.convert.safetensors_writer import NewTensor, copy_companions, output_folder, write_json, write_shards
+from ..models.convert.to_safetensors import copied
+from ..runtimes.torch.load_model import load_model_folder
+from ..tokenizers.load import load_tokenizer
+from .methods import blocks_of
 from .quantized_base import replace_linears
 
+LEAST_TOKENS = 16  # of a piece of calibration text
 CHECKPOINT_SETTINGS = {
     "quant_method": "gptq",
     "checkpoint_format": "gptq",
     "sym": False,
 }  # what GPTQ v1 readers look for
-
-
-def decoder_blocks(model: nn.Module) -> nn.ModuleList:
-    """The list of the model's equal blocks: the longest ModuleList whose entries are of one class."""
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len({type(block) for block in m}) == 1]
-    if not lists:
-        raise InvalidRequest(
-            f"{type(model).__name__} has no list of equal blocks to calibrate one after another",
-            hint="Quantise it with NF4 instead, which needs no calibration.",
-            hint_zh="请改用无需校准的 NF4 量化。",
-        )
-    return max(lists, key=len)
 
 
 def quantize_with_calibration(
@@ -55,10 +53,10 @@ def quantize_with_calibration(
     Returns: the error of each linear, in the order of the work.
 
     Raises:
-        InvalidRequest: no calibration data, no blocks, or a width that the packing has no room for.
+        InvalidRequest: no calibration data, or a width that the packing has no room for.
+        Unsupported: no list of blocks.
     """
-    blocks = decoder_blocks(model)
-    prefix = next(name for name, module in model.named_modules() if module is blocks)
+    prefix, blocks = blocks_of(model)
     with torch.no_grad():
         inputs = _inputs_of(blocks[0], model, batches)
         errors: dict[str, float] = {}
@@ -153,3 +151,75 @@ def _packed(name: str, quantized: Quantized, bits: int, bias: torch.Tensor | Non
             hint=f"Both widths must be multiples of {32 // bits}.",
             hint_zh=f"两个宽度都必须是 {32 // bits} 的倍数。",
         ) from error
+
+
+def convert_to_gptq(
+    source: Path,
+    target: Path,
+    text: str,
+    progress: Progress,
+    *,
+    bits: int = 4,
+    group_size: int = -1,
+    activation_order: bool = False,
+    sequences: int = 128,
+    length: int = 2048,
+) -> dict[str, float]:
+    """Calibrate the checkpoint folder `source` on `text` and write its packs as the new folder `target`.
+
+    Args:
+        sequences, length: `text` is cut into at most so many pieces of so many tokens (shorter texts into what there is).
+
+    Returns: the remaining error of each linear.
+
+    Raises:
+        InvalidRequest: the text is shorter than two pieces of 16 tokens, or a width cannot be packed.
+        Unsupported: a family that is not built in. Conflict: `target` exists.
+    """
+    checkpoint = open_checkpoint(source)
+    model: Any
+    model, loaded = load_model_folder(source)
+    pieces = _pieces(load_tokenizer(source).encode(text), sequences, length)
+    linears = [m for block in blocks_of(model)[1] for m in block.modules() if type(m) is nn.Linear]
+    done = iter(range(1, len(linears) + 1))
+
+    def report(name: str, error: float) -> None:
+        progress.update(next(done), len(linears), name)
+
+    job = {"kind": f"gptq-{bits}", "source": source.name, "fingerprint": checkpoint.fingerprint()}
+    with output_folder(target, job) as folder:
+        errors = quantize_with_calibration(
+            model, pieces, bits, group_size, activation_order=activation_order, report=report
+        )
+        tensors: list[NewTensor] = []
+        for name, tensor in checkpoint.tensors.items():
+            place = loaded.loaded.get(name, "").removesuffix(".weight")
+            packed = model.get_submodule(place) if place in errors and name.endswith(".weight") else None
+            tensors += _packs(name.removesuffix(".weight"), packed) if packed else [copied(tensor)]
+        write_shards(folder, tensors, job, Silent())
+        settings = {**checkpoint.config, "quantization_config": model.config.quantization_config}
+        write_json(folder / "config.json", settings)
+        copy_companions(checkpoint, folder)
+    return errors
+
+
+def _pieces(ids: list[int], sequences: int, length: int) -> list[torch.Tensor]:
+    """The calibration text as [1, length] pieces; a text shorter than two pieces is halved."""
+    length = min(length, len(ids) // 2)
+    if length < LEAST_TOKENS:
+        return []
+    return [torch.tensor([ids[i : i + length]]) for i in range(0, len(ids) - length + 1, length)][:sequences]
+
+
+def _packs(stored: str, linear: nn.Module) -> list[NewTensor]:
+    """The tensors of one packed linear under its stored name; its bias is written as it was."""
+    made = []
+    for key in ("qweight", "qzeros", "scales", "g_idx"):
+        values = getattr(linear, key).detach().contiguous().numpy()
+        kind = "F16" if key == "scales" else "I32"
+        made.append(NewTensor(f"{stored}.{key}", kind, values.shape, partial(_one_block, values)))
+    return made
+
+
+def _one_block(values: Any) -> list[bytes]:
+    return [values.tobytes()]

@@ -70,9 +70,18 @@ def load_model(
     assert resolved.path is not None
     if resolved.architecture == "rwkv":
         return _load_rwkv(resolved.path, dtype, device)
-    checkpoint = open_checkpoint(resolved.path)
-    family = find_family(checkpoint.config, resolved.reference)
-    model = _build(family, checkpoint, resolved.reference)
+    return load_model_folder(resolved.path, resolved.reference, dtype, device)
+
+
+def load_model_folder(
+    path: Path, reference: str = "", dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> tuple[nn.Module, LoadReport]:
+    """As `load_model`, of a checkpoint folder that has a config.json; errors call it `reference`, or by its name."""
+    reference = reference or path.name
+    require("torch", "torch", "Running checkpoints in their original layout")
+    checkpoint = open_checkpoint(path)
+    family = find_family(checkpoint.config, reference)
+    model = _build(family, checkpoint, reference)
     report = LoadReport()
     _put_packed_linears(model, checkpoint, report)
     _fill(model, family, checkpoint, report, _chosen_dtype(checkpoint, dtype, device), device)
