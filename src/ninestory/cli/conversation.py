@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +78,13 @@ class Conversation:
         turns = [*self.turns, {"role": "user", "content": question}]
         cancel, text = threading.Event(), ""
         try:
-            for chunk in self.model.run(chat_request([*head, *turns], self.options), cancel):
-                if isinstance(chunk, Text):
-                    print(chunk.text, end="", flush=True)
-                    text += "" if chunk.reasoning else chunk.text
-        except KeyboardInterrupt:
-            cancel.set()
-            print(" [stopped]", end="")
+            with _interrupts(cancel):
+                for chunk in self.model.run(chat_request([*head, *turns], self.options), cancel):
+                    if isinstance(chunk, Text):
+                        print(chunk.text, end="", flush=True)
+                        text += "" if chunk.reasoning else chunk.text
         except Cancelled:
-            pass
+            print(" [stopped]", end="")
         print()
         self.turns = [*turns, {"role": "assistant", "content": text}]
 
@@ -131,6 +131,22 @@ class Conversation:
         except NinestoryError:
             self.turns = kept
             raise
+
+
+@contextlib.contextmanager
+def _interrupts(cancel: threading.Event) -> Iterator[None]:
+    """Ctrl-C sets `cancel`, so that it is never raised in a place that swallows it; a second one ends the program."""
+
+    def stop(number: int, frame: Any) -> None:
+        if cancel.is_set():
+            signal.default_int_handler(number, frame)
+        cancel.set()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def parameters(text: str) -> dict[str, Any]:
