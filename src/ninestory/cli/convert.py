@@ -1,17 +1,83 @@
-"""`ninestory convert safetensors | chatglm | nf4 | gptq | decrypt`: from one file format to another, offline."""
+"""`ninestory convert gguf | safetensors | chatglm | nf4 | gptq | decrypt`: from one format to another, offline."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ninestory.cli.output import Json, print_json
+from ninestory.cli.output import Json, print_json, size
+
+if TYPE_CHECKING:
+    from ninestory.models.convert.to_gguf import LogitCheck
 
 app = typer.Typer(no_args_is_help=True, help="Convert a checkpoint to another format, with tens of MB of memory.")
 Model = Annotated[str, typer.Argument(help="Checkpoint folder or file, or a reference to an installed model.")]
 Out = Annotated[Path, typer.Argument(help="What to write; it must not exist.")]
+
+
+@app.command("gguf")
+def gguf(
+    model: Model,
+    out: Annotated[Path, typer.Argument(help="The .gguf file to write; it must not exist.")],
+    quant: Annotated[str, typer.Option(help="Q8_0, F16, F32, BF16, Q6_K, Q5_K, Q4_K, IQ4_NL, Q4_0, …")] = "Q8_0",
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer, if it lies elsewhere.")] = None,
+    chat_template: Annotated[Path | None, typer.Option(help="Jinja file in place of the checkpoint's own.")] = None,
+    check: Annotated[
+        bool | None,
+        typer.Option("--check/--no-check", help="Compare logits with the checkpoint's; default: if it fits."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """One GGUF file for llama.cpp, the fast runtime on a processor."""
+    from ninestory.core.progress_bar import ProgressBar
+    from ninestory.models.convert.to_gguf import convert_to_gguf
+
+    source = local_path(model)
+    checked, why_not = _checker(source, check)
+    with ProgressBar(quiet=as_json) as bar:
+        report = convert_to_gguf(
+            source,
+            out,
+            quant.upper(),
+            tokenizer=tokenizer,
+            chat_template=chat_template.read_text(encoding="utf-8") if chat_template else "",
+            check=checked,
+            progress=bar,
+        )
+    if as_json:
+        print_json({**dataclasses.asdict(report), "unchecked": why_not})
+        return
+    types = ", ".join(f"{count} {kind}" for kind, count in report.types.items())
+    print(f"{report.path}: {report.architecture}, {size(report.nbytes)} of {size(report.source_bytes)} ({types}).")
+    if report.check:
+        print(
+            f"Checked: logits differ by {report.check.relative:.5f} of their spread (largest {report.check.largest:.4f}), "
+            f"the same best token in {report.check.agreement:.0%} of {report.check.tokens} places."
+        )
+    else:
+        print(f"Unchecked: {why_not}.")
+
+
+def _checker(source: Path, wanted: bool | None) -> tuple[Callable[[Path], LogitCheck] | None, str]:
+    """(what compares the logits, or None; why not)."""
+    if wanted is False:
+        return None, "--no-check was given"
+    if importlib.util.find_spec("torch") is None:
+        if wanted:
+            from ninestory.core.extras import require
+
+            require("torch", "torch", "Comparing logits")
+        return None, "torch is not installed"
+    from ninestory.runtimes.logit_check import bytes_needed, checker, fits
+
+    if wanted is None and not fits(source):
+        return None, f"the check needs about {size(bytes_needed(source))} of memory"
+    return checker(source), ""
 
 
 @app.command("safetensors")

@@ -39,6 +39,7 @@ class Library:
         context: tokens of one slot.
         adapters: GGUF adapter files; loaded with weight 0, so that each request says its own.
         pooling: "mean", "last" or "cls" for an embedding model whose file names none; "" to generate.
+        exact: keys and values in float32 and no flash attention, for comparing numbers; slower.
 
     Raises:
         Unsupported: llama.cpp cannot load the file.
@@ -56,6 +57,7 @@ class Library:
         adapters: Sequence[Path] = (),
         embeds: bool = False,
         pooling: str = "",
+        exact: bool = False,
     ) -> None:
         os.environ.setdefault(
             "GGML_NO_BACKTRACE", "1"
@@ -83,6 +85,9 @@ class Library:
         params.hostnames = [str(self._socket)]
         params.api_keys = [self._key]
         params.ui = False
+        if exact:
+            params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+            params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         if device == "cpu":
             params.n_gpu_layers = 0
         loras = []

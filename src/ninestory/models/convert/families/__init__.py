@@ -1,0 +1,72 @@
+"""How each family's checkpoint becomes llama.cpp's tensors: one module an architecture of llama.cpp.
+
+Each has `tensors(checkpoint)` and `metadata(checkpoint)`; `family_of` finds the module, or refuses by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ninestory.core.errors import Unsupported
+from ninestory.models.convert.checkpoint import Checkpoint
+from ninestory.models.convert.families import bloom, falcon, llama, phi2, rwkv
+from ninestory.models.convert.gguf_tensor import GgufTensor
+
+
+@dataclass(frozen=True)
+class Family:
+    """`architecture` is llama.cpp's name; `metadata` are keys below it."""
+
+    architecture: str
+    metadata: Callable[[Checkpoint], dict[str, Any]]
+    tensors: Callable[[Checkpoint], list[GgufTensor]]
+
+
+_BY_MODEL_TYPE = {
+    "llama": Family("llama", llama.metadata, llama.tensors),
+    "mistral": Family("llama", llama.metadata, llama.tensors),
+    "qwen2": Family("qwen2", llama.metadata, llama.tensors),
+    "qwen3": Family("qwen3", llama.metadata, llama.tensors),
+    "bloom": Family("bloom", bloom.metadata, bloom.tensors),
+    "falcon": Family("falcon", falcon.metadata, falcon.tensors),
+    "RefinedWebModel": Family("falcon", falcon.metadata, falcon.tensors),  # Falcon's first releases
+    "RefinedWeb": Family("falcon", falcon.metadata, falcon.tensors),
+    "gptj": Family("phi2", phi2.metadata, phi2.tensors),
+    "codegen": Family("phi2", phi2.metadata, phi2.tensors),
+    "moss": Family("phi2", phi2.metadata, phi2.tensors),
+}
+_RWKV = {
+    "6": Family("rwkv6", rwkv.metadata_v6, rwkv.tensors_v6),
+    "7": Family("rwkv7", rwkv.metadata_v7, rwkv.tensors_v7),
+}
+
+
+def family_of(checkpoint: Checkpoint) -> Family:
+    """The family of a checkpoint, by its config.json; of RWKV, by its keys.
+
+    Raises:
+        Unsupported: llama.cpp cannot run it, or it is not known; by name.
+    """
+    if version := rwkv.version_of(checkpoint):
+        if version not in _RWKV:
+            raise _cannot(f"RWKV-{version}", "it runs RWKV-6 and RWKV-7")
+        return _RWKV[version]
+    model_type = str(checkpoint.config.get("model_type", ""))
+    if model_type == "chatglm":
+        raise _cannot("ChatGLM-6B", "its 'chatglm' is the second generation, which is another network")
+    if model_type not in _BY_MODEL_TYPE:
+        known = ", ".join([*_BY_MODEL_TYPE, "RWKV-6", "RWKV-7"])
+        raise _cannot(f"the model type {model_type or 'of a folder without config.json'!r}", f"known are {known}")
+    return _BY_MODEL_TYPE[model_type]
+
+
+def _cannot(what: str, why: str) -> Unsupported:
+    return Unsupported(
+        f"llama.cpp, or this converter to it, cannot run {what}: {why}.",
+        hint="Load the checkpoint itself: the torch runtime runs it.",
+        hint_zh="请直接加载原检查点：torch 运行时可以运行它。",
+        param="model",
+        code="no_gguf_family",
+    )

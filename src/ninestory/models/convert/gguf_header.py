@@ -1,0 +1,68 @@
+"""A GGUF header as bytes, from plain Python values. Format: ggml/docs/gguf.md, version 3.
+
+The same values always give the same bytes, so that a conversion that was killed can see what it had begun.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from ninestory.models.convert.quantize import nbytes_of
+from ninestory.models.gguf_reader import TENSOR_TYPES
+
+ALIGNMENT = 32
+_IDS = {name: number for number, (name, _, _) in TENSOR_TYPES.items()}
+_U32, _I32, _F32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
+Metadata = dict[str, Any]
+
+
+def encode_header(metadata: Metadata, tensors: list[tuple[str, tuple[int, ...], str]]) -> bytes:
+    """The header up to the first tensor's bytes, padded.
+
+    Args:
+        metadata: str, bool, int (as u32), float (as f32), or lists of str, int (as i32) or float.
+        tensors: (name, row-major shape, type) in the order of the data.
+    """
+    out = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]
+    for key, value in metadata.items():
+        out += [_text(key), _value(value)]
+    offset = 0
+    for name, shape, kind in tensors:
+        dimensions = shape[::-1]  # fastest first
+        out += [_text(name), struct.pack(f"<I{len(shape)}Q", len(shape), *dimensions)]
+        out.append(struct.pack("<IQ", _IDS[kind], offset))
+        offset += -(-nbytes_of(shape, kind) // ALIGNMENT) * ALIGNMENT
+    header = b"".join(out)
+    return header + b"\0" * (-len(header) % ALIGNMENT)
+
+
+def flag_offset(header: bytes, key: str) -> int:
+    """The byte of a boolean value, to be set in place once it is known."""
+    return header.index(_text(key) + struct.pack("<I", _BOOL)) + len(_text(key)) + 4
+
+
+def _value(value: Any) -> bytes:
+    if isinstance(value, list):
+        kind = _kind(value[0]) if value else _STRING
+        kind = _I32 if kind == _U32 else kind
+        if kind == _STRING:
+            return struct.pack("<IIQ", _ARRAY, kind, len(value)) + b"".join(map(_text, value))
+        return struct.pack("<IIQ", _ARRAY, kind, len(value)) + struct.pack(f"<{len(value)}{_FORMS[kind]}", *value)
+    kind = _kind(value)
+    return struct.pack("<I", kind) + (_text(value) if kind == _STRING else struct.pack(f"<{_FORMS[kind]}", value))
+
+
+_FORMS = {_U32: "I", _I32: "i", _F32: "f", _BOOL: "?"}
+
+
+def _kind(value: Any) -> int:
+    for types, kind in ((bool, _BOOL), (int, _U32), (float, _F32), (str, _STRING)):
+        if isinstance(value, types):
+            return kind
+    raise TypeError(f"a GGUF header holds no {type(value).__name__}")
+
+
+def _text(value: str) -> bytes:
+    raw = value.encode()
+    return struct.pack("<Q", len(raw)) + raw

@@ -1,0 +1,276 @@
+"""A checkpoint's tokenizer as GGUF metadata, read from its own files: SentencePiece, byte-level BPE, or RWKV's list.
+
+llama.cpp aborts on equal tokens and on a missing byte token, and takes a BPE's splitting rule by a name: what it could
+not read to the letter is refused here.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ninestory.core.errors import Damaged, NotFound, Unsupported
+from ninestory.models.convert.checkpoint import read_json
+from ninestory.tokenizers.rwkv import WORLD_FILE, WORLD_ROWS, packaged_world_vocabulary
+
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6
+_BYTES = "bytes"  # GPT-2's own splitting
+_GPT4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{%s}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# How text is cut before merging, step by step → llama.cpp's name for it
+SPLITS: dict[tuple[str, ...], str] = {
+    (_BYTES,): "gpt-2",
+    (r" ?[^(\s|[.,!?…。，、।۔،])]+",): "bloom",
+    (_GPT4 % "1,3",): "llama-bpe",
+    (_GPT4.replace("{%s}", ""),): "qwen2",
+    ("digits", _BYTES): "smollm",
+    ("punctuation", _BYTES, "runs of digits", "[0-9][0-9][0-9]"): "falcon",
+}
+
+
+@dataclass
+class Vocabulary:
+    """Tokens by id, and what llama.cpp must know about them."""
+
+    model: str
+    pre: str
+    tokens: list[str]
+    types: list[int]
+    scores: list[float] = field(default_factory=list)
+    merges: list[str] = field(default_factory=list)
+    flags: dict[str, bool] = field(default_factory=dict)
+
+
+def tokenizer_metadata(folder: Path, rows: int, config: dict[str, Any]) -> dict[str, Any]:
+    """The keys `tokenizer.…` for an embedding of `rows` rows.
+
+    Args:
+        folder: holds tokenizer.model, tokenizer.json, vocab.json and merges.txt, or RWKV's list.
+
+    Raises:
+        NotFound: none of them is there. Unsupported: a tokenizer that llama.cpp would read otherwise; by name.
+        Damaged: more tokens than rows, a broken file.
+    """
+    settings = read_json(folder / "tokenizer_config.json")
+    vocabulary = _read(folder, settings, rows)
+    _add_tokens(vocabulary, _added(folder, settings))
+    if len(vocabulary.tokens) > rows:
+        raise Damaged(
+            f"The tokenizer in {folder.name} has {len(vocabulary.tokens)} tokens, the embedding {rows} rows.",
+            hint="Take the tokenizer of this very checkpoint; Chinese-LLaMA's and -Alpaca's differ by one.",
+            hint_zh="请使用该检查点自己的分词器；Chinese-LLaMA 与 Chinese-Alpaca 的分词器相差一个词元。",
+            code="vocabulary_mixed_up",
+        )
+    vocabulary.types += [_UNUSED] * (rows - len(vocabulary.tokens))
+    vocabulary.tokens += [f"[PAD{i}]" for i in range(len(vocabulary.tokens), rows)]
+    if len(set(vocabulary.tokens)) != rows:
+        raise Damaged(f"Two tokens of the tokenizer in {folder.name} are equal, which aborts llama.cpp.")
+    metadata: dict[str, Any] = {
+        "tokenizer.ggml.model": vocabulary.model,
+        "tokenizer.ggml.pre": vocabulary.pre,
+        "tokenizer.ggml.tokens": vocabulary.tokens,
+        "tokenizer.ggml.token_type": vocabulary.types,
+    }
+    if vocabulary.scores:
+        padding = [0.0] * (rows - len(vocabulary.scores))
+        metadata["tokenizer.ggml.scores"] = vocabulary.scores + padding
+    if vocabulary.merges:
+        metadata["tokenizer.ggml.merges"] = vocabulary.merges
+    ids = {token: number for number, token in enumerate(vocabulary.tokens)}
+    end = {"eos_token_id": 0} if vocabulary.model == "rwkv" else {}
+    for name in ("bos", "eos", "unk", "pad"):
+        number = _special_id(name, settings, {**end, **config}, ids)
+        if number is not None and number < rows:
+            metadata[
+                f"tokenizer.ggml.{'unknown' if name == 'unk' else 'padding' if name == 'pad' else name}_token_id"
+            ] = number
+    metadata |= {f"tokenizer.ggml.{name}": value for name, value in vocabulary.flags.items()}
+    if template := _chat_template(folder, settings):
+        metadata["tokenizer.chat_template"] = template
+    return metadata
+
+
+def _read(folder: Path, settings: dict[str, Any], rows: int) -> Vocabulary:
+    if (folder / "tokenizer.model").is_file():
+        return _sentencepiece(folder / "tokenizer.model", settings)
+    if (folder / "tokenizer.json").is_file():
+        return _tokenizers(folder / "tokenizer.json", settings)
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        vocabulary = read_json(folder / "vocab.json")
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        merges = [line for line in lines if line and not line.startswith("#version")]
+        return Vocabulary("gpt2", "gpt-2", *_by_id(vocabulary), merges=merges, flags={"add_bos_token": False})
+    if (folder / WORLD_FILE).is_file():
+        return _rwkv(folder / WORLD_FILE)
+    if rows == WORLD_ROWS:
+        return _rwkv(packaged_world_vocabulary())
+    raise NotFound(
+        f"There is no tokenizer in {folder}.",
+        hint=f"Name its folder with --tokenizer: tokenizer.model, tokenizer.json, vocab.json with merges.txt, or {WORLD_FILE}.",
+        hint_zh=f"请用 --tokenizer 指定其目录：tokenizer.model、tokenizer.json、vocab.json 与 merges.txt，或 {WORLD_FILE}。",
+        param="tokenizer",
+    )
+
+
+def _sentencepiece(path: Path, settings: dict[str, Any]) -> Vocabulary:
+    from ninestory.models.merge.vocabulary import read_model
+
+    proto = read_model(path)
+    normalizer = proto.normalizer_spec
+    odd = []
+    if proto.trainer_spec.model_type != 2:  # BPE, in the format's own numbering
+        odd.append("it is no BPE model")
+    if normalizer.name not in ("", "identity") or normalizer.precompiled_charsmap:
+        odd.append(f"it normalises text by {normalizer.name!r}")
+    if normalizer.remove_extra_whitespaces:
+        odd.append("it removes blanks")
+    if sum(piece.type == _BYTE for piece in proto.pieces) != 256:
+        odd.append("it has no 256 byte tokens")
+    if odd:
+        raise _unreadable(path, ", ".join(odd))
+    return Vocabulary(
+        "llama",
+        "default",
+        [piece.piece for piece in proto.pieces],
+        [piece.type for piece in proto.pieces],
+        scores=[piece.score for piece in proto.pieces],
+        flags={
+            "add_bos_token": bool(settings.get("add_bos_token", True)),
+            "add_eos_token": bool(settings.get("add_eos_token", False)),
+            "add_space_prefix": bool(normalizer.add_dummy_prefix),
+        },
+    )
+
+
+def _tokenizers(path: Path, settings: dict[str, Any]) -> Vocabulary:
+    """The `tokenizers` package's file, if it is a byte-level BPE whose way to cut text llama.cpp knows by name."""
+    table = read_json(path)
+    try:
+        model = table["model"]
+        if model.get("type") != "BPE" or model.get("byte_fallback"):
+            raise _unreadable(path, "it is no byte-level BPE; where there is a tokenizer.model, put it beside it")
+        normalizer = (table.get("normalizer") or {}).get("type")
+        if normalizer not in (None, "NFC"):  # composed text, which nearly all text is
+            raise _unreadable(path, f"it normalises text by {normalizer}")
+        steps = _steps(path, table.get("pre_tokenizer") or {})
+        merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+        tokens, types = _by_id(model["vocab"])
+        if steps not in SPLITS:
+            raise _unreadable(path, f"it cuts text by {' then '.join(steps)!r}, which has no name in llama.cpp")
+        adds_bos = settings.get("add_bos_token", _begins_with_special(table.get("post_processor") or {}))
+        made = Vocabulary("gpt2", SPLITS[steps], tokens, types, merges=merges, flags={"add_bos_token": bool(adds_bos)})
+        _add_tokens(made, {t["content"]: (t["id"], bool(t["special"])) for t in table.get("added_tokens") or []})
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise Damaged(f"{path.name} is no tokenizer of the 'tokenizers' package: {error!r}.") from error
+    return made
+
+
+def _steps(path: Path, pre: dict[str, Any]) -> tuple[str, ...]:
+    """The pre-tokenizer as plain words and regular expressions; byte levels that cut nothing are left out."""
+    kind = pre.get("type")
+    if kind == "Sequence":
+        return tuple(step for part in pre["pretokenizers"] for step in _steps(path, part))
+    if kind == "ByteLevel":
+        if pre.get("add_prefix_space"):
+            raise _unreadable(path, "it puts a blank in front of every text")
+        return (_BYTES,) if pre.get("use_regex", True) else ()
+    if kind == "Digits":
+        return ("digits" if pre.get("individual_digits") else "runs of digits",)
+    if kind == "Punctuation":
+        return ("punctuation",)
+    if kind == "Split":
+        pattern = pre["pattern"]
+        return (str(pattern.get("Regex") or pattern.get("String")),)
+    return (str(kind),)
+
+
+def _begins_with_special(post: dict[str, Any]) -> bool:
+    """Whether a TemplateProcessing (perhaps in a sequence) puts a special token in front."""
+    if post.get("type") == "Sequence":
+        return any(_begins_with_special(part) for part in post["processors"])
+    return post.get("type") == "TemplateProcessing" and "SpecialToken" in (post.get("single") or [{}])[0]
+
+
+def _rwkv(path: Path) -> Vocabulary:
+    """RWKV's World vocabulary: lines `id literal byte_length`; id 0 is the end of text and in no line."""
+    tokens = ["<s>"]
+    for line in path.read_text(encoding="utf-8").splitlines():
+        number, _, rest = line.partition(" ")
+        literal, _, length = rest.rpartition(" ")
+        try:
+            value = ast.literal_eval(literal)
+            raw = value.encode() if isinstance(value, str) else bytes(value)
+            if int(number) != len(tokens) or len(raw) != int(length):
+                raise ValueError(f"token {len(tokens)} was due")
+        except (ValueError, TypeError, SyntaxError, MemoryError) as error:
+            raise Damaged(f"{path.name} is no vocabulary of RWKV: {line[:60]!r} ({error}).") from error
+        tokens.append(repr(raw)[2:-1])  # llama.cpp unescapes it
+    types = [_CONTROL] + [_NORMAL] * (len(tokens) - 1)
+    return Vocabulary("rwkv", "default", tokens, types, flags={"add_bos_token": False})
+
+
+def _by_id(vocabulary: dict[str, int]) -> tuple[list[str], list[int]]:
+    """(tokens, types) with gaps filled by unused ones."""
+    tokens = [f"[PAD{i}]" for i in range(1 + max(vocabulary.values(), default=-1))]
+    types = [_UNUSED] * len(tokens)
+    for token, number in vocabulary.items():
+        tokens[number], types[number] = token, _NORMAL
+    return tokens, types
+
+
+def _added(folder: Path, settings: dict[str, Any]) -> dict[str, tuple[int, bool]]:
+    """token → (id, special) of what was added behind or over the vocabulary."""
+    added = {
+        token: (number, _looks_special(token)) for token, number in read_json(folder / "added_tokens.json").items()
+    }
+    for number, entry in settings.get("added_tokens_decoder", {}).items():
+        added[entry["content"]] = (int(number), bool(entry.get("special")) or _looks_special(entry["content"]))
+    return added
+
+
+def _looks_special(token: str) -> bool:
+    return (token.startswith("<") and token.endswith(">")) or token == "[PAD]"
+
+
+def _add_tokens(vocabulary: Vocabulary, added: dict[str, tuple[int, bool]]) -> None:
+    known = {token: number for number, token in enumerate(vocabulary.tokens)}
+    for token, (number, special) in sorted(added.items(), key=lambda item: item[1]):
+        if vocabulary.types[number : number + 1] == [_BYTE] or known.get(token, number) != number:
+            continue  # of the model itself
+        while len(vocabulary.tokens) <= number:
+            vocabulary.tokens.append(f"[PAD{len(vocabulary.tokens)}]")
+            vocabulary.types.append(_UNUSED)
+        if vocabulary.model == "llama" and vocabulary.tokens[number] == token and vocabulary.types[number] != _UNUSED:
+            continue  # <unk>, <s> and </s> have their types
+        vocabulary.tokens[number] = token
+        vocabulary.types[number] = _CONTROL if special else _USER_DEFINED
+
+
+def _special_id(name: str, settings: dict[str, Any], config: dict[str, Any], ids: dict[str, int]) -> int | None:
+    value = settings.get(f"{name}_token")
+    text = value.get("content") if isinstance(value, dict) else value
+    if isinstance(text, str) and text in ids:
+        return ids[text]
+    number = config.get(f"{name}_token_id")
+    number = number[0] if isinstance(number, list) and number else number
+    return number if type(number) is int and number >= 0 else None
+
+
+def _chat_template(folder: Path, settings: dict[str, Any]) -> str:
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several by name
+        template = next((entry["template"] for entry in template if entry.get("name") == "default"), "")
+    return str(template or "")
+
+
+def _unreadable(path: Path, why: str) -> Unsupported:
+    return Unsupported(
+        f"llama.cpp would not read {path.name} as it is: {why}.",
+        hint="Load the checkpoint itself (the torch runtime).",
+        hint_zh="请直接加载原检查点（torch 运行时）。",
+        param="tokenizer",
+        code="tokenizer_not_in_gguf",
+    )

@@ -1,0 +1,173 @@
+"""A checkpoint as one GGUF file for llama.cpp: sizes first, then one block of rows after another, then a rename.
+
+Memory does not depend on the size of the model (a block of rows and the vocabulary), and neither torch nor
+transformers is imported. The file says what it was made from, by what, and whether its logits were compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ninestory import __version__
+from ninestory.core.errors import Conflict, Damaged
+from ninestory.core.progress import Progress, Silent
+from ninestory.models.convert.checkpoint import open_checkpoint, row_ranges
+from ninestory.models.convert.families import family_of
+from ninestory.models.convert.gguf_header import ALIGNMENT, encode_header, flag_offset
+from ninestory.models.convert.gguf_tensor import GgufTensor
+from ninestory.models.convert.gguf_tokenizer import tokenizer_metadata
+from ninestory.models.convert.quantize import KINDS, SMALL, check_kind, encode, kind_of_rows, nbytes_of
+from ninestory.models.convert.stream import Part, write_stream
+from ninestory.models.gguf_reader import read_gguf
+from ninestory.models.gguf_semantics import check_gguf
+
+CHECKED = "ninestory.checked"
+_QUANTISATION_VERSION = 2  # of ggml's block formats
+# Largest rms difference of the logits over their standard deviation that rounding explains. A wrong order of rows or
+# a wrong tensor gives 1.4; small random models, which round worst, gave 3e-4 (F32), 0.04 (Q8_0) and 0.3 (four bits).
+_LIMITS = {"F32": 0.01, "F16": 0.02, "BF16": 0.1, "Q8_0": 0.2, "Q6_K": 0.3}
+_LIMIT_OF_FEW_BITS = 0.9
+
+
+@dataclass(frozen=True)
+class LogitCheck:
+    """The logits of the file against those of the checkpoint, on the same tokens.
+
+    Attributes:
+        tokens: positions compared.
+        largest: the largest difference of a logit (log-probabilities are as good).
+        relative: the root mean square of the differences over the standard deviation of the logits.
+        agreement: the share of positions where both have the same best token.
+    """
+
+    tokens: int
+    largest: float
+    relative: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class GgufReport:
+    path: Path
+    architecture: str
+    quant: str
+    tensors: int
+    nbytes: int
+    source_bytes: int
+    types: dict[str, int] = field(default_factory=dict)  # tensors of each type
+    check: LogitCheck | None = None
+
+
+def convert_to_gguf(
+    source: Path,
+    target: Path,
+    quant: str = "Q8_0",
+    *,
+    tokenizer: Path | None = None,
+    chat_template: str = "",
+    check: Callable[[Path], LogitCheck] | None = None,
+    progress: Progress | None = None,
+) -> GgufReport:
+    """Write the checkpoint at `source` (folder, or RWKV's `.pth`) as the GGUF file `target`.
+
+    Args:
+        quant: type of the matrices; embedding and head are Q8_0 beside types of four bits and less.
+        tokenizer: folder of the tokenizer where it is not the checkpoint's.
+        chat_template: Jinja that takes the place of the checkpoint's own.
+        check: given the finished file before it gets its name, compares its logits with the checkpoint's.
+
+    Raises:
+        Unsupported: a family or tokenizer that llama.cpp cannot run, or a type that cannot be made; by name.
+        Damaged: an unsound file, values that are not finite, or logits that rounding does not explain.
+        Conflict: `target` exists. DiskFull: no room; the same command goes on later.
+    """
+    check_kind(quant)
+    if target.exists():
+        raise Conflict(f"{target} exists.", hint="Choose another name.", hint_zh="请更换名称。", param="out")
+    checkpoint = open_checkpoint(source)
+    family = family_of(checkpoint)
+    try:
+        sizes = family.metadata(checkpoint)
+        if odd := [f"{k} = {v!r}" for k, v in sizes.items() if (type(v) is int and not 0 <= v < 1 << 32) or v is None]:
+            raise ValueError(", ".join(odd))
+        tensors = family.tensors(checkpoint)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, IndexError) as error:
+        raise Damaged(
+            f"The config.json of {source.name} and its tensors do not belong together: {error!r}.",
+            hint="Complete the download (ninestory pull).",
+            hint_zh="请补全下载（ninestory pull）。",
+        ) from error
+    metadata: dict[str, Any] = {
+        "general.architecture": family.architecture,
+        "general.type": "model",
+        "general.name": source.resolve().name,
+        "general.file_type": KINDS[quant][0],
+        "general.quantization_version": _QUANTISATION_VERSION,
+        **{f"{family.architecture}.{name}": value for name, value in sizes.items()},
+        **tokenizer_metadata(tokenizer or checkpoint.folder, sizes["vocab_size"], checkpoint.config),
+        "ninestory.converter": __version__,
+        "ninestory.source": source.resolve().name,
+        "ninestory.source_fingerprint": checkpoint.fingerprint(),
+        CHECKED: False,
+    }
+    if chat_template:
+        metadata["tokenizer.chat_template"] = chat_template
+    kinds = {t.name: _kind(t, quant) for t in tensors}
+    header = encode_header(metadata, [(t.name, t.shape, kinds[t.name]) for t in tensors])
+    parts = [_part(t, kinds[t.name]) for t in tensors]
+    checks: list[LogitCheck] = []
+
+    def finish(part: Path) -> None:
+        check_gguf(read_gguf(part))
+        if check:
+            checks.append(check(part))
+            _judge(checks[0], quant)
+            with part.open("r+b") as file:
+                file.seek(flag_offset(header, CHECKED))
+                file.write(b"\x01")
+
+    write_stream(target, header, parts, progress or Silent(), align=ALIGNMENT, finish=finish)
+    return GgufReport(
+        path=target,
+        architecture=family.architecture,
+        quant=quant,
+        tensors=len(tensors),
+        nbytes=target.stat().st_size,
+        source_bytes=sum(file.stat().st_size for file in checkpoint.files),
+        types={kind: list(kinds.values()).count(kind) for kind in sorted(set(kinds.values()))},
+        check=checks[0] if checks else None,
+    )
+
+
+def _kind(tensor: GgufTensor, quant: str) -> str:
+    if tensor.role == "small" or len(tensor.shape) != 2:
+        return "F32"
+    return kind_of_rows("Q8_0" if tensor.role == "ends" and quant in SMALL else quant, tensor.shape[-1])
+
+
+def _part(tensor: GgufTensor, kind: str) -> Part:
+    def blocks() -> Iterator[Any]:
+        for start, stop in row_ranges(tensor.shape, 4):
+            yield encode(tensor.rows(start, stop), kind, tensor.name)
+
+    return Part(tensor.name, nbytes_of(tensor.shape, kind), blocks)
+
+
+def _judge(check: LogitCheck, quant: str) -> None:
+    limit = _LIMITS.get(quant, _LIMIT_OF_FEW_BITS)
+    if not check.relative <= limit:
+        raise Damaged(
+            f"The logits of the {quant} file differ by {check.relative:.3f} of their spread from the checkpoint's; up to "
+            f"{limit} is rounding.",
+            hint="Report it with the model's name; --no-check writes the file unchecked.",
+            hint_zh="请附上模型名称反馈；--no-check 可写出未经检查的文件。",
+            code="logits_differ",
+        )
+
+
+def is_checked(path: Path) -> bool:
+    """Whether a GGUF file says that its logits were compared with its source's."""
+    return read_gguf(path).metadata.get(CHECKED) is True

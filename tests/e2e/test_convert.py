@@ -1,0 +1,434 @@
+"""Conversion to GGUF from outside: what llama.cpp makes of the file is what the checkpoint gave."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ninestory.core.errors import Conflict, Damaged, InvalidRequest, NinestoryError, NotFound, Unsupported
+from ninestory.models.convert.quantize import KINDS, SMALL
+from ninestory.models.convert.to_gguf import LogitCheck, convert_to_gguf, is_checked
+from ninestory.models.gguf_reader import read_gguf
+from ninestory.models.verify import verify
+
+from ..conformance.conftest import FIXTURES
+
+ROWS, LENGTHS = 540, (1, 5, 17, 40)
+EXACT, GELU = 1e-4, 5e-3  # llama.cpp's table of GELU is in half precision
+SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": ROWS}
+LLAMA = {**SIZES, "intermediate_size": 96, "max_position_embeddings": 128}
+GPT = {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8, "n_positions": 64, "vocab_size": ROWS}
+FALCON = {**SIZES, "parallel_attn": True, "bias": False}
+STRETCHED = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+# name → (class in transformers without its ending, settings, tolerance)
+FAMILIES: dict[str, tuple[str, dict[str, Any], float]] = {
+    "llama": ("Llama", {**LLAMA, "num_key_value_heads": 4}, EXACT),
+    "llama-grouped": ("Llama", {**LLAMA, "num_attention_heads": 8, "num_key_value_heads": 2}, EXACT),
+    "llama-wide-heads-tied": ("Llama", {**LLAMA, "head_dim": 32, "tie_word_embeddings": True}, EXACT),
+    "llama-biased": ("Llama", {**LLAMA, "attention_bias": True}, EXACT),
+    "llama-linear": ("Llama", {**LLAMA, "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}, EXACT),
+    "llama-3.1": ("Llama", {**LLAMA, "rope_parameters": {**STRETCHED, "original_max_position_embeddings": 32}}, EXACT),
+    "qwen2": ("Qwen2", {**LLAMA, "num_key_value_heads": 2}, EXACT),
+    "qwen3": ("Qwen3", {**LLAMA, "num_key_value_heads": 2, "head_dim": 32}, EXACT),
+    "bloom": ("Bloom", {"hidden_size": 64, "n_layer": 2, "n_head": 8, "vocab_size": ROWS}, GELU),
+    "bloom-six-heads": ("Bloom", {"hidden_size": 96, "n_layer": 2, "n_head": 6, "vocab_size": ROWS}, GELU),
+    "falcon-7b": ("Falcon", {**FALCON, "multi_query": True, "new_decoder_architecture": False}, GELU),
+    "falcon-40b": ("Falcon", {**FALCON, "num_kv_heads": 2, "new_decoder_architecture": True}, GELU),
+    "gpt-j": ("GPTJ", GPT, GELU),
+    "codegen": ("CodeGen", GPT, GELU),
+}  # fmt: skip
+
+
+def checkpoint(folder: Path, name: str, spread: float = 0.2, **changed: Any) -> Any:
+    """A random model of a family as its folder, with a tokenizer's files; `spread` of its weights. Returns the model."""
+    import torch
+    import transformers
+
+    kind, settings, _ = FAMILIES[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**{**settings, **changed}, bos_token_id=1, eos_token_id=2)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # the head's bias and the norms too, so that each is seen to arrive
+            parameter.add_(torch.randn_like(parameter) * (spread if parameter.ndim > 1 else 0.1))
+    model.save_pretrained(folder)
+    llama = kind == "Llama"
+    files = (
+        {"tokenizer.model": "prompts/tiny_llama.model"}
+        if llama
+        else {n: f"moss/{n}" for n in ("vocab.json", "merges.txt")}
+    )
+    for target, source in files.items():
+        shutil.copy(FIXTURES / source, folder / target)
+    return model
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llama") / "model"
+    checkpoint(folder, "llama")
+    return folder
+
+
+def prompts() -> list[list[int]]:
+    ids = np.random.default_rng(1).integers(3, 400, max(LENGTHS)).tolist()
+    return [ids[:n] for n in LENGTHS]
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "ninestory", *map(str, arguments)]
+
+
+def run(*arguments: str | Path, home: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "NINESTORY_HOME": str(home), "LANG": "C.UTF-8"}
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=200, env=environ, check=False)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", FAMILIES)
+def test_llama_cpps_logits_are_the_checkpoints(name: str, tmp_path: Path) -> None:
+    import torch
+
+    from ninestory.runtimes.llamacpp.logits import next_token_logprobs
+
+    model = checkpoint(tmp_path / "model", name)
+    report = convert_to_gguf(tmp_path / "model", tmp_path / "model.gguf", "F32")
+    verify(report.path)
+    with torch.no_grad():
+        logits = model(torch.tensor(prompts()[-1:])).logits[0, [n - 1 for n in LENGTHS]]
+    expected = torch.log_softmax(logits, -1).numpy()
+    assert expected.std() > 0.5
+    actual = next_token_logprobs(report.path, prompts(), expected.shape[1])
+    np.testing.assert_allclose(actual, expected, atol=FAMILIES[name][2], rtol=0)
+    assert (actual.argmax(1) == expected.argmax(1)).all()
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama-grouped", "bloom", "gpt-j"])
+def test_the_command_converts_to_q8_0_and_checks(name: str, tmp_path: Path) -> None:
+    checkpoint(tmp_path / "model", name)
+    done = run("convert", "gguf", tmp_path / "model", tmp_path / "out.gguf", "--json", home=tmp_path)
+    report = json.loads(done.stdout)
+    assert report["quant"] == "Q8_0" and report["types"]["Q8_0"] > 0 and 0 < report["check"]["relative"] < 0.2
+    assert is_checked(tmp_path / "out.gguf")
+    said = run("verify", tmp_path / "out.gguf", home=tmp_path).stdout
+    assert "sound" in said
+    unchecked = run("convert", "gguf", tmp_path / "model", tmp_path / "b.gguf", "--no-check", home=tmp_path)
+    assert "Unchecked" in unchecked.stdout and not is_checked(tmp_path / "b.gguf")
+    differing = [
+        a != b for a, b in zip((tmp_path / "out.gguf").read_bytes(), (tmp_path / "b.gguf").read_bytes(), strict=True)
+    ]
+    assert sum(differing) == 1  # the mark
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("quant", KINDS)
+def test_every_type_is_made_and_understood(quant: str, tmp_path: Path) -> None:
+    from ninestory.runtimes.llamacpp.logits import next_token_logprobs
+
+    checkpoint(tmp_path / "model", "llama", 0.06, hidden_size=256, intermediate_size=512)
+    exact = convert_to_gguf(tmp_path / "model", tmp_path / "exact.gguf", "F32")
+    made = convert_to_gguf(tmp_path / "model", tmp_path / "made.gguf", quant)
+    tensors = read_gguf(made.path).tensors
+    assert tensors["blk.0.attn_q.weight"].dtype == quant
+    assert tensors["token_embd.weight"].dtype == ("Q8_0" if quant in SMALL else quant)
+    assert tensors["output_norm.weight"].dtype == "F32"
+    expected, actual = (next_token_logprobs(r.path, prompts()[1:2], ROWS) for r in (exact, made))
+    assert np.corrcoef(expected[0], actual[0])[0, 1] > (0.5 if quant in ("Q2_K", "Q3_K") else 0.9)
+
+
+def test_rows_that_do_not_fit_a_k_quant_fall_back(llama: Path, tmp_path: Path) -> None:
+    report = convert_to_gguf(llama, tmp_path / "out.gguf", "Q4_K")
+    assert set(report.types) == {"F32", "Q5_0", "Q8_0"}
+
+
+def test_a_wrong_file_is_found_by_the_check_and_not_kept(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(Damaged, match=r"1\.400 of their spread") as caught:
+        convert_to_gguf(llama, tmp_path / "out.gguf", check=lambda _: LogitCheck(3, 9.0, 1.4, 0.0))
+    assert caught.value.code == "logits_differ" and list(tmp_path.iterdir()) == []
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
+
+_ALPHABETS = [
+    "abcdefghijklmnopqrstuvwxyz ABC .,!?'\"()-_", "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会",
+    " \t\n\r\u00a0\u2003\u200b\u3000\u2028\v\f", "0123456789 1234567890", "def f(x):\n    return x[1] += 2  # {}\n\t\t", "😀👩‍👩‍👧🇩🇪✌🏽é́ñ️",
+    "\x00\x01\x07\x7f\ufeff\ufffd\ue000", "<s></s><unk>[PAD]<0x41>▁", "、。，！？：；“”‘’（）【】", "русский язык العربية עברית ไทย",
+]  # fmt: skip
+
+
+def nasty_strings(count: int) -> list[str]:
+    rng = np.random.default_rng(0)
+    made = ["", " ", "  ", "\n", "a", "    def", "'s 's'S", "1234567"]
+    while len(made) < count:
+        alphabets = [_ALPHABETS[i] for i in rng.integers(0, len(_ALPHABETS), rng.integers(1, 4))]
+        pieces = [
+            "".join(alphabet[i] for i in rng.integers(0, len(alphabet), rng.integers(1, 12)))
+            for alphabet in alphabets
+            for _ in range(2)
+        ]
+        made.append("".join(pieces))
+    return made
+
+
+def tokens_by_llama_cpp(path: Path, texts: list[str]) -> list[list[int]]:
+    from ninestory.runtimes.llamacpp.library import Library
+
+    library = Library(path, context=64, slots=1, threads=1, cache_mb=0)
+    try:
+        body = {"add_special": False, "parse_special": False}
+        return [library.post("/tokenize", {"content": text, **body})["tokens"] for text in texts]
+    finally:
+        library.close()
+
+
+def assert_same_ids(folder: Path, path: Path, count: int) -> None:
+    from ninestory.tokenizers.load import load_tokenizer
+
+    tokenizer, texts = load_tokenizer(folder), nasty_strings(count)
+    different = [
+        (text, ours, theirs)
+        for text, theirs in zip(texts, tokens_by_llama_cpp(path, texts), strict=True)
+        if (ours := tokenizer.encode(text)) != theirs
+    ]
+    assert not different, f"{len(different)} of {count} differ, the first: {different[0]}"
+
+
+@pytest.mark.torch
+def test_ids_of_sentencepiece_are_llama_cpps(tmp_path: Path) -> None:
+    """Chinese-Alpaca's way: LLaMA's pieces, Chinese ones of score 0, and [PAD] behind them."""
+    facts = json.loads((FIXTURES / "prompts" / "chinese_vocab_merge.json").read_text())
+    rows = facts["sizes"]["merged_plus_pad"]
+    folder = tmp_path / "model"
+    checkpoint(folder, "llama", vocab_size=rows)
+    shutil.copy(FIXTURES / "prompts" / facts["merged_model"], folder / "tokenizer.model")
+    (folder / "added_tokens.json").write_text(json.dumps({"[PAD]": rows - 1}))
+    report = convert_to_gguf(folder, tmp_path / "out.gguf")
+    metadata = read_gguf(report.path).metadata
+    assert metadata["tokenizer.ggml.tokens"][-1] == "[PAD]" and metadata["tokenizer.ggml.token_type"][-1] == 3
+    assert_same_ids(folder, report.path, 2000)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("cut", ["gpt-2", "llama-bpe", "qwen2", "smollm", "bloom", "falcon"])
+def test_ids_of_byte_level_bpe_are_llama_cpps(cut: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    checkpoint(folder, "qwen2", vocab_size=700)
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).unlink()
+    trained_bpe(cut).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>"}))
+    report = convert_to_gguf(folder, tmp_path / "out.gguf")
+    metadata = read_gguf(report.path).metadata
+    assert metadata["tokenizer.ggml.pre"] == cut
+    assert metadata["tokenizer.ggml.tokens"][metadata["tokenizer.ggml.eos_token_id"]] == "<|end|>"
+    assert_same_ids(folder, report.path, 500)
+
+
+def trained_bpe(cut: str) -> Any:
+    """A byte-level BPE of 600 tokens that cuts text the way a family of models does."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, trainers
+    from tokenizers import pre_tokenizers as pre
+
+    from ninestory.models.convert.gguf_tokenizer import SPLITS
+
+    [steps] = [steps for steps, name in SPLITS.items() if name == cut]
+    parts: dict[str, Callable[[], Any]] = {
+        "bytes": lambda: pre.ByteLevel(add_prefix_space=False, use_regex=True),
+        "digits": lambda: pre.Digits(individual_digits=True),
+        "runs of digits": lambda: pre.Digits(individual_digits=False),
+        "punctuation": lambda: pre.Punctuation("contiguous"),
+    }
+    sequence = [parts[step]() if step in parts else pre.Split(Regex(step), "isolated") for step in steps]
+    if "bytes" not in steps:
+        sequence.append(pre.ByteLevel(add_prefix_space=False, use_regex=False))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre.Sequence(sequence) if len(sequence) > 1 else sequence[0]
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, initial_alphabet=pre.ByteLevel.alphabet(), special_tokens=["<|end|>"], show_progress=False
+    )
+    tokenizer.train_from_iterator(nasty_strings(400), trainer)
+    tokenizer.add_tokens([AddedToken("<tool>", normalized=False)])
+    return tokenizer
+
+
+def test_the_chat_template_and_the_provenance_stand_in_the_file(llama: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(llama, tmp_path / "model")
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    settings = {"chat_template": template, "bos_token": {"content": "<s>"}, "add_bos_token": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    metadata = read_gguf(convert_to_gguf(folder, tmp_path / "a.gguf").path).metadata
+    assert metadata["tokenizer.chat_template"] == template and metadata["tokenizer.ggml.add_bos_token"] is False
+    assert metadata["ninestory.source"] == "model" and metadata["ninestory.checked"] is False
+    assert metadata["tokenizer.ggml.bos_token_id"] == 1 and metadata["tokenizer.ggml.tokens"][-1] == f"[PAD{ROWS - 1}]"
+    other = convert_to_gguf(folder, tmp_path / "b.gguf", chat_template="{{ messages[0].content }}")
+    assert read_gguf(other.path).metadata["tokenizer.chat_template"] == "{{ messages[0].content }}"
+
+
+# --- kills, memory ---------------------------------------------------------------------------------------------------
+
+
+def big_llama(folder: Path, layers: int) -> Path:
+    """A LLaMA of about 130 MB and 25 MB a layer in float16, written tensor by tensor."""
+    width, ffn, rows = 1024, 2816, 32000
+    rng = np.random.default_rng(0)
+    shapes = {
+        "model.embed_tokens.weight": (rows, width),
+        "lm_head.weight": (rows, width),
+        "model.norm.weight": (width,),
+    }
+    for i in range(layers):
+        name = f"model.layers.{i}."
+        shapes |= {f"{name}self_attn.{part}_proj.weight": (width, width) for part in "qkvo"}
+        shapes |= {f"{name}mlp.{part}_proj.weight": (ffn, width) for part in ("gate", "up")}
+        shapes |= {f"{name}mlp.down_proj.weight": (width, ffn)}
+        shapes |= {f"{name}{norm}.weight": (width,) for norm in ("input_layernorm", "post_attention_layernorm")}
+    folder.mkdir()
+    one = rng.standard_normal((rows, width), dtype=np.float32).astype(np.float16)
+    save_file(
+        {n: one.reshape(-1)[: int(np.prod(s))].reshape(s) for n, s in shapes.items()}, folder / "model.safetensors"
+    )
+    config = {
+        "model_type": "llama", "hidden_size": width, "intermediate_size": ffn, "num_hidden_layers": layers,
+        "num_attention_heads": 16, "max_position_embeddings": 512, "vocab_size": rows, "rms_norm_eps": 1e-6,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    shutil.copy(FIXTURES / "prompts" / "tiny_llama.model", folder / "tokenizer.model")
+    return folder
+
+
+def watched(process: subprocess.Popen[bytes]) -> int:
+    """Peak anonymous memory of a process until it ends, in bytes."""
+    peak = 0
+    while process.poll() is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            break
+        if matched := re.search(r"RssAnon:\s+(\d+) kB", status):
+            peak = max(peak, 1024 * int(matched[1]))
+        time.sleep(0.005)
+    return peak
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
+    source = big_llama(tmp_path / "big", layers=8)
+    gguf = [tmp_path / "out.gguf", "--no-check"]
+    jobs = [("gguf", source, *gguf), ("safetensors", source, tmp_path / "copy")]
+    for job in jobs:
+        process = subprocess.Popen(command("convert", *job), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        peak = watched(process)
+        assert process.wait() == 0
+        assert 10e6 < peak < 150e6 < source.joinpath("model.safetensors").stat().st_size
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_then_the_same_command_gives_the_same_file(tmp_path: Path) -> None:
+    source = big_llama(tmp_path / "big", layers=2)
+    out = tmp_path / "out" / "model.gguf"
+    whole = convert_to_gguf(source, tmp_path / "whole.gguf").path
+    process = subprocess.Popen(command("convert", "gguf", source, out, "--no-check"), stderr=subprocess.DEVNULL)
+    part = out.with_name(f".{out.name}.part")
+    while not (part.exists() and part.stat().st_size > 5e6):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert part.stat().st_size < whole.stat().st_size and not out.exists()
+    run("convert", "gguf", source, out, "--no-check", home=tmp_path)
+    assert hashlib.sha256(out.read_bytes()).digest() == hashlib.sha256(whole.read_bytes()).digest()
+    assert [p.name for p in out.parent.iterdir()] == ["model.gguf"]
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def altered(llama: Path, tmp_path: Path, **config: Any) -> Path:
+    folder = shutil.copytree(llama, tmp_path / "model")
+    table = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**table, **config}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "named"),
+    [
+        ({"model_type": "chatglm"}, Unsupported, "ChatGLM-6B"),
+        ({"model_type": "gpt_neox"}, Unsupported, "gpt_neox"),
+        ({"model_type": "falcon", "alibi": True, "bias": True, "parallel_attn": False}, Unsupported, "falcon-rw"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, Unsupported, "yarn"),
+        ({"num_hidden_layers": 3}, Damaged, r"layers\.2\."),
+        ({"hidden_size": None}, Damaged, "config.json"),
+        ({"vocab_size": 500}, Damaged, "520 tokens, the embedding 500 rows"),
+        ({"num_key_value_heads": 3}, Damaged, "heads"),
+        ({"intermediate_size": 80}, Damaged, "ffn"),
+    ],
+)
+def test_what_cannot_be_converted_is_refused_by_name(
+    llama: Path, tmp_path: Path, config: dict[str, Any], error: type[NinestoryError], named: str
+) -> None:
+    with pytest.raises(error, match=named):
+        convert_to_gguf(altered(llama, tmp_path, **config), tmp_path / "out.gguf")
+    assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize("version", ["v4", "v5", "v5_2"])
+def test_old_rwkvs_are_refused_by_name(version: str, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match=f"RWKV-{version[1]}"):
+        convert_to_gguf(FIXTURES / "rwkv" / version / "model.safetensors", tmp_path / "out.gguf")
+
+
+@pytest.mark.parametrize(
+    ("quant", "error", "named"),
+    [("Q9_9", InvalidRequest, "Q9_9"), ("IQ2_XXS", Unsupported, "importance matrix"), ("I32", InvalidRequest, "I32")],
+)
+def test_types_that_ggml_would_abort_on_are_refused_before(
+    llama: Path, tmp_path: Path, quant: str, error: type[NinestoryError], named: str
+) -> None:
+    with pytest.raises(error, match=named):
+        convert_to_gguf(llama, tmp_path / "out.gguf", quant)
+
+
+def test_broken_weights_a_lost_tokenizer_and_a_taken_name(llama: Path, tmp_path: Path) -> None:
+    folder = altered(llama, tmp_path)
+    (folder / "tokenizer.model").unlink()
+    with pytest.raises(NotFound, match="no tokenizer"):
+        convert_to_gguf(folder, tmp_path / "out.gguf")
+    assert convert_to_gguf(folder, tmp_path / "out.gguf", tokenizer=llama).tensors == 21
+    with pytest.raises(Conflict, match="exists"):
+        convert_to_gguf(llama, tmp_path / "out.gguf")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 4] = np.nan
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(Damaged, match=r"blk\.1\.ffn_up\.weight.* NaN"):
+        convert_to_gguf(folder, tmp_path / "nan.gguf", tokenizer=llama)
+    assert not (tmp_path / "nan.gguf").exists()
+
+
+def test_a_refusal_on_the_command_line_is_words_and_a_code(tmp_path: Path) -> None:
+    done = run(
+        "convert", "gguf", FIXTURES / "rwkv" / "v4" / "model.pth", tmp_path / "x.gguf", home=tmp_path, check=False
+    )
+    assert done.returncode == Unsupported.exit_code and "RWKV-4" in done.stderr and "Traceback" not in done.stderr
