@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what an editor and a type checker see; `__getattr__` below 
     from ninestory.library import remove as remove
     from ninestory.library import serve as serve
     from ninestory.library import show as show
+    from ninestory.library import tune as tune
     from ninestory.library import verify as verify
     from ninestory.models.resolve import resolve as resolve
 
@@ -41,6 +42,7 @@ _LIBRARY = [
     "remove",
     "serve",
     "show",
+    "tune",
     "verify",
 ]
 _WHERE = {

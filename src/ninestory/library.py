@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ninestory.core.config import load_settings
 from ninestory.core.errors import Unsupported
@@ -27,6 +27,9 @@ from ninestory.models.store import InstalledModel, import_path, list_installed
 from ninestory.models.store import remove as remove_installed
 from ninestory.models.verify import VerifyReport
 from ninestory.models.verify import verify as verify_files
+
+if TYPE_CHECKING:
+    from ninestory.floors.finetuning.recipe import Recipe
 
 T = TypeVar("T")
 
@@ -94,26 +97,51 @@ def pull(reference: str, *, progress: Progress | None = None, home: Home | None 
     if progress is None:
         with ProgressBar() as bar:
             return pull(reference, progress=bar, home=home)
+    from ninestory.models.reference import parse_reference
+
+    where = (home or Home.default()).ensure()
+    name = str(parse_reference(reference))
+    _run_job("pull", {"model": name}, f"The pull of {name}", progress, where)
+    return resolve(name, where)
+
+
+def tune(
+    recipe: Recipe, *, force: bool = False, progress: Progress | None = None, home: Home | None = None
+) -> dict[str, Any]:
+    """Tune a model by a recipe and compare it with its base; a job, so an interrupted one can be resumed.
+
+    Returns: `Outcome.as_dict()` of floors/finetuning: the tuned model's reference, both losses, verdict, report.
+
+    Raises:
+        DoesNotFit: the memory plan says so, and not `force`. Diverged: the loss is no number any more.
+    """
+    if progress is None:
+        with ProgressBar() as bar:
+            return tune(recipe, force=force, progress=bar, home=home)
+    params = {"recipe": dataclasses.asdict(recipe), "force": force}
+    result = _run_job("tune", params, "The run", progress, (home or Home.default()).ensure())
+    return result or {}
+
+
+def _run_job(kind: str, params: dict[str, Any], what: str, progress: Progress, home: Home) -> dict[str, Any] | None:
+    """Run a new job here; its result. Its failure is raised as it was."""
     from ninestory.core.errors import Cancelled, from_dict
     from ninestory.core.state import State
     from ninestory.jobs.runner import JobRunner
     from ninestory.jobs.store import JobStore
-    from ninestory.models.reference import parse_reference
     from ninestory.serving.job_kinds import works
 
-    where = (home or Home.default()).ensure()
-    name = str(parse_reference(reference))
-    runner = JobRunner(JobStore(State(where.state_db)), works(where, load_settings().settings.hub))
-    job = runner.run_new("pull", {"model": name}, progress)
+    runner = JobRunner(JobStore(State(home.state_db)), works(home, load_settings().settings.hub))
+    job = runner.run_new(kind, params, progress)
     if job.error:
         raise from_dict(job.error)
     if job.state == "cancelled":
         raise Cancelled(
-            f"The pull of {name} was cancelled.",
+            f"{what} was cancelled.",
             hint=f"'ninestory jobs resume {job.id}' or the same command goes on.",
             hint_zh=f"运行 ninestory jobs resume {job.id} 或原命令即可继续。",
         )
-    return resolve(name, where)
+    return job.result
 
 
 def import_model(path: str | Path, name: str, *, home: Home | None = None) -> InstalledModel:

@@ -12,9 +12,10 @@ torch = pytest.importorskip("torch")
 
 from ninestory.core.errors import InvalidRequest, Unsupported  # noqa: E402
 from ninestory.core.progress import Silent  # noqa: E402
-from ninestory.training.loop import Training, TrainSettings  # noqa: E402
-from ninestory.training.methods import Method, prepare  # noqa: E402
+from ninestory.training.loop import Training  # noqa: E402
+from ninestory.training.methods import prepare  # noqa: E402
 from ninestory.training.run_folder import RunFolder  # noqa: E402
+from ninestory.training.settings import Method, TrainSettings  # noqa: E402
 from tests.tiny_training import rows, seeded, tiny_llama  # noqa: E402
 
 LEARNING = TrainSettings(max_steps=25, batch=6, learning_rate=3e-2, schedule="constant", save_every=0)

@@ -21,9 +21,10 @@ from ninestory.core.progress import Silent  # noqa: E402
 from ninestory.training import checkpoints  # noqa: E402
 from ninestory.training.batches import Row  # noqa: E402
 from ninestory.training.checkpoints import Checkpoint  # noqa: E402
-from ninestory.training.loop import Diverged, Training, TrainSettings  # noqa: E402
-from ninestory.training.methods import Method, prepare  # noqa: E402
+from ninestory.training.loop import Diverged, Training  # noqa: E402
+from ninestory.training.methods import prepare  # noqa: E402
 from ninestory.training.run_folder import RunFolder  # noqa: E402
+from ninestory.training.settings import Method, TrainSettings  # noqa: E402
 from tests.tiny_training import rows, tiny_llama  # noqa: E402
 
 SETTINGS = TrainSettings(max_steps=12, batch=4, micro_batch_tokens=40, learning_rate=1e-2, save_every=4, seed=3)

@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "知识库：create、add、sync、ls、show、search 等",
     ),
     "ask": ("ask", "Ask your documents; the answer has citations", "向文档提问，回答附引用"),
+    "tune": ("tune", "Make a model yours, and see that it got better", "微调模型，并对比微调前后"),
     "list": ("catalogue", "The catalogue: every system of the tower", "目录：塔中的全部系统"),
     "show": ("catalogue", "One system: variants, sizes, licence, pitfalls", "一个系统：变体、大小、许可证与常见问题"),
     "pull": ("pull", "Fetch a model (the only verb that uses the network)", "下载模型（唯一联网的命令）"),

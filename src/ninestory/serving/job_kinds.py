@@ -12,7 +12,7 @@ from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
 from ninestory.jobs.runner import Work
 
-KINDS = ("pull", "ingest")
+KINDS = ("pull", "ingest", "tune")
 
 
 def works(home: Home, hub: HubSettings) -> dict[str, Work]:
@@ -30,4 +30,11 @@ def works(home: Home, hub: HubSettings) -> dict[str, Work]:
 
         return run_ingest(home, load_settings().settings.runtime, params, progress)
 
-    return {"pull": pull_model, "ingest": ingest_documents}
+    def tune_model(params: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        from ninestory.floors.finetuning.recipe import from_dict
+        from ninestory.floors.finetuning.tuning import run
+
+        outcome = run(from_dict(params["recipe"]), home, progress, force=params["force"], kind=params.get("kind", ""))
+        return outcome.as_dict()
+
+    return {"pull": pull_model, "ingest": ingest_documents, "tune": tune_model}

@@ -26,13 +26,17 @@ def segment_attention(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """[1, sum of seg, heads, head_dim]; `seg` None means one row."""
-    lengths = seg or [query.shape[2]]
+    """[1, sum of seg, heads, head_dim]. Without `seg` the one row goes on from cached keys (answers for an evaluation)."""
     shared = query.shape[1] != key.shape[1]
+    if seg is None and query.shape[2] != key.shape[2]:
+        seen = _visible(query.shape[2], key.shape[2], sliding_window, query.device)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scaling, enable_gqa=shared)
+        return out.transpose(1, 2), None
+    lengths = seg or [query.shape[2]]
     pieces = []
     for q, k, v in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True):
         windowed = sliding_window is not None and q.shape[2] > sliding_window
-        mask = _window(q.shape[2], sliding_window or 0, q.device) if windowed else None
+        mask = _visible(q.shape[2], q.shape[2], sliding_window, q.device) if windowed else None
         pieces.append(
             F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling, enable_gqa=shared
@@ -41,11 +45,10 @@ def segment_attention(
     return torch.cat(pieces, dim=2).transpose(1, 2), None
 
 
-def _window(length: int, window: int, device: torch.device) -> torch.Tensor:
-    """bool [length, length], True = visible: the last `window` tokens."""
-    rows = torch.arange(length, device=device)
-    distance = rows[:, None] - rows[None, :]
-    return (distance >= 0) & (distance < window)
+def _visible(new: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """bool [new, keys], True = visible: what came before, or the last `window` of it; the new tokens are the last."""
+    distance = torch.arange(keys - new, keys, device=device)[:, None] - torch.arange(keys, device=device)
+    return (distance >= 0) & (distance < window) if window is not None else distance >= 0
 
 
 def install(model: Any) -> None:

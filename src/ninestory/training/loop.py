@@ -11,68 +11,21 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from ninestory.core.errors import InvalidRequest, NinestoryError
 from ninestory.core.progress import Progress
 from ninestory.training import checkpoints
-from ninestory.training.batches import Row, micro_batches, rows_of_step, steps_per_epoch
+from ninestory.training.batches import Row, micro_batches, rows_of_step
 from ninestory.training.checkpoints import Checkpoint
 from ninestory.training.forward import CausalForward
 from ninestory.training.methods import Tuned
 from ninestory.training.precision import autocast
 from ninestory.training.run_folder import RunFolder
-from ninestory.training.schedule import Schedule, learning_rate
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How it is trained.
-
-    Attributes:
-        seed: of the batch order, new parameters and dropout.
-        epochs: passes over the data, when `max_steps` is 0.
-        max_steps: optimiser steps in all; 0 = by epochs.
-        batch: rows of one step.
-        micro_batch_tokens: tokens in memory at once; a step is cut into as many pieces as it needs, the sums are equal.
-        learning_rate: the highest one.
-        schedule: cosine, linear or constant, after the warm-up.
-        warmup: share of the steps in which the rate rises.
-        weight_decay, beta1, beta2, epsilon: AdamW's.
-        max_gradient_norm: gradients are scaled down to it; 0 = never.
-        gradient_checkpointing: keep only the layers' inputs and compute again: less memory, a third slower.
-        precision: float32, bfloat16, or auto (whichever multiplies faster on this machine).
-        save_every: steps between checkpoints; 0 = only at the end.
-        keep: newest checkpoints kept, besides the best.
-        evaluate_every: steps between evaluations on the held-out rows; 0 = only at the end.
-        patience: end after so many evaluations without a better loss; 0 = never.
-    """
-
-    seed: int = 0
-    epochs: float = 1.0
-    max_steps: int = 0
-    batch: int = 8
-    micro_batch_tokens: int = 2048
-    learning_rate: float = 2e-4
-    schedule: Schedule = "cosine"
-    warmup: float = 0.03
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    max_gradient_norm: float = 1.0
-    gradient_checkpointing: bool = False
-    precision: Literal["float32", "bfloat16", "auto"] = "float32"
-    save_every: int = 100
-    keep: int = 2
-    evaluate_every: int = 0
-    patience: int = 0
-
-    def steps(self, rows: int) -> int:
-        """Optimiser steps over `rows` training rows."""
-        return self.max_steps or max(1, math.ceil(self.epochs * steps_per_epoch(rows, self.batch)))
+from ninestory.training.schedule import learning_rate
+from ninestory.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)

@@ -7,44 +7,18 @@ exact module path), and ChatGLM's P-Tuning v2, whose prefix encoder keeps its or
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from ninestory.core.errors import InvalidRequest, Unsupported
 from ninestory.core.extras import require
+from ninestory.training.quantized_base import PACKED_LINEARS, with_packed_targets
+from ninestory.training.settings import Method
 
-MethodName = Literal[
-    "full", "freeze", "lora", "rslora", "dora", "adalora", "ia3", "prompt", "prefix", "p_tuning_v2", "qlora"
-]
 LORA_LIKE = ("lora", "rslora", "dora", "qlora")
 PROMPT_LIKE = ("prompt", "prefix")  # peft cannot load them again for training, nor checkpoint gradients with a prefix
-
-
-@dataclass(frozen=True)
-class Method:
-    """What is trained.
-
-    Attributes:
-        name: full, freeze, lora, rslora, dora, adalora, ia3, prompt, prefix, p_tuning_v2 or qlora.
-        rank: rank of the LoRA family; AdaLoRA's target rank (it starts at 1.5 × of it).
-        alpha: LoRA's scale is alpha / rank (rsLoRA: alpha / √rank).
-        dropout: on the input of the LoRA matrices.
-        targets: "all-linear", or names of linear layers (the last part of their path, such as q_proj).
-        blocks: freeze: how many of the last blocks are trained.
-        virtual_tokens: prompt, prefix and P-Tuning v2: how many.
-        projection: prefix and P-Tuning v2: trained through an MLP.
-    """
-
-    name: MethodName = "lora"
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    targets: str | list[str] = "all-linear"
-    blocks: int = 2
-    virtual_tokens: int = 16
-    projection: bool = False
 
 
 @dataclass
@@ -195,22 +169,23 @@ def _peft(model: Any, method: Method, total_steps: int) -> Any:
 def _peft_config(peft: Any, model: Any, method: Method, total_steps: int) -> Any:
     task: dict[str, Any] = {"task_type": "CAUSAL_LM"}
     if method.name in LORA_LIKE:
-        return peft.LoraConfig(
+        config = peft.LoraConfig(
             r=method.rank,
             lora_alpha=method.alpha,
             lora_dropout=method.dropout,
-            target_modules=method.targets,
+            target_modules=_targets(model, method),
             use_rslora=method.name == "rslora",
             use_dora=method.name == "dora",
             **task,
         )
+        return with_packed_targets(config)
     if method.name == "adalora":
         return peft.AdaLoraConfig(
             target_r=method.rank,
             init_r=max(method.rank + 1, method.rank * 3 // 2),
             lora_alpha=method.alpha,
             lora_dropout=method.dropout,
-            target_modules=method.targets,
+            target_modules=_targets(model, method),
             total_step=total_steps,
             tinit=total_steps // 10,
             tfinal=total_steps // 3,
@@ -224,3 +199,14 @@ def _peft_config(peft: Any, model: Any, method: Method, total_steps: int) -> Any
     return peft.PrefixTuningConfig(
         num_virtual_tokens=method.virtual_tokens, prefix_projection=method.projection, **task
     )
+
+
+def _targets(model: Any, method: Method) -> list[str]:
+    """Names of the linears that get an adapter; "all-linear" is every linear, packed or not, but the head."""
+    if isinstance(method.targets, list):
+        return method.targets
+    if method.targets != "all-linear":
+        return [method.targets]
+    head = model.get_output_embeddings()
+    kinds = (nn.Linear, *PACKED_LINEARS)
+    return sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds) and m is not head})

@@ -59,9 +59,9 @@ def masked(
         )
     pieces = [p for p in _turns(template, messages, add_generation_prompt=False) if any(text for text, _ in p[0])]
     bos = tokenizer.bos_ids if template.begin_token else []
-    rule = _BY_RULE.get(template_id, _by_overlap)
+    rule = _BY_RULE.get(template_id, by_overlap)
     if rule is _by_prefix and sum(learned for _, learned in pieces) > 1:
-        rule = _by_overlap  # counting a prefix masks all answers but the last
+        rule = by_overlap  # counting a prefix masks all answers but the last
     row = rule(tokenizer, pieces, bos)
     return Row(row.ids[:max_length], row.labels[:max_length])
 
@@ -133,7 +133,7 @@ def _by_pieces(tokenizer: Tokenizer, pieces: Sequence[_Parts], bos: list[int]) -
     return Row(ids, labels)
 
 
-def _by_overlap(tokenizer: Tokenizer, pieces: Sequence[_Parts], bos: list[int]) -> Row:
+def by_overlap(tokenizer: Tokenizer, pieces: Sequence[_Parts], bos: list[int]) -> Row:
     """A token is learned that overlaps an answer, its end, or the one blank before it."""
     texts = ["".join(text for text, _ in parts).encode() for parts, _ in pieces]
     data = b"".join(texts)

@@ -1,0 +1,104 @@
+"""The model that is tuned: its float weights, its tokenizer and the prompt format it is asked in."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ninestory.core.errors import Unsupported
+from ninestory.core.paths import Home
+from ninestory.core.progress import Progress
+from ninestory.models.convert.gguf_safetensors import float_checkpoint
+from ninestory.models.plan import ModelShape, shape_of
+from ninestory.models.prompt_format import PromptFormat, choose_format, own_template
+from ninestory.models.resolve import read_config, resolve
+from ninestory.models.resolved import ResolvedModel
+from ninestory.tokenizers.load import load_tokenizer
+from ninestory.tokenizers.tokenizer import Tokenizer
+
+_ENDS = 1 << 20  # bytes of a weights file that its fingerprint looks at, from either end
+
+
+@dataclass(frozen=True)
+class Base:
+    """Everything about a base but its weights in memory.
+
+    Attributes:
+        reference: as the user wrote it.
+        folder: the checkpoint with float weights.
+        fingerprint: tells this base from others: its configuration, and the sizes and ends of its weights files.
+    """
+
+    reference: str
+    resolved: ResolvedModel
+    folder: Path
+    tokenizer: Tokenizer
+    prompts: PromptFormat | None
+    fingerprint: str
+
+    @property
+    def shape(self) -> ModelShape | None:
+        return shape_of(self.resolved)
+
+    @property
+    def tied(self) -> bool:
+        return bool(read_config(self.folder).get("tie_word_embeddings", True))
+
+
+def open_base(reference: str, template: str, home: Home, progress: Progress) -> Base:
+    """Find a base; a GGUF of LLaMA's shape is turned into float32 once and kept in the home's cache.
+
+    Raises:
+        NotFound: it is not on this machine. Unsupported: it cannot be tuned (a remote model, an embedding model, a
+            model with an adapter).
+    """
+    found = resolve(reference, home)
+    if found.format not in ("gguf", "safetensors", "pickle") or found.task != "chat" or found.adapters:
+        what = "a model with an adapter" if found.adapters else f"{found.format} files for {found.task}"
+        raise Unsupported(
+            f"{reference} is {what}; a base language model with its weights is tuned.",
+            hint="Name a checkpoint folder, hf:ORG/NAME or starter:smollm2-135m-instruct; merge an adapter first.",
+            hint_zh="请指定检查点目录、hf:组织/名称 或 starter:smollm2-135m-instruct；带适配器的模型请先合并。",
+            param="model.name",
+        )
+    assert found.path is not None
+    if found.format == "gguf":
+        folder = float_checkpoint(found.path, found.sha256 or _sum(found.path), home, progress)
+    else:
+        folder = found.path if found.path.is_dir() else found.path.parent
+    resolved = replace(found, path=folder, format="safetensors") if found.format == "gguf" else found
+    prompts = choose_format(found, template, own_template(folder))
+    return Base(reference, resolved, folder, load_tokenizer(folder), prompts, fingerprint(folder))
+
+
+def load_weights(base: Base, *, packed: bool = False) -> Any:
+    """The module in float32; `packed`: its linears in NF4 with double quantisation (QLoRA)."""
+    from ninestory.runtimes.torch.load_model import check_vocabulary, load_model
+
+    model, _ = load_model(base.resolved)
+    check_vocabulary(base.tokenizer, model.get_input_embeddings().weight.shape[0], base.reference)  # type: ignore[operator]
+    if packed:
+        from ninestory.training.quantized_base import quantize_model
+
+        quantize_model(model)  # type: ignore[arg-type]
+    return model
+
+
+def fingerprint(folder: Path) -> str:
+    """16 hex digits that differ between bases; reads two megabytes of each weights file."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".bin", ".pth")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(_ENDS))
+            opened.seek(max(0, size - _ENDS))
+            digest.update(opened.read())
+    return digest.hexdigest()[:16]
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

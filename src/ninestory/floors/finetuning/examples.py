@@ -1,0 +1,261 @@
+"""From data files to training rows: each sample rendered in the model's prompt format, tokenised and masked."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ninestory.core.errors import InvalidRequest, NinestoryError
+from ninestory.floors.finetuning import masking
+from ninestory.floors.finetuning.data_files import read_rows
+from ninestory.floors.finetuning.forms import BadRow, Sample, find_form, recognise
+from ninestory.models import chat_template
+from ninestory.models.prompt_format import PromptFormat
+from ninestory.tokenizers.tokenizer import Segment, Tokenizer
+from ninestory.training.batches import IGNORED, Row
+
+MAX_BAD_ROWS = 1000  # kept by name; more only count
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row ready for training, and what it was made of."""
+
+    row: Row
+    sample: Sample
+    file: str
+    line: int
+    cut: bool = False  # it was longer than the limit
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A row that was left out, and why."""
+
+    file: str
+    line: int
+    why: str
+
+
+@dataclass
+class Examples:
+    """What was read. `bad_count` may be larger than the list of those kept by name."""
+
+    form: str = ""
+    good: list[Example] = field(default_factory=list)
+    bad: list[Bad] = field(default_factory=list)
+    bad_count: int = 0
+    duplicates: int = 0
+
+    @property
+    def rows(self) -> list[Row]:
+        return [example.row for example in self.good]
+
+    def leave_out(self, file: str, line: int, why: str) -> None:
+        self.bad_count += 1
+        if len(self.bad) < MAX_BAD_ROWS:
+            self.bad.append(Bad(file, line, why))
+
+
+def read_examples(
+    paths: Sequence[Path],
+    tokenizer: Tokenizer,
+    prompts: PromptFormat | None,
+    *,
+    max_length: int,
+    form: str = "",
+    limit: int = 0,
+    kind: str = "",
+) -> Examples:
+    """Read, render and mask all rows.
+
+    Args:
+        prompts: the prompt format of conversations; None for a base model, which takes raw text only.
+        max_length: tokens of a row; longer ones are cut at the end.
+        form: of the data; "" = recognised by the first row's columns.
+        limit: rows at most; 0 = all.
+        kind: suffix of files whose name has none.
+
+    Raises:
+        InvalidRequest: no form fits, there is no row at all, or the data are conversations and there is no format.
+    """
+    found = Examples(form=form)
+    seen: set[bytes] = set()
+    for path in paths:
+        for source in read_rows(path, kind):
+            if limit and len(found.good) >= limit:
+                break
+            if source.fault:
+                found.leave_out(source.file, source.line, source.fault)
+                continue
+            found.form = found.form or recognise(source.values)
+            try:
+                sample = find_form(found.form)(source.values)
+                row = render(sample, tokenizer, prompts, max_length + 1)
+            except BadRow as why:
+                found.leave_out(source.file, source.line, str(why))
+                continue
+            except InvalidRequest as refused:
+                if refused.code == "no_format":
+                    raise
+                found.leave_out(source.file, source.line, refused.message)
+                continue
+            cut = Row(row.ids[:max_length], row.labels[:max_length])
+            if not cut.learned:
+                found.leave_out(source.file, source.line, f"nothing to learn is left within {max_length} tokens")
+                continue
+            digest = hashlib.blake2b(json.dumps(row.ids).encode(), digest_size=12).digest()
+            found.duplicates += digest in seen
+            seen.add(digest)
+            found.good.append(Example(cut, sample, source.file, source.line, cut=len(row.ids) > max_length))
+    if not found.good and not found.bad_count:
+        raise InvalidRequest(
+            f"There is no row in {', '.join(path.name for path in paths)}.",
+            hint="Name a file with at least one row.",
+            hint_zh="请指定至少包含一行数据的文件。",
+            param="data",
+            code="no_rows",
+        )
+    return found
+
+
+def render(sample: Sample, tokenizer: Tokenizer, prompts: PromptFormat | None, max_length: int) -> Row:
+    """One sample as ids and labels, cut to `max_length`.
+
+    Raises:
+        InvalidRequest: the format has no place for it; with code "no_format" when there is no format at all.
+    """
+    if sample.kind == "moss":
+        return masking.moss_row(tokenizer, sample.moss, max_length=max_length)
+    if sample.kind == "text":
+        return _raw(sample, tokenizer, max_length)
+    if prompts is None:
+        raise InvalidRequest(
+            "The data are conversations, and the model has no prompt format.",
+            hint="Choose one with model.template (for example alpaca or vicuna-v1.1).",
+            hint_zh="请用 model.template 选择一种（例如 alpaca、vicuna-v1.1）。",
+            param="model.template",
+            code="no_format",
+        )
+    if prompts.template is not None:
+        messages = [_fitting(message, prompts) for message in sample.messages]
+        return masking.masked(tokenizer, prompts.id, messages, max_length=max_length)
+    return _by_jinja(sample.messages, tokenizer, prompts, max_length)
+
+
+def question(sample: Sample, tokenizer: Tokenizer, prompts: PromptFormat | None) -> tuple[list[int], str]:
+    """Ids of what the model is asked, and what it should answer: the last turn of a conversation, or a completion."""
+    if sample.kind == "text":
+        return [*tokenizer.bos_ids, *tokenizer.encode(sample.prompt)], sample.completion
+    if sample.kind == "moss":
+        last = sample.moss["chat"]["turn_1"]
+        asked = sample.moss["meta_instruction"] + "".join(t for name, t in last.items() if name != "MOSS")
+        return tokenizer.encode(asked, special=True), str(last.get("MOSS", ""))
+    assert prompts is not None
+    messages = [_fitting(message, prompts) for message in sample.messages]
+    segments = prompts.segments(messages[:-1], special_tokens=_spellings(tokenizer))
+    bos = tokenizer.bos_ids if prompts.begin_token else []
+    ids = [*bos, *tokenizer.encode_segments(segments), *tokenizer.suffix_ids]
+    return ids, str(messages[-1]["content"])
+
+
+def _fitting(message: dict[str, Any], prompts: PromptFormat) -> dict[str, Any]:
+    """An `input` stands below the instruction where the format has no place of its own for it."""
+    if not message.get("input") or (prompts.template is not None and prompts.template.user_with_input):
+        return message
+    return {"role": message["role"], "content": f"{message['content']}\n{message['input']}"}
+
+
+def _raw(sample: Sample, tokenizer: Tokenizer, max_length: int) -> Row:
+    """Prompt and completion apart, so that no token spans the border; the end token is learned."""
+    before = [*tokenizer.bos_ids, *(tokenizer.encode(sample.prompt) if sample.prompt else [])]
+    learned = [*tokenizer.encode(sample.completion), *sorted(tokenizer.eos_ids)[:1]]
+    return Row([*before, *learned][:max_length], [*[IGNORED] * len(before), *learned][:max_length])
+
+
+def _by_jinja(messages: list[dict[str, Any]], tokenizer: Tokenizer, prompts: PromptFormat, max_length: int) -> Row:
+    """A checkpoint's own template: an answer is what its rendering adds to the prompt for it.
+
+    Raises:
+        InvalidRequest: the template rewrites earlier turns, so that the answers cannot be told from the rest.
+    """
+    spellings = _spellings(tokenizer)
+
+    def rendered(count: int, ask: bool) -> list[Segment]:
+        turns = [_fitting(message, prompts) for message in messages[:count]]
+        return chat_template.render_segments(
+            prompts.jinja, turns, special_tokens=spellings, add_generation_prompt=ask, **_marks(tokenizer)
+        )
+
+    whole = rendered(len(messages), False)
+    text = "".join(piece for piece, _ in whole)
+    spans = []
+    for index in (i for i, message in enumerate(messages) if message["role"] == "assistant"):
+        before = "".join(piece for piece, _ in rendered(index, True))
+        through = "".join(piece for piece, _ in rendered(index + 1, False))
+        if not (through.startswith(before) and text.startswith(through.rstrip())):
+            raise InvalidRequest(
+                "The model's template rewrites earlier turns, so its answers cannot be told from the rest.",
+                hint="Choose a template of the catalogue with model.template, or train on single questions.",
+                hint_zh="请用 model.template 选择目录中的模板，或只用单轮数据训练。",
+                param="model.template",
+            )
+        spans.append((len(before), len(through.rstrip())))  # the line break after the end mark is not learned
+    pieces = list(_cut(whole, spans))
+    ids = tokenizer.encode_segments(whole)
+    row = masking.by_overlap(
+        tokenizer, pieces, [] if ids[: len(tokenizer.bos_ids)] == tokenizer.bos_ids else tokenizer.bos_ids
+    )
+    return Row(row.ids[:max_length], row.labels[:max_length])
+
+
+def _cut(segments: Sequence[Segment], spans: Sequence[tuple[int, int]]) -> Iterator[tuple[list[Segment], bool]]:
+    """Segments cut at the borders of the spans, each piece with whether it lies in one."""
+    borders = sorted({0, *(border for span in spans for border in span)})
+    borders.append(sum(len(text) for text, _ in segments))
+    for start, end in itertools.pairwise(borders):
+        parts, at = [], 0
+        for text, special in segments:
+            part = text[max(0, start - at) : max(0, end - at)]
+            at += len(text)
+            if part:
+                parts.append((part, special))
+        if parts:
+            yield parts, (start, end) in spans
+
+
+def _spellings(tokenizer: Tokenizer) -> list[str]:
+    return [tokenizer.token_bytes(i).decode("utf-8", "ignore") for i in tokenizer.special_ids]
+
+
+def _marks(tokenizer: Tokenizer) -> dict[str, Any]:
+    """bos_token and eos_token as templates ask for them."""
+
+    def spelling(ids: Sequence[int]) -> str:
+        return tokenizer.token_bytes(ids[0]).decode("utf-8", "ignore") if ids else ""
+
+    return {"bos_token": spelling(tokenizer.bos_ids), "eos_token": spelling(sorted(tokenizer.eos_ids))}
+
+
+def refuse_bad_rows(found: Examples, policy: str) -> None:
+    """With the policy "refuse" a single bad row ends it; with "skip" they are left out and counted.
+
+    Raises:
+        InvalidRequest: with the first three, by file and line.
+    """
+    if found.good and (policy == "skip" or not found.bad_count):
+        return
+    shown = "; ".join(f"{bad.file}, line {bad.line}: {bad.why}" for bad in found.bad[:3])
+    error: NinestoryError = InvalidRequest(
+        f"{found.bad_count} of {found.bad_count + len(found.good)} rows cannot be used. {shown}.",
+        hint="Correct them, or leave them out with data.bad_rows: skip. 'ninestory tune inspect' lists them all.",
+        hint_zh="请修正，或设置 data.bad_rows: skip 跳过；运行 ninestory tune inspect 查看全部。",
+        param="data",
+        code="bad_rows",
+    )
+    raise error

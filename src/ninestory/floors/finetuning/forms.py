@@ -1,0 +1,248 @@
+"""The shapes in which instruction data comes, recognised by their columns, as conversations or as text.
+
+Every form is a function from a row to a `Sample`; it raises `BadRow` with the reason when the row does not have it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ninestory.core.errors import InvalidRequest
+from ninestory.floors.finetuning.conversations import has_valid_roles
+
+_SPEAKERS = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
+    "bard": "assistant", "bing": "assistant", "system": "system",
+}  # fmt: skip
+
+
+class BadRow(ValueError):
+    """Why a row cannot be used."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row's meaning.
+
+    Attributes:
+        messages: a conversation; the answers are learned.
+        prompt, completion: raw text without a prompt format; the completion is learned. `text` alone: all of it is.
+        moss: a dialogue in MOSS's wire form.
+        kind: which of the three it is.
+    """
+
+    kind: str
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    prompt: str = ""
+    completion: str = ""
+    moss: dict[str, Any] = field(default_factory=dict)
+
+
+Row = Mapping[str, Any]
+
+
+def _text(row: Row, column: str, *, may_be_empty: bool = False) -> str:
+    value = row.get(column)
+    if not isinstance(value, str):
+        what = "is missing" if column not in row else f"holds {type(value).__name__}, and text was due"
+        raise BadRow(f"the column {column!r} {what}")
+    if not value.strip() and not may_be_empty:
+        raise BadRow(f"the column {column!r} is empty")
+    return value
+
+
+def _conversation(*messages: dict[str, Any]) -> Sample:
+    return Sample("conversation", messages=list(messages))
+
+
+def _user(text: str, **more: Any) -> dict[str, Any]:
+    return {"role": "user", "content": text, **more}
+
+
+def _assistant(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def _input_of(row: Row) -> str:
+    """`input` may be missing or null (then there is none); a single blank is an input."""
+    return _text(row, "input", may_be_empty=True) if row.get("input") is not None else ""
+
+
+def _alpaca(row: Row) -> Sample:
+    more = {"input": given} if (given := _input_of(row)) else {}
+    return _conversation(_user(_text(row, "instruction"), **more), _assistant(_text(row, "output")))
+
+
+def _belle(row: Row) -> Sample:
+    """BELLE puts instruction and input together without anything between."""
+    return _conversation(_user(_text(row, "instruction") + _input_of(row)), _assistant(_text(row, "output")))
+
+
+def _belle_target(row: Row) -> Sample:
+    return _conversation(_user(_text(row, "input")), _assistant(_text(row, "target")))
+
+
+def _adgen(row: Row) -> Sample:
+    return _conversation(_user(_text(row, "content")), _assistant(_text(row, "summary")))
+
+
+def _chatglm(row: Row) -> Sample:
+    """ChatGLM's chat data: prompt, response and a history of [question, answer] pairs."""
+    history = row.get("history") or []
+    if isinstance(history, str):
+        try:
+            history = json.loads(history)
+        except ValueError as error:
+            raise BadRow("the column 'history' is not JSON") from error
+    messages = []
+    for pair in history if isinstance(history, list) else [None]:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+            raise BadRow("the column 'history' is no list of [question, answer] pairs")
+        messages += [_user(pair[0]), _assistant(pair[1])]
+    return _conversation(*messages, _user(_text(row, "prompt")), _assistant(_text(row, "response")))
+
+
+def _sharegpt(row: Row) -> Sample:
+    """ShareGPT's and Vicuna's; a first turn that is not the human's is dropped, any other order is a fault."""
+    messages = []
+    for number, turn in enumerate(_turns(row, "conversations"), 1):
+        speaker = turn.get("from", turn.get("role"))
+        if speaker not in _SPEAKERS:
+            raise BadRow(f"turn {number} is by {str(speaker)[:40]!r}; known are {', '.join(_SPEAKERS)}")
+        content = turn.get("value", turn.get("content"))
+        if not isinstance(content, str):
+            raise BadRow(f"turn {number} has no text")
+        messages.append({"role": _SPEAKERS[speaker], "content": content})
+    system = messages[:1] if messages and messages[0]["role"] == "system" else []
+    turns = messages[len(system) :]
+    if turns and turns[0]["role"] == "assistant":
+        turns = turns[1:]
+    if len(turns) % 2:
+        turns = turns[:-1]  # a question without an answer at the end teaches nothing
+    return _alternating(system, turns)
+
+
+def _messages(row: Row) -> Sample:
+    """OpenAI's fine-tuning form."""
+    messages = []
+    for number, turn in enumerate(_turns(row, "messages"), 1):
+        role, content = turn.get("role"), turn.get("content")
+        role = "system" if role == "developer" else role
+        if role not in ("system", "user", "assistant") or turn.get("tool_calls") or turn.get("function_call"):
+            raise BadRow(f"message {number} has the role {str(role)[:40]!r} or calls a tool, which is not learned here")
+        if isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
+            content = "".join(str(part.get("text", "")) for part in content)
+        if not isinstance(content, str):
+            raise BadRow(f"message {number} has no text")
+        messages.append({"role": role, "content": content})
+    system = messages[:1] if messages and messages[0]["role"] == "system" else []
+    return _alternating(system, messages[len(system) :])
+
+
+def _turns(row: Row, column: str) -> Sequence[Mapping[str, Any]]:
+    turns = row.get(column)
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+        raise BadRow(f"the column {column!r} is no list of messages")
+    return turns
+
+
+def _alternating(system: list[dict[str, Any]], turns: list[dict[str, Any]]) -> Sample:
+    if not has_valid_roles([turn["role"] for turn in turns]) or turns[-1]["role"] != "assistant":
+        order = " ".join(turn["role"] for turn in turns[:6])
+        raise BadRow(f"user and assistant do not alternate, ending with an answer: {order or 'no turn'}")
+    if empty := [number for number, turn in enumerate(turns, 1) if not turn["content"].strip()]:
+        raise BadRow(f"turn {empty[0]} is empty")
+    return _conversation(*system, *turns)
+
+
+def _moss(row: Row) -> Sample:
+    chat = row.get("chat")
+    if not isinstance(chat, dict) or any(not isinstance(chat.get(f"turn_{n}"), dict) for n in range(1, len(chat) + 1)):
+        raise BadRow("the column 'chat' does not hold turn_1, turn_2, …")
+    if not chat or any(not isinstance(text, str) for turn in chat.values() for text in turn.values()):
+        raise BadRow("a turn of 'chat' holds something else than text")
+    return Sample("moss", moss={"meta_instruction": _text(row, "meta_instruction", may_be_empty=True), "chat": chat})
+
+
+def _completion(prompt: str, completion: str) -> Callable[[Row], Sample]:
+    return lambda row: Sample("text", prompt=_text(row, prompt, may_be_empty=True), completion=_text(row, completion))
+
+
+def _plain(column: str) -> Callable[[Row], Sample]:
+    return lambda row: Sample("text", completion=_text(row, column))
+
+
+def _chip2(row: Row) -> Sample:
+    """OIG's chip2: only the first reply is kept."""
+    question, mark, reply = _text(row, "text").partition("\n<bot>: ")
+    if not mark:
+        raise BadRow("the text holds no '<bot>: '")
+    answer = reply.split("\n<human>: ")[0].split("\n<bot>: ")[0]
+    return _conversation(_user(question.removeprefix("<human>: ")), _assistant(answer))
+
+
+FORMS: dict[str, Callable[[Row], Sample]] = {
+    "messages": _messages,
+    "sharegpt": _sharegpt,
+    "moss": _moss,
+    "chatglm": _chatglm,
+    "adgen": _adgen,
+    "alpaca": _alpaca,
+    "belle": _belle,
+    "belle-target": _belle_target,
+    "prompt-completion": _completion("prompt", "completion"),
+    "hh-rlhf": _plain("chosen"),
+    "chip2": _chip2,
+    "text": _plain("text"),
+}
+# The columns by which a form is known; the first that fits is taken, so the more telling ones come first.
+_KNOWN_BY: list[tuple[set[str], str]] = [
+    ({"messages"}, "messages"),
+    ({"conversations"}, "sharegpt"),
+    ({"chat", "meta_instruction"}, "moss"),
+    ({"prompt", "response"}, "chatglm"),
+    ({"content", "summary"}, "adgen"),
+    ({"instruction", "output"}, "alpaca"),
+    ({"input", "target"}, "belle-target"),
+    ({"prompt", "completion"}, "prompt-completion"),
+    ({"chosen", "rejected"}, "hh-rlhf"),
+    ({"text"}, "text"),
+]
+
+
+def recognise(row: Row) -> str:
+    """The form of a row by its columns.
+
+    >>> recognise({"instruction": "Add.", "output": "2"}), recognise({"content": "a", "summary": "b"})
+    ('alpaca', 'adgen')
+
+    Raises:
+        InvalidRequest: no form has these columns.
+    """
+    for columns, form in _KNOWN_BY:
+        if columns <= set(row):
+            chip2 = form == "text" and isinstance(row["text"], str) and "<human>: " in row["text"][:20]
+            return "chip2" if chip2 else form
+    known = "; ".join(" + ".join(sorted(columns)) for columns, _ in _KNOWN_BY)
+    raise InvalidRequest(
+        f"No data form has the columns {', '.join(sorted(map(str, row)))[:200] or '(none)'}.",
+        hint=f"Rename them to one of: {known}; or name the form with data.form.",
+        hint_zh=f"请将列名改为以下之一：{known}；或用 data.form 指定格式。",
+        param="data.form",
+        code="unknown_form",
+    )
+
+
+def find_form(name: str) -> Callable[[Row], Sample]:
+    """Raises InvalidRequest: there is no such form."""
+    if name in FORMS:
+        return FORMS[name]
+    raise InvalidRequest(
+        f"There is no data form {name!r}.",
+        hint=f"Take one of: {', '.join(FORMS)}.",
+        hint_zh=f"可用的格式：{'、'.join(FORMS)}。",
+        param="data.form",
+    )

@@ -1,0 +1,137 @@
+"""How much memory a tuning run will take: the formula of the training step, in bytes of float32.
+
+Holds for `training/` with its allocator setting. Fitted on LoRA, full and freeze (mean error 1.5 %, worst 4.2 %);
+benchmarks/tuning.py compares it with measured peaks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from ninestory.core.machine import available_bytes
+from ninestory.models.plan import ModelShape
+
+_MB = 1 << 20
+IMPORT_BYTES = 390 * _MB  # torch, transformers and peft, before the model
+_OVERHEAD = 25 * _MB
+CHUNK = 256  # positions whose logits are alive at once (training/loss.py)
+_NF4_BYTES = 4.127 / 8  # a weight with its doubly quantised scales
+_PADDED = ("prompt", "prefix", "p_tuning_v2")
+
+
+@dataclass(frozen=True)
+class TuningJob:
+    """What the plan depends on besides the model.
+
+    Attributes:
+        method: its name (training/settings.py).
+        tokens: of one micro-batch; labels: of those the learned ones.
+        rank, blocks, virtual_tokens: the method's.
+    """
+
+    method: str
+    tokens: int
+    labels: int
+    rank: int = 8
+    blocks: int = 2
+    virtual_tokens: int = 16
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class TuningPlan:
+    """Predicted peak, part by part, and whether it fits now."""
+
+    model: str
+    job: TuningJob
+    process_bytes: int
+    weight_bytes: int
+    trainable: int
+    optimizer_bytes: int
+    activation_bytes: int
+    available_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.process_bytes + self.weight_bytes + self.optimizer_bytes + self.activation_bytes
+
+    @property
+    def fits(self) -> bool:
+        return self.total_bytes <= self.available_bytes
+
+
+def plan_tuning(name: str, shape: ModelShape, job: TuningJob, *, tied: bool, free: int | None = None) -> TuningPlan:
+    """The plan of one run. `tied`: the head shares the embedding's memory."""
+    linears, table = _linear_parameters(shape), shape.vocabulary * shape.hidden
+    others = table * (1 if tied else 2) + shape.layers * 2 * shape.hidden + shape.hidden
+    trainable = trainable_parameters(shape, job, tied=tied)
+    weights = 4 * (linears + others)
+    widened = 0
+    if job.method == "qlora":
+        weights = int(_NF4_BYTES * linears) + 4 * others
+        widened = 4 * shape.hidden * shape.ffn  # one weight at a time is made float for its product
+    peak = _activations(shape, job, trainable) + widened
+    if job.method == "qlora":  # the float weights are read before they are packed
+        peak = max(peak, 4 * linears - int(_NF4_BYTES * linears))
+    return TuningPlan(
+        model=name,
+        job=job,
+        process_bytes=IMPORT_BYTES + _OVERHEAD,
+        weight_bytes=weights,
+        trainable=trainable,
+        optimizer_bytes=8 * trainable + (0 if job.method in ("full", "freeze") else 4 * trainable),
+        activation_bytes=peak,
+        available_bytes=available_bytes() if free is None else free,
+    )
+
+
+def nearest_that_fits(name: str, shape: ModelShape, job: TuningJob, *, tied: bool) -> TuningPlan | None:
+    """The smallest change that makes it fit: fewer tokens at once, recomputed activations, then a smaller method."""
+    smaller = [dataclasses.replace(job, tokens=n, labels=max(1, job.labels * n // job.tokens))
+               for n in (job.tokens // 2, job.tokens // 4, job.tokens // 8) if n >= 64]  # fmt: skip
+    recomputed = [dataclasses.replace(j, checkpointing=True) for j in (job, *smaller) if job.method != "prefix"]
+    lora = [dataclasses.replace(j, method="lora") for j in recomputed if job.method == "full"]
+    packed = [dataclasses.replace(j, method="qlora") for j in recomputed if job.method in ("full", "lora", "freeze")]
+    plans = (plan_tuning(name, shape, j, tied=tied) for j in (*smaller, *recomputed, *lora, *packed))
+    return next((plan for plan in plans if plan.fits), None)
+
+
+def trainable_parameters(shape: ModelShape, job: TuningJob, *, tied: bool) -> int:
+    """How many numbers the optimiser holds."""
+    hidden, kv, ffn = shape.hidden, shape.kv_heads * shape.head_dim, shape.ffn
+    per_block = _linear_parameters(shape) // shape.layers + 2 * hidden
+    low_rank = job.rank * (2 * (hidden + hidden) + 2 * (hidden + kv) + 3 * (hidden + ffn))
+    table = shape.vocabulary * hidden
+    counts = {
+        "full": shape.layers * per_block + hidden + table * (1 if tied else 2),
+        "freeze": job.blocks * per_block,
+        "adalora": shape.layers * low_rank * 3 // 2,
+        "ia3": shape.layers * (2 * kv + ffn),
+        "prompt": job.virtual_tokens * hidden,
+        "prefix": job.virtual_tokens * 2 * shape.layers * kv,
+        "p_tuning_v2": job.virtual_tokens * 2 * shape.layers * hidden,
+    }
+    return counts.get(job.method, shape.layers * low_rank)
+
+
+def _activations(shape: ModelShape, job: TuningJob, trainable: int) -> int:
+    """What lives beside weights and optimiser at the worst moment of a step."""
+    tokens, hidden, kv = job.tokens, shape.hidden, shape.kv_heads * shape.head_dim
+    rank = job.rank if job.method in ("lora", "rslora", "dora", "adalora", "qlora") else 0
+    layers = job.blocks if job.method == "freeze" else shape.layers
+    layer = 4 * tokens * (7 * hidden + 2 * kv + 3 * shape.ffn + 7 * rank)
+    saved = 4 * tokens * hidden * layers if job.checkpointing else layers * layer
+    chunks = min(2, -(-job.labels // CHUNK)) * min(CHUNK, job.labels) * 4 * shape.vocabulary
+    head = 4 * shape.vocabulary * hidden if job.method == "full" else 0
+    forward = saved + chunks + head
+    backward = saved + (layer if job.checkpointing else 0) + 2 * head
+    end = 4 * trainable + head
+    return max(forward, backward, end) + 12 * tokens * shape.ffn
+
+
+def _linear_parameters(shape: ModelShape) -> int:
+    attention = 2 * shape.hidden * (shape.heads or 1) * shape.head_dim + 2 * shape.hidden * (
+        shape.kv_heads * shape.head_dim
+    )
+    return shape.layers * (attention + 3 * shape.hidden * shape.ffn)

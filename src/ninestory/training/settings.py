@@ -1,0 +1,87 @@
+"""What a recipe says of the method and of the loop. Plain data: importing it loads no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ninestory.training.batches import steps_per_epoch
+from ninestory.training.schedule import Schedule
+
+MethodName = Literal[
+    "full", "freeze", "lora", "rslora", "dora", "adalora", "ia3", "prompt", "prefix", "p_tuning_v2", "qlora"
+]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is trained.
+
+    Attributes:
+        name: full, freeze, lora, rslora, dora, adalora, ia3, prompt, prefix, p_tuning_v2 or qlora.
+        rank: rank of the LoRA family; AdaLoRA's target rank (it starts at 1.5 × of it).
+        alpha: LoRA's scale is alpha / rank (rsLoRA: alpha / √rank).
+        dropout: on the input of the LoRA matrices.
+        targets: "all-linear", or names of linear layers (the last part of their path, such as q_proj).
+        blocks: freeze: how many of the last blocks are trained.
+        virtual_tokens: prompt, prefix and P-Tuning v2: how many.
+        projection: prefix and P-Tuning v2: trained through an MLP.
+    """
+
+    name: MethodName = "lora"
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: str | list[str] = "all-linear"
+    blocks: int = 2
+    virtual_tokens: int = 16
+    projection: bool = False
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How it is trained.
+
+    Attributes:
+        seed: of the batch order, new parameters and dropout.
+        epochs: passes over the data, when `max_steps` is 0.
+        max_steps: optimiser steps in all; 0 = by epochs.
+        batch: rows of one step.
+        micro_batch_tokens: tokens in memory at once; a step is cut into as many pieces as it needs, the sums are equal.
+        learning_rate: the highest one.
+        schedule: cosine, linear or constant, after the warm-up.
+        warmup: share of the steps in which the rate rises.
+        weight_decay, beta1, beta2, epsilon: AdamW's.
+        max_gradient_norm: gradients are scaled down to it; 0 = never.
+        gradient_checkpointing: keep only the layers' inputs and compute again: less memory, a third slower.
+        precision: float32, bfloat16, or auto (whichever multiplies faster on this machine).
+        save_every: steps between checkpoints; 0 = only at the end.
+        keep: newest checkpoints kept, besides the best.
+        evaluate_every: steps between evaluations on the held-out rows; 0 = only at the end.
+        patience: end after so many evaluations without a better loss; 0 = never.
+    """
+
+    seed: int = 0
+    epochs: float = 1.0
+    max_steps: int = 0
+    batch: int = 8
+    micro_batch_tokens: int = 2048
+    learning_rate: float = 2e-4
+    schedule: Schedule = "cosine"
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    max_gradient_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    save_every: int = 100
+    keep: int = 2
+    evaluate_every: int = 0
+    patience: int = 0
+
+    def steps(self, rows: int) -> int:
+        """Optimiser steps over `rows` training rows."""
+        return self.max_steps or max(1, math.ceil(self.epochs * steps_per_epoch(rows, self.batch)))

@@ -1,0 +1,171 @@
+"""`ninestory tune` from outside: a tiny model is tuned, compared, exported; refused where it must be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tests import tiny_models
+
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+pytest.importorskip("torch")
+
+from ninestory.cli.tune import app  # noqa: E402
+from ninestory.core.errors import Conflict, DoesNotFit, InvalidRequest, NinestoryError, Unsupported  # noqa: E402
+
+ROWS = [{"prompt": f"the {word}", "completion": word[::-1]} for word in ("ab", "ba", "tab", "bat", "aab", "bta")] * 4
+QUICK = ["train.max_steps=12", "train.learning_rate=1e-2", "data.max_length=32", "evaluate.answers=2",
+         "evaluate.max_tokens=4", "train.evaluate_every=4", "train.save_every=5"]  # fmt: skip
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NINESTORY_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    tiny_models.write_gguf(tmp_path / "tiny.gguf")
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+    return tmp_path / "home"
+
+
+def tune(*arguments: str, sets: list[str] | None = None) -> Any:
+    """The verb's JSON; its error is raised."""
+    flags = [flag for change in sets or [] for flag in ("--set", change)]
+    done = CliRunner().invoke(app, [*arguments, *flags, "--json"], catch_exceptions=True)
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def run(name: str, *more: str, method: str = "lora") -> Any:
+    flags = ["--model", "./tiny.gguf", "--data", "rows.jsonl", "--method", method, "--name", name]
+    return tune("run", *flags, sets=[*QUICK, *more])
+
+
+def test_a_run_from_data_to_an_exported_model(home: Path) -> None:
+    looked = tune("inspect", "--model", "./tiny.gguf", "--data", "rows.jsonl", sets=QUICK)
+    assert looked["form"] == "prompt-completion" and looked["rows"] + looked["held_out"] == 24
+    assert looked["duplicates"] == 18 and looked["steps"] == 12 and looked["plan"]["total_bytes"] > 0
+    assert "".join(text for text, _ in looked["samples"][0]["pieces"]).startswith("<s>")
+    assert [learned for _, learned in looked["samples"][0]["pieces"]] == [False, True]
+
+    outcome = run("first")
+    assert outcome["tuned_loss"] < outcome["base_loss"] and outcome["verdict"] in ("better", "unclear")
+    assert outcome["reference"] == "ft:first" and outcome["steps"] == 12
+    folder = home / "runs" / "first"
+    adapter = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert adapter["peft_type"] == "LORA" and adapter["base_model_name_or_path"] == "./tiny.gguf"
+    note = json.loads((folder / "adapter" / "ninestory.json").read_text())
+    assert note["recipe"]["train"]["max_steps"] == 12 and len(note["base_fingerprint"]) == 16
+    assert (folder / "loss.png").is_file() and "<svg" in (folder / "report.html").read_text()
+
+    (listed,) = tune("ls")
+    assert (listed["name"], listed["step"], listed["alias"]) == ("first", 12, "ft:first")
+    assert "perplexity" in tune("report", "first")["markdown"]
+    again = tune("resume", "first")
+    assert again["tuned_loss"] == outcome["tuned_loss"] and again["steps"] == 12
+
+    tune("export", "first", "--out", "merged")
+    from transformers import AutoModelForCausalLM
+
+    _, info = AutoModelForCausalLM.from_pretrained("merged", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    merged = tune("inspect", "--model", "./merged", "--data", "rows.jsonl", sets=QUICK)
+    assert merged["rows"] == looked["rows"]
+    with pytest.raises(Conflict):
+        tune("export", "first", "--out", "merged")
+
+
+def test_the_merged_model_is_the_tuned_one(home: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    run("first")
+    tune("export", "first", "--out", "merged")
+    (base,) = (home / "cache" / "float32").iterdir()
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), home / "runs" / "first" / "adapter")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    ids = torch.tensor([[1, 260, 261, 262]])
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(merged(ids).logits, AutoModelForCausalLM.from_pretrained(base)(ids).logits, atol=1e-2)
+
+
+@pytest.mark.parametrize("method", ["full", "freeze", "qlora", "prefix"])
+def test_other_methods_run_to_a_report(method: str, home: Path) -> None:
+    outcome = run(f"by-{method}", "method.blocks=1", "method.virtual_tokens=4", method=method)
+    folder = home / "runs" / f"by-{method}"
+    assert (folder / "report.md").is_file()
+    if method != "prefix":  # twelve steps are too few for it: its random start is no neutral one
+        assert outcome["tuned_loss"] < outcome["base_loss"]
+    assert (folder / "model" / "model.safetensors").is_file() == (method in ("full", "freeze"))
+    if method == "prefix":
+        with pytest.raises(Unsupported, match="nothing to merge"):
+            tune("export", "by-prefix", "--out", "merged")
+    elif method != "full":
+        tune("export", f"by-{method}", "--out", "merged")
+        assert Path("merged/model.safetensors").is_file()
+
+
+def test_what_cannot_be_run_is_refused_before_anything_is_loaded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = ["run", "--model", "./tiny.gguf"]
+    with pytest.raises(InvalidRequest, match="names no training data"):
+        tune(*base)
+    Path("empty.jsonl").write_text("")
+    with pytest.raises(InvalidRequest, match=r"no row in empty\.jsonl"):
+        tune(*base, "--data", "empty.jsonl", sets=QUICK)
+    Path("wrong.jsonl").write_text('{"a": 1}')
+    with pytest.raises(InvalidRequest, match="No data form has the columns a"):
+        tune(*base, "--data", "wrong.jsonl", sets=QUICK)
+    with pytest.raises(InvalidRequest, match="was made for 128"):
+        tune(*base, "--data", "rows.jsonl", sets=["data.max_length=4096"])
+    Path("talk.jsonl").write_text('{"instruction": "a", "output": "b"}')
+    with pytest.raises(InvalidRequest, match="no prompt format"):
+        tune(*base, "--data", "talk.jsonl", sets=QUICK)
+    with Path("rows.jsonl").open("a") as file:
+        file.write('\n{"prompt": "x"}\n')
+    with pytest.raises(InvalidRequest, match=r"1 of 25 rows cannot be used. rows.jsonl, line 25"):
+        tune(*base, "--data", "rows.jsonl", sets=QUICK)
+    skipped = tune(*base, "--data", "rows.jsonl", "--dry-run", sets=[*QUICK, "data.bad_rows=skip"])
+    assert skipped["bad_count"] == 1 and skipped["bad"][0]["line"] == 25
+    monkeypatch.setattr("ninestory.models.plan_tuning.available_bytes", lambda: 1 << 20)
+    with pytest.raises(DoesNotFit, match="GB are free"):
+        run("large", "data.bad_rows=skip")
+    assert not (home / "runs" / "large" / "checkpoints").exists()
+
+
+def test_a_row_longer_than_the_limit_is_cut_and_counted(home: Path) -> None:
+    rows = [{"prompt": "t", "completion": "ab" * 60}, {"prompt": "t" * 90, "completion": "a"}]
+    Path("long.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    looked = tune("inspect", "--model", "./tiny.gguf", "--data", "long.jsonl", sets=QUICK)
+    assert looked["cut"] == 1 and looked["bad_count"] == 1
+    assert "nothing to learn is left within 32 tokens" in looked["bad"][0]["why"]
+
+
+def test_a_name_belongs_to_one_run_and_its_base(home: Path, tmp_path: Path) -> None:
+    run("first")
+    with pytest.raises(Conflict, match="another data, train"):
+        run("first", "train.seed=5")
+    tiny_models.write_gguf(tmp_path / "tiny.gguf", rms_epsilon=1e-3)
+    with pytest.raises(Conflict, match="files have changed since"):
+        tune("export", "first", "--out", "merged")
+
+
+def test_new_writes_a_recipe_that_runs(home: Path) -> None:
+    done = CliRunner().invoke(app, ["new", "guanaco-qlora", "--model", "./tiny.gguf", "--out", "my.yaml"])
+    assert done.exit_code == 0 and "tune run my.yaml" in done.stdout
+    assert {"chatglm-6b-p-tuning", "moss-sft"} <= {line.split()[0] for line in _listed()}
+    looked = tune("run", "my.yaml", "--data", "rows.jsonl", "--dry-run", sets=["data.form=", "data.max_length=32"])
+    assert looked["steps"] == 1875
+    with pytest.raises(NinestoryError, match="exists"):
+        done = CliRunner().invoke(app, ["new", "--out", "my.yaml"])
+        raise done.exception  # type: ignore[misc]
+
+
+def _listed() -> list[str]:
+    return CliRunner().invoke(app, ["new", "--list"]).stdout.splitlines()[1:]
