@@ -47,6 +47,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "ps": ("workers", "Models loaded in the running server", "服务器中已加载的模型"),
     "load": ("workers", "Load a model in the running server", "在服务器中加载模型"),
     "unload": ("workers", "Unload a model from the running server", "从服务器中卸载模型"),
+    "prompt": ("prompt", "Task prompts: run, check and compare them", "任务提示：运行、检查与比较"),
     "judge": ("judge", "A model rates or compares the answers of others", "让一个模型为其他模型的回答评分或比较"),
     "arena": ("arena", "Blind comparisons of two models, votes and ratings", "两个模型的盲评、投票与评分"),
     "jobs": ("jobs", "Long work: ls, logs, cancel, resume", "长任务：ls、logs、cancel、resume"),

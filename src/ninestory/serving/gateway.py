@@ -32,6 +32,7 @@ from ninestory.serving.routes import (
     models,
     plan,
     presets,
+    prompts,
     responses,
     session,
     system,
@@ -40,7 +41,7 @@ from ninestory.serving.routes import (
 
 ROUTES = (
     *(health, models, chat, completions, responses, embeddings, files, messages),
-    *(session, conversations, presets, jobs, events, installed, plan, catalogue, guides, system, votes),
+    *(session, conversations, presets, jobs, events, installed, plan, catalogue, guides, system, votes, prompts),
 )
 
 
