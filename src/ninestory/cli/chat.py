@@ -16,6 +16,7 @@ from ninestory.core.paths import Home
 if TYPE_CHECKING:
     from ninestory.core.config import RuntimeSettings
     from ninestory.floors.chat import ChatModel
+    from ninestory.models.resolved import ResolvedModel
 
 app = typer.Typer()
 DEFAULT_MODEL = "starter:smollm2-135m-instruct"
@@ -44,6 +45,9 @@ def chat(
     ] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of the conversation.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="RWKV only: which layers run where, e.g. 'cpu fp32i8 *10 -> cpu fp32'.")
+    ] = None,
     runtime: Annotated[
         str | None, typer.Option(help="llamacpp, torch or remote; chosen by the files when left out.")
     ] = None,
@@ -59,6 +63,7 @@ def chat(
         "runtime.threads": threads,
         "runtime.runtime": runtime,
         "runtime.template": template,
+        "runtime.rwkv_strategy": strategy,
         "runtime.slots": 1,
     }
     settings = load_settings(flags).settings
@@ -85,9 +90,19 @@ def chat(
                 hint_zh="请通过管道或 --prompt 提供问题。",
             )
 
+    asked = running_server(server)
+    here = None if asked else _resolved(model, strategy)
+    if here and here.architecture == "rwkv" and not (raw or as_json):
+        from ninestory.cli.rwkv_conversation import chat_program
+
+        if chat_program(here, settings.runtime, {**options, "system": system} if system else options, prompt):
+            return
+
     def open_model(reference: str) -> ChatModel:
-        asked = running_server(server)
-        loaded = _of_server(asked, reference, settings.runtime) if asked else _of_files(reference, settings.runtime)
+        if asked:
+            loaded = _of_server(asked, reference, settings.runtime)
+        else:
+            loaded = _of_files(here if here and reference == model else _resolved(reference), settings.runtime)
         print("; ".join(loaded.info.notes), file=sys.stderr)
         return loaded
 
@@ -100,12 +115,25 @@ def chat(
         _answer_once(loaded, prompt, system, raw, options, as_json)
 
 
-def _of_files(reference: str, settings: RuntimeSettings) -> ChatModel:
-    from ninestory.floors.chat import ChatModel
+def _resolved(reference: str, strategy: str | None = None) -> ResolvedModel:
     from ninestory.models.resolve import resolve
+
+    found = resolve(reference, Home.default())
+    if strategy and found.architecture != "rwkv":
+        raise InvalidRequest(
+            f"A strategy is for RWKV, and {reference} is {found.architecture}.",
+            hint="Leave --strategy out; the settings runtime.dtype and runtime.device say the same of other models.",
+            hint_zh="请去掉 --strategy；其他模型用 runtime.dtype 与 runtime.device 设置。",
+            param="strategy",
+        )
+    return found
+
+
+def _of_files(model: ResolvedModel, settings: RuntimeSettings) -> ChatModel:
+    from ninestory.floors.chat import ChatModel
     from ninestory.runtimes.load import load_engine
 
-    return ChatModel(load_engine(resolve(reference, Home.default()), settings))
+    return ChatModel(load_engine(model, settings))
 
 
 def _of_server(client: ServerClient, reference: str, settings: RuntimeSettings) -> ChatModel:

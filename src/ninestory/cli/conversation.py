@@ -41,7 +41,7 @@ class Conversation:
     def loop(self) -> None:
         """Read, answer, until the end of input or /exit."""
         try:
-            for line in self._lines():
+            for line in terminal_lines():
                 try:
                     if line == "/exit":
                         return
@@ -54,31 +54,13 @@ class Conversation:
         finally:
             self.model.close()
 
-    def _lines(self) -> Any:
-        from prompt_toolkit import PromptSession
-        from prompt_toolkit.history import FileHistory
-
-        history = Home.default().ensure().root / "chat_history"
-        session: Any = PromptSession(history=FileHistory(str(history)))
-        print("/help lists the commands.", file=sys.stderr)
-        while True:
-            try:
-                line = session.prompt("> ")
-                while line.endswith("\\"):
-                    line = line[:-1] + "\n" + session.prompt("… ")
-            except EOFError:
-                return
-            except KeyboardInterrupt:
-                continue
-            yield line
-
     def _answer(self, question: str) -> None:
         """Stream an answer; Ctrl-C keeps what came, an error leaves no turn behind."""
         head = [{"role": "system", "content": self.system}] if self.system else []
         turns = [*self.turns, {"role": "user", "content": question}]
         cancel, text = threading.Event(), ""
         try:
-            with _interrupts(cancel):
+            with interrupts(cancel):
                 for chunk in self.model.run(chat_request([*head, *turns], self.options), cancel):
                     if isinstance(chunk, Text):
                         print(chunk.text, end="", flush=True)
@@ -134,7 +116,7 @@ class Conversation:
 
 
 @contextlib.contextmanager
-def _interrupts(cancel: threading.Event) -> Iterator[None]:
+def interrupts(cancel: threading.Event) -> Iterator[None]:
     """Ctrl-C sets `cancel`, so that it is never raised in a place that swallows it; a second one ends the program."""
 
     def stop(number: int, frame: Any) -> None:
@@ -147,6 +129,26 @@ def _interrupts(cancel: threading.Event) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def terminal_lines() -> Iterator[str]:
+    """What is typed, with a history, until the end of input; a line that ends with a backslash goes on."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory
+
+    history = Home.default().ensure().root / "chat_history"
+    session: Any = PromptSession(history=FileHistory(str(history)))
+    print("/help lists the commands.", file=sys.stderr)
+    while True:
+        try:
+            line = session.prompt("> ")
+            while line.endswith("\\"):
+                line = line[:-1] + "\n" + session.prompt("… ")
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            continue
+        yield line
 
 
 def parameters(text: str) -> dict[str, Any]:

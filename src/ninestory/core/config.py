@@ -59,6 +59,9 @@ class RuntimeSettings:
         "", "prompt template of chat models, or 'checkpoint'; empty = catalogue, then the checkpoint's"
     )
     device: str = _doc("", "cpu, cuda, cuda:1 … or empty (the best there is)")
+    rwkv_strategy: str = _doc(
+        "", "RWKV only, in place of dtype and device: 'cpu fp32i8 *10 -> cpu fp32', 'cuda fp16', …"
+    )
     prompt_cache_mb: int = _doc(128, "memory for prompts kept for reuse (llama.cpp)")
     allow_http: bool = _doc(False, "let a remote model's endpoint be plain http outside this machine")
 

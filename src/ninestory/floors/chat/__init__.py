@@ -5,5 +5,6 @@ with load("starter:smollm2-135m-instruct") as model:
 """
 
 from ninestory.floors.chat.model import ChatModel, ChatSession, Reply, load
+from ninestory.floors.chat.rwkv_session import RwkvSession, open_session
 
-__all__ = ["ChatModel", "ChatSession", "Reply", "load"]
+__all__ = ["ChatModel", "ChatSession", "Reply", "RwkvSession", "load", "open_session"]

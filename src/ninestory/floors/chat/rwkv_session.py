@@ -2,7 +2,7 @@
 
 Because the memory of a text is a small state, a session keeps several of them and goes back to any at no cost: an
 answer is drawn again from before it, a free text is carried on, the chat is reset without reading its opening again.
-The model and the tokenizer are handed in; nothing here knows of torch.
+`open_session` brings model and tokenizer; the session itself knows nothing of torch and takes any.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import InvalidRequest
+from ninestory.core.extras import require
 from ninestory.floors.chat.rwkv_sampling import Floats, Penalty, RwkvSampling, sample
+from ninestory.models.resolved import ResolvedModel
 from ninestory.models.templates import render
 
 NEVER = -999999999.0
@@ -65,8 +68,15 @@ class Prompt:
 def prompt_of(template: str) -> Prompt:
     """The names and the opening of a catalogue template ("rwkv-world", "rwkv-raven")."""
     opening = render(template, [], add_generation_prompt=False)
-    user, bot = re.findall(r"^(\w+):", opening, re.MULTILINE)[:2]
-    return Prompt(user, bot, opening)
+    names = re.findall(r"^(\w+):", opening, re.MULTILINE)
+    if len(names) < 2:
+        raise InvalidRequest(
+            f"The prompt format {template!r} has no opening round that says who speaks.",
+            hint="Take rwkv-world or rwkv-raven.",
+            hint_zh="请使用 rwkv-world 或 rwkv-raven。",
+            param="template",
+        )
+    return Prompt(names[0], names[1], opening)
 
 
 def opening_text(text: str) -> str:
@@ -251,6 +261,32 @@ class RwkvSession:
                     break
         yield "\n\n"
         self.saved["gen_1"] = self.now
+
+
+def open_session(model: ResolvedModel, settings: RuntimeSettings, **options: Any) -> RwkvSession:
+    """Load a release of RWKV into this process and read the opening of its prompt format.
+
+    Args:
+        settings: `rwkv_strategy` says where its layers run, `template` replaces the opening, `threads` are its own.
+        options: of `RwkvSession`: sampling, seed, chat_tokens, free_tokens.
+
+    Raises:
+        Damaged, Unsupported: what the file is not. InvalidRequest: not a strategy, or a format without an opening.
+    """
+    require("torch", "torch", "Running RWKV")
+    import torch
+
+    from ninestory.architectures.rwkv_checkpoint import load_rwkv
+    from ninestory.runtimes.threads import free_processors
+    from ninestory.runtimes.torch.rwkv import RwkvReader
+    from ninestory.tokenizers.rwkv import load_rwkv_tokenizer
+
+    assert model.path is not None
+    torch.set_num_threads(settings.threads or free_processors())
+    prompt = prompt_of(settings.template or model.template)
+    network = load_rwkv(model.path, strategy=settings.rwkv_strategy or "cpu fp32")
+    tokenizer = load_rwkv_tokenizer(network.config.vocab_size, model.path.parent)
+    return RwkvSession(RwkvReader(network), tokenizer, prompt, **options)
 
 
 def _newline_offset(drawn: int) -> float:
