@@ -169,3 +169,19 @@ def test_new_writes_a_recipe_that_runs(home: Path) -> None:
 
 def _listed() -> list[str]:
     return CliRunner().invoke(app, ["new", "--list"]).stdout.splitlines()[1:]
+
+
+def test_the_tuned_model_is_asked_by_its_alias_in_the_format_it_was_trained_in(home: Path) -> None:
+    from ninestory.core.paths import Home
+    from ninestory.floors.chat import load
+    from ninestory.models.resolve import resolve
+
+    Path("talk.jsonl").write_text("\n".join([json.dumps({"instruction": "ab", "output": "tttt"})] * 8))
+    flags = ["--model", "./tiny.gguf", "--data", "talk.jsonl", "--name", "talker"]
+    changes = ["model.template=alpaca-short", "train.max_steps=40", "train.learning_rate=3e-2", "data.max_length=120"]
+    tune("run", *flags, sets=[*changes, "evaluate.answers=0", "method.rank=16"])
+    found = resolve("ft:talker", Home(home))
+    assert found.format == "gguf" and [(a.name, a.weight) for a in found.adapters] == [("talker", 1.0)]
+    with load("ft:talker", context=128, threads=1) as model:
+        assert model.info.template == "alpaca-short" and model.info.adapters == ["talker"]
+        assert model.chat("ab", temperature=0, max_tokens=3).text.strip().startswith("tt")

@@ -90,8 +90,11 @@ def choose_format(model: ResolvedModel, explicit: str = "", own: str = "") -> Pr
     """
     if explicit:
         return _named(explicit, "--template", own, model.reference)
-    if model.template not in ("", CHECKPOINT):  # RWKV: the vocabulary of a release says how it was trained
-        return _named(model.template, "checkpoint", own, model.reference)
+    if model.template not in (
+        "",
+        CHECKPOINT,
+    ):  # an adapter's note, or RWKV: a release's vocabulary says how it was trained
+        return _named(model.template, "adapter" if model.adapters else "checkpoint", own, model.reference)
     system = _system(model)
     if system and system.template and not (system.template == CHECKPOINT and not own):
         return _named(system.template, "catalogue", own, model.reference)

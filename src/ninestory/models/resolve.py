@@ -36,8 +36,26 @@ def resolve(reference: str | Reference, home: Home) -> ResolvedModel:
     ref = parse_reference(reference) if isinstance(reference, str) else reference
     if ref.scheme == "openai":
         return _remote(ref)
+    if ref.scheme == "ft" and (adapted := _adapted_base(ref, home)):
+        return adapted
     model = _starter(ref, home) if ref.scheme == "starter" else _with_licence(_from_path(ref, _find(ref, home)))
     return _with_adapters(model, ref.adapters, home)
+
+
+def _adapted_base(ref: Reference, home: Home) -> ResolvedModel | None:
+    """A tuned model that is an adapter: its base with that adapter, asked in the format that it was trained in.
+
+    None for one that is a whole model (full tuning, freeze, or a folder of somebody else's with an alias).
+    """
+    run = _tuned(ref, home)
+    note = _json_object(run / "ninestory.json")
+    if "base" not in note or (run / "model").is_dir():
+        return None
+    base = parse_reference(str(note["base"]))
+    adapters = (*base.adapters, Adapter(str(run / "adapter")), *ref.adapters)
+    model = resolve(replace(base, adapters=adapters), home)
+    named = [replace(a, name=run.name) if a.path == (run / "adapter").resolve() else a for a in model.adapters]
+    return replace(model, reference=str(ref), adapters=named, template=str(note["template"]) or model.template)
 
 
 def _find(ref: Reference, home: Home) -> Path:
@@ -53,7 +71,8 @@ def _find(ref: Reference, home: Home) -> Path:
             )
         return path.resolve()
     if ref.scheme == "ft":
-        return _tuned(ref, home)
+        run = _tuned(ref, home)
+        return run / "model" if (run / "model").is_dir() else run
     if ref.scheme == "catalogue" and (blob := hub_cache.ollama_file(ref.source, ref.quant)):
         return blob  # a name of Ollama's, with its tag
     for path in _candidates(ref, home):
