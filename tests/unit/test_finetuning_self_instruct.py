@@ -9,9 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from ninestory.core.errors import Cancelled, InvalidRequest
+from ninestory.core.errors import Cancelled, ContextOverflow, InvalidRequest
 from ninestory.core.progress import Silent
-from ninestory.floors.finetuning.self_instruct import Bm25Novelty, Completion, Settings, Task, run
+from ninestory.floors.finetuning.self_instruct import (
+    FORMS,
+    Bm25Novelty,
+    Completion,
+    Settings,
+    Task,
+    encode_prompt,
+    parse,
+    read_seeds,
+    run,
+    writer,
+)
+from ninestory.runtimes.protocol import ChatRequest, Chunk, Finished, Text, Usage
 
 SEEDS = [Task(f"Name {n} kinds of {thing}.", "", thing) for n, thing in enumerate(["tree", "bird", "cloud", "stone"])]
 IDEAS = [
@@ -96,3 +108,38 @@ def test_chinese_novelty_is_seen() -> None:
     assert max(novelty.similarities("写一首关于春天的诗歌")) > 0.7
     assert max(novelty.similarities("解释潮汐是如何形成的")) < 0.3
     assert max(novelty.similarities("写一首关于春天的诗")) == pytest.approx(1.0)
+
+
+def test_a_model_is_asked_with_less_room_until_it_fits() -> None:
+    asked: list[int | None] = []
+
+    def chat(request: ChatRequest) -> Iterator[Chunk]:
+        asked.append(request.max_tokens)
+        if (request.max_tokens or 0) > 700:
+            raise ContextOverflow("too long")
+        yield Text(index=0, text="thought", reasoning=True)
+        yield Text(index=0, text=" Sing.")
+        yield Finished(index=0, reason="length")
+        yield Usage(prompt_tokens=7, completion_tokens=2)
+
+    complete = writer(chat, "zh", 1.0)
+    assert complete("x") == Completion(" Sing.", "length", 7, 2)
+    assert asked == [1024, 819, 655]
+    complete("x")
+    assert asked[-1] == 655
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_our_own_seeds_pass_the_filters_of_form(language: str) -> None:
+    seeds = read_seeds(None, language)
+    prompt = encode_prompt(seeds[:3], language)
+    again = parse(
+        Completion(prompt.split(f"1. {FORMS[language].labels[0]}:", 1)[1], "length"), language, demonstrations=0
+    )
+    assert len(seeds) >= 16 and again == seeds[:3]
+
+
+def test_a_broken_seed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "seeds.jsonl").write_text('{"instruction": "a", "output": "b"}\n{"instruction": "a"}\n')
+    with pytest.raises(InvalidRequest, match="Row 2 of seeds"):
+        read_seeds(tmp_path / "seeds.jsonl", "en")

@@ -1,4 +1,4 @@
-"""`ninestory tune new | run | inspect | ls | resume | report | export`: make a model yours."""
+"""`ninestory tune new | run | inspect | ls | resume | report | export | self-instruct`: make a model yours."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ninestory.cli.output import Json, print_json, print_table, size
+from ninestory.cli.self_instruct import self_instruct
 
 if TYPE_CHECKING:
     from ninestory.floors.finetuning.inspection import Inspection
     from ninestory.floors.finetuning.recipe import Recipe
 
 app = typer.Typer(no_args_is_help=True, help="Make a model yours: new, run, inspect, ls, resume, report, export.")
+app.command("self-instruct")(self_instruct)
 
 RecipeFile = Annotated[str, typer.Argument(help="A YAML recipe, or the name of a ready one (`tune new --list`).")]
 Model = Annotated[str, typer.Option(help="Model reference.")]

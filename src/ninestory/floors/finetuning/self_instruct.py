@@ -10,19 +10,21 @@ import json
 import random
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ...core.errors import InvalidRequest
+from ...core.errors import ContextOverflow, InvalidRequest
 from ...core.paths import atomic_write
 from ...core.progress import Progress
 from ...evaluation.bm25 import BM25
 from ...evaluation.rouge import latin_tokens, mixed_tokens, rouge_l
+from ...runtimes.protocol import ChatRequest, Chunk, Finished, Message, Sampling, Text, Usage
 
 DEMONSTRATIONS = 3
 TASKS_ASKED = {"en": 20, "zh": 10}
+LEAST_ANSWER = 100  # tokens; below it there is no room for a task
 MOST_SIMILAR = 0.7  # above it a task is no news
 
 
@@ -148,6 +150,72 @@ def _keeps_chinese(task: Task) -> bool:
         return False
     longest = 150 if "示例" in asked or "例子" in asked else 100
     return not task.input or len(asked) < longest
+
+
+def read_seeds(path: Path | None, language: str) -> list[Task]:
+    """Seed tasks of a JSON or JSON-lines file of alpaca rows; None: the ones that come with ninestory.
+
+    Raises:
+        InvalidRequest: no such language, or a row without instruction and output, by its number.
+    """
+    if language not in FORMS:
+        raise InvalidRequest(
+            f"The language {language!r} is not one of {', '.join(FORMS)}.",
+            hint="Take en or zh.",
+            hint_zh="请使用 en 或 zh。",
+            param="language",
+        )
+    path = path or Path(__file__).parent / "seeds" / f"{language}.jsonl"
+    text = path.read_text(encoding="utf-8")
+    tasks = []
+    try:
+        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]
+        for row in rows:
+            tasks.append(Task(row["instruction"], row.get("input") or "", row["output"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidRequest(
+            f"Row {len(tasks) + 1} of {path.name} is no task: {error}.",
+            hint='Each is {"instruction": …, "input": …, "output": …}.',
+            hint_zh='每行应为 {"instruction": …, "input": …, "output": …}。',
+            param="seeds",
+        ) from error
+    return tasks
+
+
+def writer(
+    chat: Callable[[ChatRequest], Iterator[Chunk]], language: str, temperature: float
+) -> Callable[[str], Completion]:
+    """`complete` for `run`: any engine asked as a chat model, with the originals' limits and stop strings."""
+    most = [{"en": 3072, "zh": 1024}[language]]
+    stop = [f"\n{TASKS_ASKED[language]}.", f"{TASKS_ASKED[language]}."]
+
+    def complete(prompt: str) -> Completion:
+        while True:
+            try:
+                return answer(prompt)
+            except ContextOverflow:  # as the originals do when they are told to reduce the prompt
+                most[0] = int(most[0] * 0.8)
+                if most[0] < LEAST_ANSWER:
+                    raise
+
+    def answer(prompt: str) -> Completion:
+        text, reason, usage = "", "stop", Usage(prompt_tokens=0)
+        request = ChatRequest(
+            messages=[Message(role="user", content=prompt)],
+            max_tokens=most[0],
+            stop=stop,
+            sampling=Sampling(temperature=temperature, top_p=1.0),
+        )
+        for chunk in chat(request):
+            if isinstance(chunk, Text) and not chunk.reasoning:
+                text += chunk.text
+            elif isinstance(chunk, Finished):
+                reason = chunk.reason
+            elif isinstance(chunk, Usage):
+                usage = chunk
+        return Completion(text, reason, usage.prompt_tokens, usage.completion_tokens)
+
+    return complete
 
 
 class Novelty(Protocol):
