@@ -19,6 +19,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from .guide_stand_ins import STAND_INS
+
 GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
 NAMES = sorted(path.stem for path in (GUIDES / "en").glob("*.md"))
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
@@ -77,6 +79,8 @@ def test_every_command_of_a_guide_runs(name: str, tmp_path: Path, endpoint: str,
     folder = home / "models" / "catalogue" / "gpt4all" / "falcon-q4_0"
     folder.mkdir(parents=True)
     (folder / "model.gguf").symlink_to(starter_gguf)
+    if prepare := STAND_INS.get(name):
+        prepare(tmp_path)
     environ = {
         **os.environ,
         "PATH": f"{tools}:{os.environ['PATH']}",

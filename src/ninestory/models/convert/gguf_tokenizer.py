@@ -55,6 +55,7 @@ def tokenizer_metadata(folder: Path, rows: int, config: dict[str, Any]) -> dict[
     settings = read_json(folder / "tokenizer_config.json")
     vocabulary = _read(folder, settings, rows)
     _add_tokens(vocabulary, _added(folder, settings))
+    _add_marks(vocabulary, settings, read_json(folder / "special_tokens_map.json"), rows)
     if len(vocabulary.tokens) > rows:
         raise Damaged(
             f"The tokenizer in {folder.name} has {len(vocabulary.tokens)} tokens, the embedding {rows} rows.",
@@ -245,6 +246,16 @@ def _add_tokens(vocabulary: Vocabulary, added: dict[str, tuple[int, bool]]) -> N
             continue  # <unk>, <s> and </s> have their types
         vocabulary.tokens[number] = token
         vocabulary.types[number] = _CONTROL if special else _USER_DEFINED
+
+
+def _add_marks(vocabulary: Vocabulary, settings: dict[str, Any], marks: dict[str, Any], rows: int) -> None:
+    """Marks that are named and in no vocabulary come behind it, as transformers puts them: Chinese-Alpaca's [PAD]."""
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        for value in (settings.get(name), marks.get(name)):
+            text = value.get("content") if isinstance(value, dict) else value
+            if isinstance(text, str) and text and text not in vocabulary.tokens and len(vocabulary.tokens) < rows:
+                vocabulary.tokens.append(text)
+                vocabulary.types.append(_CONTROL)
 
 
 def _special_id(name: str, settings: dict[str, Any], config: dict[str, Any], ids: dict[str, int]) -> int | None:

@@ -1,0 +1,110 @@
+"""What a guide takes for granted on the reader's disk, as something small of the same layout, laid where it runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from ..conformance.conftest import FIXTURES
+
+PROMPTS = FIXTURES / "prompts"
+WIDTH, FFN, LAYERS, HEADS = 64, 96, 2, 4
+LETTER = "a"
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def llama_weights(rows: int, letter: int, seed: int = 0) -> Arrays:
+    """A LLaMA that always says the token `letter`: its embedding has a constant that only that row of the head sees."""
+    rng = np.random.default_rng(seed)
+
+    def matrix(*shape: int) -> np.ndarray[Any, Any]:
+        return (0.1 * rng.standard_normal(shape)).astype(np.float16)
+
+    weights = {"model.embed_tokens.weight": matrix(rows, WIDTH), "lm_head.weight": matrix(rows, WIDTH)}
+    weights["model.embed_tokens.weight"][:, 0] = 2
+    weights["lm_head.weight"][:, 0] = 0
+    weights["lm_head.weight"][letter, 0] = 10
+    weights["model.norm.weight"] = np.ones(WIDTH, np.float16)
+    for i in range(LAYERS):
+        name = f"model.layers.{i}."
+        weights |= {f"{name}self_attn.{part}_proj.weight": matrix(WIDTH, WIDTH) for part in "qkvo"}
+        weights |= {f"{name}mlp.{part}_proj.weight": matrix(FFN, WIDTH) for part in ("gate", "up")}
+        weights[f"{name}mlp.down_proj.weight"] = matrix(WIDTH, FFN)
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            weights[f"{name}{norm}.weight"] = np.ones(WIDTH, np.float16)
+    return weights
+
+
+def llama_folder(folder: Path, weights: Arrays) -> Path:
+    folder.mkdir()
+    save_file(weights, folder / "model.safetensors")
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": WIDTH, "intermediate_size": FFN,
+        "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "max_position_embeddings": 2048,
+        "vocab_size": len(weights["lm_head.weight"]), "rms_norm_eps": 1e-6, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    shutil.copy(PROMPTS / "tiny_llama.model", folder / "tokenizer.model")
+    settings = {"add_bos_token": True, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def vicuna(cwd: Path) -> None:
+    """A whole model, and a LLaMA with the difference of an older release."""
+    rows, letter = vocabulary(PROMPTS / "tiny_llama.model")
+    llama_folder(cwd / "vicuna-7b-v1.5", tuned := llama_weights(rows, letter))
+    base = llama_weights(rows, letter, seed=1)
+    llama_folder(cwd / "llama-7b", base)
+    llama_folder(cwd / "vicuna-7b-delta-v1.1", {name: tuned[name] - base[name] for name in base})
+
+
+def chinese_llama_alpaca(cwd: Path) -> None:
+    """LLaMA, a Chinese vocabulary, and the two adapters of a Plus release with their tokenizers."""
+    facts = json.loads((PROMPTS / "chinese_vocab_merge.json").read_text())
+    rows, letter = vocabulary(PROMPTS / "tiny_llama.model")
+    llama_folder(cwd / "llama-7b", llama_weights(rows, letter))
+    shutil.copy(PROMPTS / facts["chinese_model"], cwd / "chinese_sp.model")
+    for number, (name, extra) in enumerate({"chinese-llama-plus-lora-7b": 0, "chinese-alpaca-plus-lora-7b": 1}.items()):
+        folder = cwd / name
+        folder.mkdir()
+        merged = PROMPTS / facts["merged_model"]
+        shutil.copy(merged, folder / "tokenizer.model")
+        marks = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"} | (
+            {"pad_token": "[PAD]"} if extra else {}
+        )
+        (folder / "special_tokens_map.json").write_text(json.dumps(marks))
+        pieces, letter = vocabulary(merged)
+        full = llama_weights(pieces + extra, letter, seed=number)
+        rng = np.random.default_rng(number)
+        lora = {
+            f"model.layers.{i}.self_attn.{part}_proj.lora_{side}.weight": (0.1 * rng.standard_normal(shape)).astype(
+                "f4"
+            )
+            for i in range(LAYERS)
+            for part in "qv"
+            for side, shape in (("A", (2, WIDTH)), ("B", (WIDTH, 2)))
+        }
+        kept = {n: full[n] for n in ("model.embed_tokens.weight", "lm_head.weight")}
+        save_file(
+            {f"base_model.model.{n}": v for n, v in {**kept, **lora}.items()}, folder / "adapter_model.safetensors"
+        )
+        config = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "modules_to_save": ["embed_tokens", "lm_head"]}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+def vocabulary(model: Path) -> tuple[int, int]:
+    """(pieces of a SentencePiece model, the id of a letter)."""
+    import sentencepiece
+
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    return pieces.get_piece_size(), pieces.piece_to_id(LETTER)
+
+
+STAND_INS: dict[str, Callable[[Path], None]] = {"vicuna": vicuna, "chinese-llama-alpaca": chinese_llama_alpaca}
