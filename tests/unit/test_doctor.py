@@ -108,7 +108,7 @@ def test_half_precision_pickles_and_foreign_code_are_notes(tmp_path: Path) -> No
         ("chatglm", ["belongs to chatglm-6b", "prompt format chatglm-v1", "auto_map", "there is no GGUF"]),
         ("chatglm-int4", ["belongs to chatglm-6b", "prompt format chatglm-v1", "pickles"]),
         ("moss-int4", ["belongs to moss", "prompt format moss", "pickles", "a GGUF of it"]),
-        ("rwkv", ["belongs to chatrwkv", "65536 entries: World", "prompt format"]),
+        ("rwkv", ["belongs to chatrwkv", "65536 entries: World", "prompt format rwkv-world", "RWKV-"]),
     ],
 )
 def test_each_family_is_recognised(family: str, titles: list[str], tmp_path: Path) -> None:

@@ -10,7 +10,11 @@ import pytest
 pytest.importorskip("torch")
 import torch
 
+from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Damaged, InvalidRequest, Unsupported
+from ninestory.core.paths import Home
+from ninestory.models.plan import plan
+from ninestory.models.resolve import resolve
 from ninestory.runtimes.torch.packed_linear import replace_linears
 from ninestory.runtimes.torch.probe import choose_linears
 from ninestory.runtimes.torch.rwkv import RwkvDecoder, RwkvReader
@@ -110,6 +114,17 @@ def test_memory_of_a_text_does_not_grow(version: str) -> None:
     assert state.nbytes_a_slot == before
     held = sum(t.untyped_storage().nbytes() for layer in state.layers for t in layer.tensors())
     assert held == before
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_plan_knows_the_size_of_a_state(version: str, tmp_path: Path) -> None:
+    path = write_release(tmp_path / "model.pth", version, vocabulary=300)
+    settings = RuntimeSettings(slots=3, context=512)
+    planned = plan(resolve(str(path), Home(tmp_path)), settings)
+    decoder = RwkvDecoder(tiny_model(version), slots=3)
+    assert planned.cache_bytes == 3 * decoder.store.nbytes_a_slot
+    longer = plan(resolve(str(path), Home(tmp_path)), RuntimeSettings(slots=3, context=4096))
+    assert longer.total_bytes == planned.total_bytes
 
 
 @torch.inference_mode()

@@ -14,6 +14,7 @@ from ninestory.models.finding import Finding, note, ok, problem
 from ninestory.models.prompt_format import choose_format, own_template
 from ninestory.models.resolve import read_config
 from ninestory.models.resolved import ResolvedModel
+from ninestory.models.rwkv_release import chat_template, detect_version
 from ninestory.models.verify import verify
 
 _EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "emb.weight")
@@ -44,7 +45,9 @@ def examine_checkpoint(path: Path) -> list[Finding]:
     rows = next((tensor.shape[0] for name, tensor in tensors.items() if name.endswith(_EMBEDDINGS)), 0)
     if config:
         findings += _vocabulary(path, config, rows) + _marks(path, config) + _number_formats(path, config)
-    return findings + _family(path, architecture, config, rows)
+    if architecture == "rwkv":
+        return findings + _release_of_rwkv(path, {name: tensor.shape for name, tensor in tensors.items()})
+    return findings + _family(path, architecture, config)
 
 
 def _tensors(path: Path) -> Mapping[str, Tensor]:
@@ -195,7 +198,7 @@ def _number_formats(path: Path, config: Mapping[str, Any]) -> list[Finding]:
 # --- family -----------------------------------------------------------------------------------------------------
 
 
-def _family(path: Path, architecture: str, config: Mapping[str, Any], rows: int) -> list[Finding]:
+def _family(path: Path, architecture: str, config: Mapping[str, Any], template: str = "") -> list[Finding]:
     """Which systems it may be, in which format it is asked, its known traps, and the fast road."""
     systems = _systems(architecture)
     if not systems:
@@ -207,13 +210,24 @@ def _family(path: Path, architecture: str, config: Mapping[str, Any], rows: int)
         found = [
             ok(f"a {architecture} model, as are {names}", f"{architecture} 系列模型，{titles} 都属于该系列"),
         ]
-    if architecture == "rwkv" and rows:
-        kind = _RWKV_ROWS.get(rows, "unknown")
-        found.append(ok(f"RWKV vocabulary of {rows} entries: {kind}", f"RWKV 词表 {rows} 项：{kind}"))
-    found += _prompt_format(path, architecture)
+    found += _prompt_format(path, architecture, template)
     seen = [p for system in systems for p in system.pitfalls if _seen(p.sign, path, config)]
     by_words = {pitfall.problem.en: Finding("note", pitfall.problem, pitfall.cure) for pitfall in seen}
-    return found + list(by_words.values()) + _fast_road(architecture)
+    return found + list(by_words.values()) + ([] if architecture == "rwkv" else _fast_road(architecture))
+
+
+def _release_of_rwkv(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> list[Finding]:
+    """What the names and shapes of its tensors say: version, vocabulary, prompt format, and who can run it."""
+    version, rows = detect_version(shapes), shapes["emb.weight"][0]
+    kind = _RWKV_ROWS.get(rows, "unknown")
+    found = [
+        ok(f"RWKV-{version} by the names of its tensors", f"由张量名称判断为 RWKV-{version}"),
+        ok(f"RWKV vocabulary of {rows} entries: {kind}", f"RWKV 词表 {rows} 项：{kind}"),
+        *_family(path, "rwkv", {}, chat_template(rows) if rows in _RWKV_ROWS else ""),
+    ]
+    return found + (
+        _fast_road("rwkv") if version in ("6", "7") else _no_fast_road(f"RWKV-{version}", f" RWKV-{version}")
+    )
 
 
 def _systems(architecture: str) -> list[System]:
@@ -225,9 +239,15 @@ def _systems(architecture: str) -> list[System]:
     ]
 
 
-def _prompt_format(path: Path, architecture: str) -> list[Finding]:
+def _prompt_format(path: Path, architecture: str, template: str) -> list[Finding]:
     model = ResolvedModel(
-        reference=str(path), path=path, format="pickle", architecture=architecture, task="chat", context=0
+        reference=str(path),
+        path=path,
+        format="pickle",
+        architecture=architecture,
+        task="chat",
+        context=0,
+        template=template,
     )
     form = choose_format(model, own=own_template(path) if path.is_dir() else "")
     if form is not None:
@@ -243,16 +263,20 @@ def _prompt_format(path: Path, architecture: str) -> list[Finding]:
     ]
 
 
+def _no_fast_road(model: str, model_zh: str) -> list[Finding]:
+    return [
+        note(
+            f"llama.cpp has no {model}: there is no GGUF of it",
+            f"llama.cpp 不支持{model_zh}：没有对应的 GGUF",
+            "It runs by the torch runtime; int4 and int8 forms save memory.",
+            "由 torch 运行时运行；int4、int8 版本可节省内存。",
+        )
+    ]
+
+
 def _fast_road(architecture: str) -> list[Finding]:
     if architecture not in RUN_BY_LLAMA_CPP:
-        return [
-            note(
-                f"llama.cpp has no {architecture} of this generation: there is no GGUF of it",
-                f"llama.cpp 不支持这一代 {architecture}：没有对应的 GGUF",
-                "It runs by the torch runtime; int4 and int8 forms save memory.",
-                "由 torch 运行时运行；int4、int8 版本可节省内存。",
-            )
-        ]
+        return _no_fast_road(f"{architecture} of this generation", f"这一代 {architecture}")
     return [
         note(
             "On a processor a GGUF of it is the fast road",

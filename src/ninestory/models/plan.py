@@ -7,7 +7,7 @@ benchmarks/plan_error.py.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,21 @@ def plan(model: ResolvedModel, settings: RuntimeSettings) -> Plan:
     slots = 1 if model.task == "embedding" else max(1, settings.slots)
     if model.format == "gguf":
         return _plan(model.reference, "llamacpp", shape, model.total_bytes, context, slots, settings)
+    if model.architecture == "rwkv":
+        return _plan_rwkv(model, context, slots, settings)
     weights = parameters(shape) * _DTYPE_BYTES.get(settings.dtype, 4) if shape else 2 * model.total_bytes
     return _plan(model.reference, "torch", shape, weights, context, slots, settings)
+
+
+def _plan_rwkv(model: ResolvedModel, context: int, slots: int, settings: RuntimeSettings) -> Plan:
+    """A state of fixed size for each slot, and a copy of it at the last whole chunk of its prompt."""
+    from ninestory.models.rwkv_release import shapes_of, state_bytes
+
+    assert model.path is not None
+    weights = model.total_bytes // 2 * _DTYPE_BYTES.get(settings.dtype, 4)  # released in 16 bit
+    states = 2 * slots * state_bytes(shapes_of(model.path))
+    made = _plan(model.reference, "torch", None, weights, context, slots, settings)
+    return replace(made, cache_bytes=states, notes=["the state of a text has one size, whatever its length"])
 
 
 def plan_shape(

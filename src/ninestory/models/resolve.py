@@ -280,7 +280,7 @@ def _single_file(ref: Reference, path: Path) -> ResolvedModel:
         context=4096,
         total_bytes=path.stat().st_size,
         system=ref.source if ref.scheme == "catalogue" else None,
-        template=chat_template(shapes),
+        template=chat_template(shapes["emb.weight"][0]),
         notes=[f"RWKV-{version} by the names of its tensors"],
     )
 

@@ -51,6 +51,17 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     return {name: info.shape for name, info in read_pickle(path).tensors.items()}
 
 
-def chat_template(shapes: Shapes) -> str:
-    """The prompt format that models of this vocabulary were trained with."""
-    return "rwkv-world" if shapes["emb.weight"][0] == WORLD_ROWS else "rwkv-raven"
+def chat_template(rows: int) -> str:
+    """The prompt format that models of this vocabulary (rows of the embedding) were trained with."""
+    return "rwkv-world" if rows == WORLD_ROWS else "rwkv-raven"
+
+
+def state_bytes(shapes: Shapes) -> int:
+    """Bytes of one text's state with activations in float32, whatever the text's length."""
+    att = "blocks.0.att."
+    layers = 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks."))
+    width, inner = shapes["emb.weight"][1], shapes[f"{att}key.weight"][0]
+    version = detect_version(shapes)
+    heads_of = {"7": f"{att}r_k", "6": f"{att}time_faaaa"}.get(version, f"{att}time_decay")
+    memory = 3 * inner if version == "4" else inner * inner // shapes[heads_of][0]
+    return layers * 4 * (2 * width + memory)
