@@ -9,6 +9,7 @@ from typing import Literal
 
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Unsupported
+from ninestory.core.extras import require
 from ninestory.models.resolved import ResolvedModel
 from ninestory.runtimes.protocol import Engine
 
@@ -55,9 +56,10 @@ def load_engine(model: ResolvedModel, settings: RuntimeSettings) -> Engine:
         from ninestory.runtimes.remote import RemoteEngine
 
         return RemoteEngine(model, settings)
-    raise Unsupported(
-        f"{model.reference} has {model.format} files, and this version runs GGUF and ONNX files and remote models.",
-        hint="Take a GGUF of this model: 'ninestory show NAME' lists the published ones.",
-        hint_zh="请改用该模型的 GGUF 文件：ninestory show 名称 可列出已发布的版本。",
-        param="model",
-    )
+    from ninestory.runtimes.torch.environment import prepare
+
+    prepare()
+    require("torch", "torch", "Running checkpoints in their original layout")
+    from ninestory.runtimes.torch.open import open_engine
+
+    return open_engine(model, settings)

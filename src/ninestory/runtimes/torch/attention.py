@@ -26,6 +26,11 @@ def _registered(
     return given["step"].attend(module.layer_idx, q, k, v, scale=given.get("scaling"))[None], None
 
 
+def _kind(config: Any) -> str:
+    """The family by the class that runs it: old files call Falcon by other names."""
+    return str(type(config).model_type)
+
+
 def install(model: Any, context: int) -> bool:
     """Make the model's attention ours. True = the step is passed as the keyword `step`, else in the cache's place.
 
@@ -36,7 +41,7 @@ def install(model: Any, context: int) -> bool:
 
     _check_plain(model.config, context)
     AttentionInterface.register(NAME, _registered)
-    if forward := _WRITTEN_OUT.get(model.config.model_type):
+    if forward := _WRITTEN_OUT.get(_kind(model.config)):
         for module in model.modules():
             if hasattr(module, "layer_idx"):
                 module.forward = MethodType(forward, module)
@@ -54,7 +59,7 @@ def install(model: Any, context: int) -> bool:
 
 def kv_heads(config: Any) -> int:
     """Heads of the stored keys and values."""
-    if config.model_type == "falcon":
+    if _kind(config) == "falcon":
         if config.new_decoder_architecture:
             return int(config.num_kv_heads)
         return 1 if config.multi_query else int(config.num_attention_heads)
@@ -65,9 +70,9 @@ def bias(model: Any, context: int) -> torch.Tensor | None:
     """What is added to the scores of each key, [heads, context], or None: alibi, whose slopes fall with the head."""
     config = model.config
     places = torch.arange(context, device=model.device)
-    if config.model_type == "bloom":
+    if _kind(config) == "bloom":
         return (_alibi_slopes(config.num_attention_heads, model.device)[:, None] * places).to(model.dtype)
-    if config.model_type == "falcon" and config.alibi:
+    if _kind(config) == "falcon" and config.alibi:
         # The original rounds both factors to bfloat16, and scales the bias together with the scores.
         slopes = _alibi_slopes(config.num_attention_heads, model.device).bfloat16()
         head_dim = config.hidden_size // config.num_attention_heads
