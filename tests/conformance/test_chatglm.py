@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from ninestory.architectures.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, layout
 from ninestory.architectures.quantized_linear import RowQuantizedLinear, dequantize_rows, quantize_rows
-from ninestory.tokenizers.chatglm import ChatGLMTokenizer, chat_prompt, process_response
+from ninestory.tokenizers.chatglm import ChatGLMTokenizer, ResponseStream, chat_prompt, process_response
 
 from .conftest import FIXTURES
 
@@ -200,3 +200,11 @@ def test_chat_prompt(case: dict, tokenizer: ChatGLMTokenizer) -> None:
 @pytest.mark.parametrize("case", TOKENIZER_CASES.get("process_response", []), ids=lambda c: c["raw"])
 def test_response_clean_up(case: dict) -> None:
     assert process_response(case["raw"]) == case["processed"]
+
+
+@pytest.mark.parametrize("case", TOKENIZER_CASES.get("process_response", []), ids=lambda c: c["raw"])
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_response_clean_up_as_it_is_written(case: dict, size: int) -> None:
+    stream, raw = ResponseStream(), case["raw"]
+    pieces = [stream.push(raw[i : i + size]) for i in range(0, len(raw), size)]
+    assert "".join(pieces) + stream.finish() == case["processed"]

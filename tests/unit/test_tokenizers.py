@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import sentencepiece
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ninestory.core.errors import Damaged, NotFound
+from ninestory.tokenizers.chatglm import ResponseStream, process_response
 from ninestory.tokenizers.load import load_tokenizer
 from ninestory.tokenizers.tokenizer import Decoder, Tokenizer
 from tests.conformance.conftest import FIXTURES
@@ -192,3 +195,11 @@ def test_an_added_token_out_of_its_place_is_refused(tmp_path: Path) -> None:
     write(folder / "added_tokens.json", {"<eom>": max(vocabulary.values()) + 7})
     with pytest.raises(Damaged, match="<eom>"):
         load_tokenizer(folder)
+
+
+@given(
+    st.lists(st.sampled_from(["你", "好", ",", "!", ":", " ", "\n", "a", "[[训练", "时间]]", "[", "]"]), max_size=14)
+)
+def test_an_answer_of_chatglm_is_cleaned_alike_whole_and_in_pieces(pieces: list[str]) -> None:
+    stream = ResponseStream()
+    assert "".join(map(stream.push, pieces)) + stream.finish() == process_response("".join(pieces))

@@ -103,7 +103,7 @@ def chat(
             loaded = _of_server(asked, reference, settings.runtime)
         else:
             loaded = _of_files(here if here and reference == model else _resolved(reference), settings.runtime)
-        print("; ".join(loaded.info.notes), file=sys.stderr)
+        print("; ".join([*loaded.info.notes, *_format_of(loaded)]), file=sys.stderr)
         return loaded
 
     if prompt is None:
@@ -113,6 +113,12 @@ def chat(
         return
     with open_model(model) as loaded:
         _answer_once(loaded, prompt, system, raw, options, as_json)
+
+
+def _format_of(model: ChatModel) -> list[str]:
+    """Which prompt format was chosen, and by whom; nothing for a model without one, or a remote one."""
+    info = model.info
+    return [f"prompt format {info.template} ({info.template_source})"] if info.template else []
 
 
 def _resolved(reference: str, strategy: str | None = None) -> ResolvedModel:

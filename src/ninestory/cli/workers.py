@@ -40,11 +40,15 @@ def ps(server: Server = DEFAULT, as_json: Json = False) -> None:
 def load(
     model: Annotated[str, typer.Argument(help="Model reference.")],
     keep_alive: Annotated[float | None, typer.Option(help="Seconds it stays loaded when idle; -1 for ever.")] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Prompt template, or 'checkpoint'; else the catalogue's, then the checkpoint's.")
+    ] = None,
     server: Server = DEFAULT,
     as_json: Json = False,
 ) -> None:
     """Load a model in the running server."""
-    body = {"model": model} | ({"keep_alive": keep_alive} if keep_alive is not None else {})
+    given = {"model": model, "keep_alive": keep_alive, "template": template}
+    body = {name: value for name, value in given.items() if value is not None}
     row = ServerClient(server).call("POST", "/ninestory/v1/load", json=body)
     print_json(row) if as_json else print(f"{row['model']} is {row['state']} ({size(row['rss_bytes'])}).")
 

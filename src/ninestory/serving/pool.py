@@ -6,6 +6,7 @@ What the routes call: `async for chunk in pool.run(reference, request)`.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -32,6 +33,7 @@ class Model:
 
     reference: str
     keep_alive: float
+    template: str = ""  # prompt template named at load; "" = the settings', then the model's own
     worker: WorkerProcess | None = None
     running: int = 0
     waiting: int = 0
@@ -155,10 +157,16 @@ class Pool:
 
     # --- loading ------------------------------------------------------------------------------------------------
 
-    async def load(self, reference: str, keep_alive: float | None = None) -> dict[str, Any]:
+    async def load(
+        self, reference: str, keep_alive: float | None = None, template: str | None = None
+    ) -> dict[str, Any]:
+        """Load a model, or load it anew when it was loaded with another prompt template."""
         model = self._model(reference)
         if keep_alive is not None:
             model.keep_alive = keep_alive
+        if template is not None and template != model.template:
+            model.template = template
+            await self.unload(reference)
         await self._ready(model)
         return self._row(model)
 
@@ -213,7 +221,9 @@ class Pool:
         if (wait := model.restart_at - time.monotonic()) > 0:
             await asyncio.sleep(wait)
         timeout = self._settings.serve.start_timeout
-        worker = WorkerProcess(model.reference, self._settings.runtime, self._home.root)
+        runtime = self._settings.runtime
+        runtime = dataclasses.replace(runtime, template=model.template or runtime.template)
+        worker = WorkerProcess(model.reference, runtime, self._home.root)
         model.worker = worker
         self._on_change()
         try:

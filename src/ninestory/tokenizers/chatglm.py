@@ -17,6 +17,7 @@ MAX_BLANK_RUN = 80
 # Typed in a text, these are special tokens; "[gMASK]" is not (it is no "special token" of the original's config).
 _TYPED_SPECIALS = ("<sop>", "<eop>", "[MASK]", "<pad>", "<unk>")
 _BLANKS = re.compile(r"<\|blank_(\d+)\|>")
+_DATE, _DATE_TEXT = "[[训练时间]]", "2023年"
 _HALF_TO_FULL = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
 
 
@@ -137,9 +138,50 @@ def process_response(text: str) -> str:
     >>> process_response(" 你好,world! ")
     '你好，world!'
     """
-    text = text.strip().replace("[[训练时间]]", "2023年")
+    text = text.strip().replace(_DATE, _DATE_TEXT)
     for half, full in _HALF_TO_FULL.items():
         mark = re.escape(half)
         text = re.sub(f"([\u4e00-\u9fff]){mark}", rf"\g<1>{full}", text)
         text = re.sub(f"{mark}([\u4e00-\u9fff])", rf"{full}\g<1>", text)
     return text
+
+
+class ResponseStream:
+    """`process_response` of an answer as it is written: what may still change is held back."""
+
+    def __init__(self) -> None:
+        self._held, self._before = "", ""
+
+    def push(self, text: str) -> str:
+        """More of the answer; returns what is settled."""
+        self._held = (self._held + text).replace(_DATE, _DATE_TEXT)
+        if not self._before:
+            self._held = self._held.lstrip()
+        settled = self._held.rstrip()
+        settled = settled[: len(settled) - _begun(settled)]
+        if settled[-1:] in _HALF_TO_FULL:  # what follows decides
+            settled = settled[:-1]
+        return self._settle(settled)
+
+    def finish(self) -> str:
+        """The rest, when the answer has ended."""
+        return self._settle(self._held.rstrip())
+
+    def _settle(self, settled: str) -> str:
+        around = self._before + self._held
+        begin = len(self._before)
+        made = "".join(_full_width(around, begin + i) for i in range(len(settled)))
+        self._before = settled[-1:] or self._before
+        self._held = self._held[len(settled) :]
+        return made
+
+
+def _begun(text: str) -> int:
+    """Characters at the end that may begin the mark of the date."""
+    return next((n for n in range(len(_DATE) - 1, 0, -1) if text.endswith(_DATE[:n])), 0)
+
+
+def _full_width(text: str, at: int) -> str:
+    """The character at a place, full-width when it is a mark next to a Chinese character."""
+    beside = text[max(at - 1, 0) : at] + text[at + 1 : at + 2]
+    return _HALF_TO_FULL.get(text[at], text[at]) if re.search("[\u4e00-\u9fff]", beside) else text[at]

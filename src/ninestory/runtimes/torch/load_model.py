@@ -143,7 +143,7 @@ def _build(family: Family, checkpoint: Checkpoint, reference: str) -> Any:
     from huggingface_hub.errors import StrictDataclassError
 
     refused = (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, RuntimeError, StrictDataclassError)
-    stated = {k: v for k, v in checkpoint.config.items() if k not in ("auto_map", "quantization_config")}
+    stated = {k: v for k, v in checkpoint.config.items() if k not in ("auto_map", "model_type", "quantization_config")}
     stated = {family.renamed.get(key, key): value for key, value in stated.items()}
     try:
         config = _class(family.config).from_dict({**family.defaults, **stated})

@@ -34,6 +34,11 @@ class LoadRequest(ModelName):
         le=MAX_KEEP_ALIVE_SECONDS,
         description="Seconds the idle model stays loaded; 0 unloads it at once, -1 never.",
     )
+    template: str | None = Field(
+        default=None,
+        max_length=100,
+        description="Prompt template to ask it in, or 'checkpoint'; else the catalogue's, then the checkpoint's own.",
+    )
 
 
 def named(text: str) -> str:
@@ -114,7 +119,7 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.post("/load")
     async def load(body: LoadRequest) -> dict[str, Any]:
         """Load a model and answer when it is ready."""
-        return await context.pool.load(named(body.model), body.keep_alive)
+        return await context.pool.load(named(body.model), body.keep_alive, body.template)
 
     @routes.post("/unload")
     async def unload(body: ModelName) -> dict[str, Any]:
