@@ -24,6 +24,7 @@ from ninestory.serving.routes import (
     embeddings,
     events,
     files,
+    fine_tuning,
     guides,
     health,
     installed,
@@ -40,7 +41,7 @@ from ninestory.serving.routes import (
 )
 
 ROUTES = (
-    *(health, models, chat, completions, responses, embeddings, files, messages),
+    *(health, models, chat, completions, responses, embeddings, files, fine_tuning, messages),
     *(session, conversations, presets, jobs, events, installed, plan, catalogue, guides, system, votes, prompts),
 )
 

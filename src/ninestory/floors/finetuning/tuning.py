@@ -56,6 +56,7 @@ class Outcome:
     folder: Path
     reference: str
     steps: int
+    trained_tokens: int
     final_loss: float
     stopped_early: bool
     comparison: Comparison
@@ -69,6 +70,7 @@ class Outcome:
             "folder": str(self.folder),
             "reference": self.reference,
             "steps": self.steps,
+            "trained_tokens": self.trained_tokens,
             "final_loss": self.final_loss,
             "stopped_early": self.stopped_early,
             "base_loss": made.base.loss,
@@ -159,7 +161,15 @@ def run(recipe: Recipe, home: Home, progress: Progress, *, force: bool = False, 
     report = _write_report(prepared, folder, comparison)
     progress.event("finished", reference=reference, report=str(report), verdict=comparison.verdict)
     return Outcome(
-        prepared.name, folder.path, reference, result.steps, result.losses[-1], result.stopped_early, comparison, report
+        prepared.name,
+        folder.path,
+        reference,
+        result.steps,
+        training.seen_tokens,
+        result.losses[-1],
+        result.stopped_early,
+        comparison,
+        report,
     )
 
 

@@ -1,0 +1,86 @@
+"""The body of `POST /v1/fine_tuning/jobs`, field by field as OpenAI has it, and the recipe that it means."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ninestory.core.errors import InvalidRequest
+from ninestory.serving.schemas import Strict
+
+DEFAULT_RATE = 2e-4  # what a learning_rate_multiplier multiplies
+Auto = Literal["auto"]
+_EPOCHS, _BATCH = 3, 8  # what "auto" means
+_PARTS = ("data", "method", "train", "evaluate", "template", "force")
+
+
+class Hyperparameters(Strict):
+    n_epochs: Auto | Annotated[int, Field(ge=1, le=1000)] = "auto"
+    batch_size: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
+    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=1000)] = "auto"
+
+
+class Supervised(Strict):
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+
+class TuningMethod(Strict):
+    type: Literal["supervised"] = "supervised"
+    supervised: Supervised = Supervised()
+
+
+class FineTuningRequest(Strict):
+    """`metadata` is kept and given back; `integrations` (other companies' trackers) must be empty."""
+
+    model: str = Field(min_length=1, max_length=500)
+    training_file: str = Field(max_length=100)
+    validation_file: str | None = Field(None, max_length=100)
+    suffix: str | None = Field(None, max_length=20, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    method: TuningMethod | None = None
+    hyperparameters: Hyperparameters | None = None
+    integrations: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None
+    metadata: dict[str, str] | None = None
+    ninestory: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def force(self) -> bool:
+        """Start although the memory plan says that it does not fit."""
+        return self.ninestory.get("force") is True
+
+    def recipe_table(self, name: str) -> dict[str, Any]:
+        """The recipe as plain data, still without files.
+
+        Raises:
+            InvalidRequest: a part of `ninestory` that no recipe has, or that is no object.
+        """
+        if unknown := [key for key in self.ninestory if key not in _PARTS]:
+            raise InvalidRequest(
+                f"ninestory has the unknown key {unknown[0]!r}.",
+                hint=f"Known here: {', '.join(_PARTS)}.",
+                hint_zh=f"此处可用：{'、'.join(_PARTS)}。",
+                param=f"ninestory.{unknown[0]}",
+                code="unknown_key",
+            )
+        given = self.method.supervised.hyperparameters if self.method else self.hyperparameters or Hyperparameters()
+        multiplier = 1.0 if given.learning_rate_multiplier == "auto" else given.learning_rate_multiplier
+        train: dict[str, Any] = {
+            "epochs": float(_EPOCHS if given.n_epochs == "auto" else given.n_epochs),
+            "batch": _BATCH if given.batch_size == "auto" else given.batch_size,
+            "learning_rate": DEFAULT_RATE * multiplier,
+            "seed": self.seed or 0,
+        }
+        table: dict[str, Any] = {"name": name, "model": {"name": self.model}, "data": {}, "train": train}
+        table["model"]["template"] = self.ninestory.get("template", "")
+        for part in ("data", "method", "train", "evaluate"):
+            more = self.ninestory.get(part, {})
+            if not isinstance(more, dict):
+                raise InvalidRequest(
+                    f"ninestory.{part} is no object.",
+                    hint="Give the recipe's keys of that part.",
+                    hint_zh="请给出配方中该部分的字段。",
+                    param=f"ninestory.{part}",
+                )
+            table[part] = {**table.get(part, {}), **more}
+        return table
