@@ -17,9 +17,10 @@ from ninestory.core.paths import Home
 from ninestory.core.progress import Silent
 from ninestory.floors.retrieval import knowledge_base
 from ninestory.floors.retrieval.embedder import Embedder
+from ninestory.floors.retrieval.hits import Hit, SearchOptions, merged
 from ninestory.floors.retrieval.ingest import IngestReport, add_paths, changed_files, ingest, sync_folder
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, create, list_bases, open_base, remove_base
-from ninestory.floors.retrieval.search import Hit, SearchOptions, merged, search
+from ninestory.floors.retrieval.search import search
 from ninestory.floors.retrieval.table import ChunkReader
 from tests import documents
 from tests.hashing_engine import HashingEngine

@@ -57,8 +57,9 @@ def _answer(
 
     from ninestory.cli.kb import open_embedder
     from ninestory.core.config import load_settings
-    from ninestory.floors.retrieval.answer import languages_of, prepare
-    from ninestory.floors.retrieval.search import SearchOptions, search
+    from ninestory.floors.retrieval.answer import languages_of, prepare, quoted
+    from ninestory.floors.retrieval.hits import SearchOptions
+    from ninestory.floors.retrieval.search import search
     from ninestory.floors.retrieval.table import ChunkReader
     from ninestory.models.resolve import resolve
     from ninestory.runtimes.load import load_engine
@@ -66,17 +67,20 @@ def _answer(
 
     settings = load_settings().settings.runtime
     with open_embedder(base) as embedder:
-        hits = search(ChunkReader(base), question, embedder.query(question), SearchOptions(limit=limit))
+        vector = embedder.query(question)
+        hits = search(ChunkReader(base), question, vector, SearchOptions(limit=limit))
         resolved = resolve(model, Home.default())
         prepared = prepare(
             question,
             hits,
             threshold=base.get("threshold"),
-            embedder=embedder,
             context_tokens=settings.context or min(resolved.context or 4096, 4096),
             mode=mode,
             model_languages=languages_of(model),
         )
+        if prepared.reason == "extract":
+            vectors = embedder.passages([text for _, text in prepared.sentences])
+            return prepared, quoted(prepared, vector.tolist(), vectors.tolist())
     if prepared.request is None:
         return prepared, prepared.text
     engine = load_engine(resolved, settings)

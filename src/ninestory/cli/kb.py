@@ -149,7 +149,7 @@ def search(
 ) -> None:
     """What is found for a question, and why; no chat model."""
     from ninestory.floors.retrieval.answer import place_of
-    from ninestory.floors.retrieval.search import SearchOptions
+    from ninestory.floors.retrieval.hits import SearchOptions
     from ninestory.floors.retrieval.search import search as find
     from ninestory.floors.retrieval.table import ChunkReader
 
@@ -245,7 +245,7 @@ def _changed(base: KnowledgeBase, folders: list[str]) -> bool:
 
 def _summary(base: KnowledgeBase) -> dict[str, Any]:
     counts = base.counts()
-    files = sum(counts.get(status, 0) for status in ("pending", "indexed", "failed", "cancelled"))
+    files = sum(counts.get(status, 0) for status in ("pending", "written", "indexed", "failed", "cancelled"))
     return {
         "name": base.name,
         "id": base.id,

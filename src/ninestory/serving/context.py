@@ -17,6 +17,7 @@ from ninestory.core.state import State
 from ninestory.jobs.store import JobStore
 from ninestory.runtimes.protocol import Request
 from ninestory.serving.guard import KeyCheck
+from ninestory.serving.knowledge import KnowledgeReader
 from ninestory.serving.metrics import Metrics
 from ninestory.serving.pool import Pool
 from ninestory.serving.streaming import until_gone
@@ -33,7 +34,11 @@ class GatewayContext:
     metrics: Metrics
     started_at: float = field(default_factory=time.time)
     stopping: bool = False  # set by the signal that ends the server: endless streams end themselves
+    knowledge: KnowledgeReader = field(init=False)
     requests: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=500))
+
+    def __post_init__(self) -> None:
+        self.knowledge = KnowledgeReader(self.home)
 
     @property
     def settings(self) -> Settings:

@@ -34,14 +34,16 @@ from ninestory.serving.routes import (
     plan,
     presets,
     prompts,
+    rerank,
     responses,
     session,
     system,
+    vector_stores,
     votes,
 )
 
 ROUTES = (
-    *(health, models, chat, completions, responses, embeddings, files, fine_tuning, messages),
+    *(health, models, chat, completions, responses, embeddings, files, fine_tuning, messages, vector_stores, rerank),
     *(session, conversations, presets, jobs, events, installed, plan, catalogue, guides, system, votes, prompts),
 )
 
@@ -56,6 +58,7 @@ def create_app(context: GatewayContext) -> Any:
         await jobs_process.start()
         yield
         await jobs_process.close()
+        await context.knowledge.close()
         await context.pool.close()
 
     app = FastAPI(

@@ -218,7 +218,7 @@ class ChatCompletionRequest(SamplingFields):
             constraint=constraint_of(self.response_format),
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             truncation=self.truncation,
-            tools=tool_specs(self.tools or []),
+            tools=tool_specs([tool for tool in self.tools or [] if isinstance(tool, Tool)]),
             tool_choice=choice or "auto",
             parallel_tool_calls=self.parallel_tool_calls,
             continue_final_message=self.continue_final_message,

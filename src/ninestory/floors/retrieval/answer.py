@@ -1,7 +1,8 @@
 """From passages to an answer with numbered citations: pure steps between a search and a chat model.
 
     request = condense(history, question)        → a question that stands alone, when there is a history
-    prepared = prepare(question, hits, …)        → a chat request, or an answer that needs no model
+    prepared = prepare(question, hits, …)        → a chat request, an answer, or sentences to choose from
+    quoted(prepared, question vector, vectors)   → the extractive answer made of the nearest sentences
     citations(text, prepared.passages)           → where each [n] of the answer points
 
 Retrieved text is data: it is quoted inside the user's message, and such a request never offers tools.
@@ -10,22 +11,20 @@ Retrieved text is data: it is quoted inside the user's message, and such a reque
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
-from ninestory.floors.retrieval.embedder import Embedder
+from ninestory.floors.retrieval.hits import Hit
 from ninestory.floors.retrieval.prompts import PROMPTS, Language
-from ninestory.floors.retrieval.search import Hit
 from ninestory.runtimes.protocol import ChatRequest, Message, Sampling
 
 AnswerMode = Literal["auto", "generate", "extract"]
 ANSWER_TOKENS = 512
 _BYTES_A_TOKEN = 2.5  # on the safe side for Chinese and English in small vocabularies
 _MOST_PASSAGES = 6
-_QUOTED_SENTENCES = 3
+_QUOTED_PASSAGES = _QUOTED_SENTENCES = 3
+_SHORTEST_SENTENCE, _SENTENCES_A_PASSAGE = 8, 12
 _CJK = re.compile(r"[\u3400-\u9fff]")
 _SENTENCE = re.compile(r"[^。！？!?\n.]*(?:[。！？!?]+|\.+(?=\s|$)|\n|[.]|$)")
 _MARK = re.compile(r"\[(\d{1,2})\]")
@@ -37,8 +36,9 @@ class Prepared:
 
     Attributes:
         passages: number n of a citation is passages[n - 1].
-        request: what to ask the chat model; None when `text` is the answer.
-        text: the answer that needs no model: quotations, or "not in the documents".
+        request: what to ask the chat model, when `reason` is "generate".
+        text: the answer, when it is "not_found".
+        sentences: (number of the passage, sentence) for `quoted`, when it is "extract".
         reason: "generate", "extract" or "not_found"; `notice` says why in the user's words.
     """
 
@@ -47,6 +47,7 @@ class Prepared:
     reason: Literal["generate", "extract", "not_found"]
     request: ChatRequest | None = None
     text: str = ""
+    sentences: tuple[tuple[int, str], ...] = ()
     notice: str = ""
 
 
@@ -98,7 +99,6 @@ def prepare(
     hits: Sequence[Hit],
     *,
     threshold: float | None,
-    embedder: Embedder | None = None,
     context_tokens: int = 4096,
     mode: AnswerMode = "auto",
     model_languages: Sequence[str] = (),
@@ -109,7 +109,6 @@ def prepare(
     Args:
         hits: of a search, best first.
         threshold: the knowledge base's cosine of "not in the documents"; None = answer always.
-        embedder: chooses the sentences of an extractive answer; without it passages are quoted from their start.
         context_tokens: what the chat model takes in all.
         mode: "auto" generates, but quotes where the chat model does not know the question's language.
         model_languages: what the chat model is known to speak; empty = any.
@@ -123,14 +122,15 @@ def prepare(
     if mode == "extract" or (mode == "auto" and foreign):
         passages = list(hits[:_MOST_PASSAGES])
         notice = words.extract_foreign if foreign and mode == "auto" else words.extract
-        return Prepared(question, passages, "extract", text=_quoted(question, passages, embedder), notice=notice)
+        return Prepared(question, passages, "extract", sentences=tuple(_sentences(passages)), notice=notice)
     budget = (context_tokens - min(ANSWER_TOKENS, context_tokens // 4)) * _BYTES_A_TOKEN
     budget -= len((words.system + question + "".join(m.text for m in history)).encode())
     passages = _fitting(hits, budget)
     shown = "\n\n".join(f"[{n}] {_title(hit)}\n{hit.text}" for n, hit in enumerate(passages, 1))
+    given = history[0].text if history and history[0].role in ("system", "developer") else ""
     messages = [
-        Message(role="system", content=words.system),
-        *history,
+        Message(role="system", content=f"{words.system}\n\n{given}" if given else words.system),
+        *(history[1:] if given else history),
         Message(role="user", content=words.ask.format(passages=shown, question=question)),
     ]
     sampling = Sampling(temperature=0, frequency_penalty=0.3)  # small models repeat a passage for ever otherwise
@@ -171,19 +171,23 @@ def _fitting(hits: Sequence[Hit], budget: float) -> list[Hit]:
     return passages
 
 
-def _quoted(question: str, passages: Sequence[Hit], embedder: Embedder | None) -> str:
-    """The sentences nearest to the question, each with its number; a second from one passage only if it is near too."""
-    sentences = []
-    for number, hit in enumerate(passages[:_QUOTED_SENTENCES], 1):
+def _sentences(passages: Sequence[Hit]) -> Iterator[tuple[int, str]]:
+    """What may be quoted, from the best passages; a passage without a sentence is one itself."""
+    for number, hit in enumerate(passages[:_QUOTED_PASSAGES], 1):
         parts = [part.strip() for part in _SENTENCE.findall(hit.text)]
-        sentences += [(number, part) for part in parts if len(part) >= 8][:12]
-    if not sentences:
-        return "\n".join(f"{hit.text} [{n}]" for n, hit in enumerate(passages[:1], 1))
-    if embedder is not None:
-        scores = embedder.passages([text for _, text in sentences]) @ embedder.query(question)
-        best = sorted(np.argsort(-scores)[:_QUOTED_SENTENCES].tolist())
-        sentences = [sentences[place] for place in best]
-    return "\n".join(f"{text} [{number}]" for number, text in sentences[:_QUOTED_SENTENCES])
+        whole = [part for part in parts if len(part) >= _SHORTEST_SENTENCE] or [hit.text]
+        yield from ((number, part) for part in whole[:_SENTENCES_A_PASSAGE])
+
+
+def quoted(prepared: Prepared, question: Sequence[float], vectors: Sequence[Sequence[float]]) -> str:
+    """The extractive answer: the sentences nearest to the question in their own order, each with its number.
+
+    Args:
+        question, vectors: unit vectors of the question and of `prepared.sentences`.
+    """
+    scores = [sum(a * b for a, b in zip(question, vector, strict=True)) for vector in vectors]
+    best = sorted(sorted(range(len(scores)), key=lambda place: -scores[place])[:_QUOTED_SENTENCES])
+    return "\n".join(f"{text} [{number}]" for number, text in (prepared.sentences[place] for place in best))
 
 
 def as_source(number: int, hit: Hit) -> dict[str, Any]:

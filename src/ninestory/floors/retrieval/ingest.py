@@ -86,7 +86,7 @@ def sync_folder(base: KnowledgeBase, folder: Path, report: IngestReport) -> None
     for name, path in _files_below(root, report):
         seen.add(name)
         before, stat = known.get(name), path.stat()
-        if before and before.status == "indexed":
+        if before and before.status in ("written", "indexed"):
             if (before.bytes, before.mtime) == (stat.st_size, stat.st_mtime):
                 report.unchanged += 1
                 continue
@@ -155,10 +155,11 @@ def ingest(
                 progress.update(done, len(pending), file.name)
                 _take_in(base, file, writer, parser, embedder, report)
                 progress.checkpoint({"done": done + 1})  # this many survive whatever comes
-        if pending or removed or base.published is None:
+        if removed or base.unfinished():
             progress.update(len(pending), len(pending), "indexing")
             writer.publish()
             calibrate(base, embedder)
+            base.mark_published()
     progress.update(len(pending), len(pending), "done")
     return report
 
@@ -189,7 +190,7 @@ def _take_in(
         return
     writer.delete_files([file.id])
     writer.add(rows)
-    base.mark(file.id, "indexed", chunks=len(rows), notes=document.notes)
+    base.mark(file.id, "written", chunks=len(rows), notes=document.notes)
     report.indexed += 1
     report.chunks += len(rows)
     report.embedded += embedded

@@ -29,6 +29,8 @@ def run_ingest(home: Home, settings: RuntimeSettings, params: dict[str, Any], pr
     report = IngestReport(**params.get("report", {}))
     for folder in params.get("folders", []):
         sync_folder(base, Path(folder), report)
+    if not base.unfinished():
+        return report.as_dict()  # nothing to embed: no model is loaded for it
     engine = load_engine(resolve(base.model, home), settings)
     try:
         return ingest(base, Embedder(engine), progress, report).as_dict()

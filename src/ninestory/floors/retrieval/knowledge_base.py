@@ -51,7 +51,7 @@ SCHEMA = (
     """,
 )
 
-Status = Literal["pending", "indexed", "failed", "cancelled", "removed"]
+Status = Literal["pending", "written", "indexed", "failed", "cancelled", "removed"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class KnowledgeFile:
         attributes: the user's own, for filters.
         options: how to cut it: max_tokens and overlap_tokens.
         batch: the id of the upload it came with.
-        status: pending = waits for the ingest; removed = its passages are to go.
+        status: pending = waits for the ingest; written = in the table, and found once it is published (indexed);
+            removed = its passages are to go.
     """
 
     id: str
@@ -151,7 +152,16 @@ class KnowledgeBase:
         number = int(self.table_path.name.rsplit("-", 1)[1])
         with self._state.transaction():
             self.put(table=f"chunks-{number + 1}", model=model, probe=None)
-            self._state.execute("UPDATE files SET status = 'pending' WHERE status IN ('indexed', 'failed')")
+            self._state.execute("UPDATE files SET status = 'pending' WHERE status IN ('written', 'indexed', 'failed')")
+
+    def unfinished(self) -> bool:
+        """Whether an ingest has anything to do."""
+        rows = self._state.execute("SELECT 1 FROM files WHERE status IN ('pending', 'written', 'removed') LIMIT 1")
+        return bool(rows) or self.published is None
+
+    def mark_published(self) -> None:
+        """What was written can be found now."""
+        self._state.execute("UPDATE files SET status = 'indexed' WHERE status = 'written'")
 
     @property
     def documents(self) -> Path:

@@ -1,73 +1,19 @@
-"""Finding passages: vectors and full text, fused by reciprocal rank, over one or several knowledge bases."""
+"""Finding passages of one knowledge base: vectors and full text, fused by reciprocal rank."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ninestory.floors.retrieval.hits import Hit, SearchOptions
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
 from ninestory.floors.retrieval.table import ChunkReader, quoted
 
-Mode = Literal["hybrid", "vector", "text"]
 
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """How to search.
-
-    Attributes:
-        limit: passages given back.
-        candidates: passages taken from each of the two searches.
-        rank_constant, text_weight: of the fusion, weight of vectors = 1 (chosen by measurement, see the benchmarks).
-        neighbours: passages before and after each hit that are joined to its text.
-        file_ids: only passages of these files; None = of all.
-    """
-
-    limit: int = 8
-    mode: Mode = "hybrid"
-    candidates: int = 50
-    rank_constant: int = 10
-    text_weight: float = 0.5
-    neighbours: int = 0
-    file_ids: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One passage found, and why.
-
-    Attributes:
-        score: fused, 1 = first in both searches.
-        cosine: similarity to the question.
-        vector_rank, text_rank: place from 1 in each search; None = not among its candidates.
-    """
-
-    base: str
-    id: str
-    file_id: str
-    file: str
-    ordinal: int
-    text: str
-    context: str
-    page: int | None
-    start: int
-    end: int
-    score: float
-    cosine: float
-    vector_rank: int | None
-    text_rank: int | None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def search(
-    reader: ChunkReader, question: str, vector: NDArray[np.float32], options: SearchOptions = SearchOptions()
-) -> list[Hit]:
+def search(reader: ChunkReader, question: str, vector: NDArray[np.float32], options: SearchOptions) -> list[Hit]:
     """The best passages of one knowledge base, best first; an empty list while nothing is published.
 
     Args:
@@ -92,13 +38,6 @@ def search(
     hits.sort(key=lambda hit: (-hit.score, -hit.cosine))
     hits = hits[: options.limit]
     return [_widened(reader, hit, options.neighbours) for hit in hits] if options.neighbours else hits
-
-
-def merged(found: Sequence[list[Hit]], limit: int) -> list[Hit]:
-    """The hits of several knowledge bases of one model: by cosine, since ranks of different ones do not compare."""
-    if len(found) == 1:
-        return found[0][:limit]
-    return sorted((hit for hits in found for hit in hits), key=lambda hit: -hit.cosine)[:limit]
 
 
 def _where(base: KnowledgeBase, file_ids: tuple[str, ...] | None) -> str | None:

@@ -5,25 +5,37 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
+from pydantic import Field
 from starlette.responses import Response
 
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.schemas import ChatCompletionRequest
+from ninestory.serving.file_search import FileAnswer, answer_from_files, file_search_of
+from ninestory.serving.routes.vector_stores_schemas import FileSearchTool
+from ninestory.serving.schemas import ChatCompletionRequest, Tool
 from ninestory.serving.streaming import DONE, event, stream
+
+
+class ChatBody(ChatCompletionRequest):
+    """A chat request that may have its last question answered from vector stores."""
+
+    tools: Annotated[list[Tool | FileSearchTool] | None, Field(max_length=128)] = None  # type: ignore[assignment]
 
 
 def router(context: GatewayContext) -> APIRouter:
     routes = APIRouter(tags=["chat"])
 
     @routes.post("/v1/chat/completions", response_model=None)
-    async def chat_completions(body: ChatCompletionRequest, request: Request) -> dict[str, Any] | Response:
+    async def chat_completions(body: ChatBody, request: Request) -> dict[str, Any] | Response:
         """Answer a conversation; streamed when `stream` is true."""
         engine_request = body.to_request(context.settings.serve.max_n)
-        chunks = context.ask(request, body.model, engine_request)
-        answer = ChatAnswer(body)
+        if tool := file_search_of(body.tools or []):
+            found = await answer_from_files(context, request, body.model, engine_request, tool)
+            chunks, answer = found.chunks, ChatAnswer(body, found)
+        else:
+            chunks, answer = context.ask(request, body.model, engine_request), ChatAnswer(body)
         if body.stream:
             return await stream(request, answer.events(chunks))
         async for chunk in chunks:
@@ -36,8 +48,9 @@ def router(context: GatewayContext) -> APIRouter:
 class ChatAnswer:
     """Builds OpenAI's objects from an engine's chunks."""
 
-    def __init__(self, body: ChatCompletionRequest) -> None:
-        self._body = body
+    def __init__(self, body: ChatCompletionRequest, found: FileAnswer | None = None) -> None:
+        """`found`: what stands behind an answer from vector stores."""
+        self._body, self._found = body, found
         self._head: dict[str, Any] = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -80,6 +93,8 @@ class ChatAnswer:
                 message["tool_calls"] = choice["tool_calls"]
             elif message["content"] is None:
                 message["content"] = ""
+            if self._found:
+                message["annotations"] = self._found.annotations(choice["text"])
             logprobs = {"content": choice["logprobs"], "refusal": None} if self._body.logprobs else None
             choices.append(
                 {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice["finish_reason"]}
@@ -89,8 +104,11 @@ class ChatAnswer:
             "object": "chat.completion",
             "choices": choices,
             "usage": self._usage,
-            "ninestory": self._extension,
+            "ninestory": self._extension | self._search(),
         }
+
+    def _search(self) -> dict[str, Any]:
+        return {"file_search": self._found.call_item(with_results=True)} if self._found else {}
 
     async def events(self, chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
         """The answer as a stream of `chat.completion.chunk`."""
@@ -105,6 +123,8 @@ class ChatAnswer:
             delta: dict[str, Any] = {} if index in opened else {"role": "assistant", "content": ""}
             opened.add(index)
             finish = chunk["reason"] if kind == "finished" else None
+            if finish and self._found:
+                delta["annotations"] = self._found.annotations(self._choice(index)["text"])
             logprobs = None
             if kind == "text":
                 delta["reasoning_content" if chunk["reasoning"] else "content"] = chunk["text"]
@@ -119,7 +139,7 @@ class ChatAnswer:
             choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
             yield event(self._chunk([choice]))
         if with_usage:
-            yield event({**self._chunk([]), "usage": self._usage, "ninestory": self._extension})
+            yield event({**self._chunk([]), "usage": self._usage, "ninestory": self._extension | self._search()})
         yield DONE
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ninestory.core.errors import NinestoryError
@@ -20,7 +20,9 @@ Event = dict[str, Any]
 class ResponseBuilder:
     """The response to one request, filled chunk by chunk."""
 
-    def __init__(self, body: ResponseRequest) -> None:
+    def __init__(self, body: ResponseRequest, annotate: Callable[[str], list[dict[str, Any]]] | None = None) -> None:
+        """`annotate` gives the annotations of a finished text."""
+        self._annotate = annotate or (lambda text: [])
         self.response = _empty_response(body)
         self._sequence = 0
         self._open: dict[str, Any] | None = None
@@ -45,6 +47,14 @@ class ResponseBuilder:
         elif chunk["kind"] == "usage":
             self.response["usage"] = _usage(chunk)
 
+    def add_search(self, item: dict[str, Any]) -> Iterator[Event]:
+        """The events of a finished `file_search_call`."""
+        yield from self._begin(item)
+        for stage in ("in_progress", "searching", "completed"):
+            yield self._event(f"response.file_search_call.{stage}", item_id=item["id"], output_index=self._index)
+        self._open = None
+        yield self._event("response.output_item.done", output_index=self._index, item=item)
+
     def finish(self) -> Iterator[Event]:
         """Close what is open and end the response."""
         yield from self._close("incomplete" if self.response["incomplete_details"] else "completed")
@@ -64,7 +74,13 @@ class ResponseBuilder:
     @staticmethod
     def with_ids(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Input items as they are stored: each with an id."""
-        prefixes = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+        prefixes = {
+            "message": "msg",
+            "function_call": "fc",
+            "function_call_output": "fco",
+            "reasoning": "rs",
+            "file_search_call": "fs",
+        }
         return [{**item, "id": item.get("id") or _new_id(prefixes[item["type"]])} for item in items]
 
     # --- items -------------------------------------------------------------------------------------------------
@@ -98,7 +114,7 @@ class ResponseBuilder:
             yield self._event(
                 "response.content_part.added", item_id=item["id"], output_index=self._index, content_index=0, part=part
             )
-            item["content"] = [{**part, "logprobs": []}]
+            item["content"] = [{**part, "annotations": [], "logprobs": []}]
         assert self._open is not None
         shown = [_logprob(entry) for entry in logprobs]
         self._open["content"][0]["text"] += text
@@ -139,6 +155,15 @@ class ResponseBuilder:
         where = {"item_id": item["id"], "output_index": self._index}
         if item["type"] == "message":
             part = item["content"][0]
+            for number, annotation in enumerate(self._annotate(part["text"])):
+                part["annotations"].append(annotation)
+                yield self._event(
+                    "response.output_text.annotation.added",
+                    **where,
+                    content_index=0,
+                    annotation_index=number,
+                    annotation=annotation,
+                )
             yield self._event(
                 "response.output_text.done", **where, content_index=0, text=part["text"], logprobs=part["logprobs"]
             )

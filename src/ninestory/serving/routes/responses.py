@@ -11,6 +11,7 @@ from starlette.responses import Response
 from ninestory.core.errors import Cancelled, NinestoryError, Unsupported
 from ninestory.runtimes.protocol import TokenizeRequest
 from ninestory.serving.context import GatewayContext
+from ninestory.serving.file_search import answer_from_files, file_search_of
 from ninestory.serving.routes.response_builder import Event, ResponseBuilder
 from ninestory.serving.routes.responses_schemas import (
     ResponseRequest,
@@ -32,15 +33,23 @@ def router(context: GatewayContext) -> APIRouter:
         """Answer an input; goes on from a stored response when `previous_response_id` names one."""
         earlier = store.conversation(body.previous_response_id) if body.previous_response_id else []
         engine_request = chat_request(body, earlier)
-        chunks = context.ask(request, body.model, engine_request)
-        builder = ResponseBuilder(body)
+        tool = file_search_of(body.tools)
+        if tool:
+            found = await answer_from_files(context, request, body.model, engine_request, tool)
+            chunks, builder = found.chunks, ResponseBuilder(body, found.annotations)
+            search = found.call_item("file_search_call.results" in (body.include or []))
+        else:
+            chunks, builder = context.ask(request, body.model, engine_request), ResponseBuilder(body)
+            search = None
 
         def keep() -> None:
             if builder.response["store"]:
                 store.put(builder.response, builder.with_ids(input_items(body)))
 
         if body.stream:
-            return await stream(request, _lines(builder, chunks, keep))
+            return await stream(request, _lines(builder, search, chunks, keep))
+        if search:
+            _exhaust(builder.add_search(search))
         async for chunk in chunks:
             _exhaust(builder.add(chunk))
         _exhaust(builder.finish())
@@ -103,7 +112,9 @@ def router(context: GatewayContext) -> APIRouter:
     return routes
 
 
-async def _lines(builder: ResponseBuilder, chunks: AsyncIterator[dict[str, Any]], keep: Any) -> AsyncIterator[bytes]:
+async def _lines(
+    builder: ResponseBuilder, search: dict[str, Any] | None, chunks: AsyncIterator[dict[str, Any]], keep: Any
+) -> AsyncIterator[bytes]:
     """The events of an answer. Nothing is sent before the first chunk, so an early error keeps its status."""
     started = False
     try:
@@ -111,6 +122,8 @@ async def _lines(builder: ResponseBuilder, chunks: AsyncIterator[dict[str, Any]]
             if not started:
                 started = True
                 for line in _named(builder.start()):
+                    yield line
+                for line in _named(builder.add_search(search)) if search else ():
                     yield line
             for line in _named(builder.add(chunk)):
                 yield line

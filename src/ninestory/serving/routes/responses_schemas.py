@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 from ninestory.core.errors import InvalidRequest
 from ninestory.runtimes.json_schema import check_schema
 from ninestory.runtimes.protocol import ChatRequest, Constraint, Message, Sampling, ToolCall, ToolSpec
+from ninestory.serving.routes.vector_stores_schemas import FileSearchTool
 from ninestory.serving.schemas import Strict
 
 
@@ -49,6 +50,17 @@ class FunctionCallOutputItem(Strict):
     status: str | None = None
 
 
+class FileSearchCallItem(Strict):
+    """Accepted when an answer is sent back; changes nothing."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["file_search_call"]
+    id: str | None = None
+    queries: list[str] = []
+    status: str | None = None
+
+
 class ReasoningText(Strict):
     type: Literal["reasoning_text"]
     text: str
@@ -72,6 +84,7 @@ InputItem = Annotated[
     Annotated[MessageItem, Tag("message")]
     | Annotated[FunctionCallItem, Tag("function_call")]
     | Annotated[FunctionCallOutputItem, Tag("function_call_output")]
+    | Annotated[FileSearchCallItem, Tag("file_search_call")]
     | Annotated[ReasoningItem, Tag("reasoning")],
     Discriminator(_item_type),
 ]
@@ -134,13 +147,13 @@ class ResponseRequest(Strict):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     store: bool | None = True
-    tools: list[FunctionTool] = Field(default=[], max_length=128)
+    tools: list[FunctionTool | FileSearchTool] = Field(default=[], max_length=128)
     tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
     truncation: Literal["auto", "disabled"] | None = "disabled"
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    include: list[Literal["message.output_text.logprobs", "file_search_call.results"]] | None = None
     background: Literal[False] | None = None
     metadata: dict[str, str] | None = Field(default=None, description="Given back; changes nothing.")
     user: str | None = Field(default=None, description="Changes nothing.")
@@ -150,7 +163,7 @@ class ResponseRequest(Strict):
 
     @property
     def wants_logprobs(self) -> bool:
-        return bool(self.include) or self.top_logprobs is not None
+        return "message.output_text.logprobs" in (self.include or []) or self.top_logprobs is not None
 
 
 class TokenCountRequest(Strict):
@@ -179,6 +192,7 @@ def chat_request(body: ResponseRequest, earlier_items: list[dict[str, Any]]) -> 
                 strict=bool(tool.strict),
             )
             for tool in body.tools
+            if isinstance(tool, FunctionTool)
         ],
         tool_choice=_tool_choice(body),
         parallel_tool_calls=body.parallel_tool_calls,
@@ -208,6 +222,8 @@ def conversation(items: list[dict[str, Any]], instructions: str | None) -> list[
     messages: list[Message] = []
     thinking = ""
     for item in items:
+        if item["type"] == "file_search_call":
+            continue
         if item["type"] == "reasoning":
             thinking += _joined(item.get("content") or [])
         elif item["type"] == "function_call":
@@ -249,7 +265,7 @@ def _tool_choice(body: ResponseRequest) -> str:
         choice: str = body.tool_choice
     else:
         choice = body.tool_choice.name
-    names = {tool.name for tool in body.tools}
+    names = {tool.name for tool in body.tools if isinstance(tool, FunctionTool)}
     if choice not in ("none", "auto") and (not names or (choice != "required" and choice not in names)):
         raise InvalidRequest(
             f"tool_choice is {choice!r}, but the tools are {sorted(names)}.",

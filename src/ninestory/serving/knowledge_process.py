@@ -1,0 +1,71 @@
+"""The process that reads knowledge bases: `python -m ninestory.serving.knowledge_process PARENT HOME`.
+
+One line of JSON in, one out; LanceDB lives here and never in the gateway. Tables stay open between questions.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ninestory.core.errors import NinestoryError
+from ninestory.core.paths import Home
+from ninestory.floors.retrieval.hits import SearchOptions
+from ninestory.floors.retrieval.knowledge_base import open_base
+from ninestory.floors.retrieval.search import search
+from ninestory.floors.retrieval.table import ChunkReader
+
+
+class Readers:
+    """The open knowledge bases of a home."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._open: dict[str, ChunkReader] = {}
+
+    def answer(self, call: dict[str, Any]) -> Any:
+        """One call: "search" or "passages"."""
+        reader = self._reader(call["base"])
+        if call["op"] == "search":
+            import numpy as np
+
+            options = SearchOptions(**call["options"])
+            vector = np.array(call["vector"], dtype=np.float32)
+            return [asdict(hit) for hit in search(reader, call["question"], vector, options)]
+        if not reader.refresh():
+            return []
+        return reader.of_file(call["file"], call["first"], call["count"])
+
+    def _reader(self, base_id: str) -> ChunkReader:
+        reader = self._open.get(base_id)
+        if reader is None or not reader.base.folder.exists():
+            self._open.pop(base_id, None)
+            reader = self._open[base_id] = ChunkReader(open_base(self._home, base_id))
+        return reader
+
+
+def main() -> None:
+    from ninestory.serving.worker import die_with_parent
+
+    die_with_parent(int(sys.argv[1]))
+    readers = Readers(Home(Path(sys.argv[2])))
+    for line in sys.stdin.buffer:
+        try:
+            answer: dict[str, Any] = {"result": readers.answer(orjson.loads(line))}
+        except NinestoryError as error:
+            answer = {"error": error.as_dict()}
+        except Exception as error:
+            import traceback
+
+            traceback.print_exception(error, file=sys.stderr)
+            answer = {"error": NinestoryError(f"{type(error).__name__}: {error}").as_dict()}
+        sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()
