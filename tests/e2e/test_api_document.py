@@ -16,9 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.starter]
 
 # The event stream has no end, and what is fuzzed into `pull` would become jobs.
 ENDLESS = "/ninestory/v1/(events|models/pull)"
-GENERATING = (
-    "/v1/(chat/completions|completions|embeddings|responses|responses/input_tokens|messages.*)|/ninestory/v1/load"
-)
+GENERATING = "/v1/(chat/completions|completions|embeddings|rerank|responses|responses/input_tokens|messages.*)|/ninestory/v1/load"
 CHECKS = "not_a_server_error,status_code_conformance,response_schema_conformance"
 
 
