@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from ninestory.runtimes.answer_edit import WithoutLead
 from ninestory.runtimes.protocol import TokenLogprob
 from ninestory.runtimes.reasoning import ThinkingSplitter
 from ninestory.runtimes.text_stream import TextStream
+from ninestory.tokenizers.chatglm import ResponseStream
 
 
 def _texts(stream: TextStream, tokens: list[str]) -> list[str]:
@@ -53,3 +55,14 @@ def test_thinking_is_marked_and_counted() -> None:
     chunks = [chunk for token in ("<thi", "nk>why", "</think>", "so") for chunk in stream.feed(token)]
     assert [(chunk.text, chunk.reasoning) for chunk in chunks] == [("why", True), ("so", False)]
     assert stream.reasoning_tokens == 1
+
+
+def test_what_the_format_puts_before_an_answer_is_no_part_of_it() -> None:
+    assert "".join(_texts(TextStream(0, edit=WithoutLead(" ")), [" ", "Hi", " there"])) == "Hi there"
+    assert "".join(_texts(TextStream(0, edit=WithoutLead("\n\n")), ["\n", "x"])) == "\nx"
+    assert "".join(_texts(TextStream(0, edit=WithoutLead("\n\n")), ["\n"])) == "\n"
+
+
+def test_an_edit_is_done_before_stops_are_looked_for() -> None:
+    stream = TextStream(0, ["，"], edit=ResponseStream())
+    assert "".join(_texts(stream, ["你好", ",世界"])) == "你好" and stream.stop == "，"

@@ -37,6 +37,7 @@ class Template:
         last_end: what closes the last answer of a training text, in place of `end` and `after`, where it differs.
         opening: [role, content] of turns that the format always begins with; they are not learned.
         begin_token: the tokenizer's begin token stands before the prompt, where the family has one.
+        full_width_marks: half-width marks of an answer next to a Chinese character become full-width (ChatGLM's chat).
         joins_paragraphs: blank lines end a turn in this format, so those inside a message become single ones.
     """
 
@@ -57,11 +58,17 @@ class Template:
     user_alone: str = ""
     first_round: int = 0
     begin_token: bool = True
+    full_width_marks: bool = False
     joins_paragraphs: bool = False
     opening: list[list[str]] = field(default_factory=list)
     aliases: list[str] = field(default_factory=list)
     stops: list[str] = field(default_factory=list)
     stop_ids: list[int] = field(default_factory=list)
+
+    @property
+    def lead(self) -> str:
+        """What stands between the words before an answer and the answer: part of the format, not of the answer."""
+        return self.assistant.removeprefix(self.generation) if self.assistant.startswith(self.generation) else ""
 
 
 @lru_cache(maxsize=1)

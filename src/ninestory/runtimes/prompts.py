@@ -15,8 +15,10 @@ from typing import Any
 from ninestory.core.errors import ContextOverflow, InvalidRequest, Unsupported
 from ninestory.models.prompt_format import PromptFormat, choose_format, no_format
 from ninestory.models.resolved import ResolvedModel
+from ninestory.runtimes.answer_edit import AnswerEdit, WithoutLead
 from ninestory.runtimes.protocol import ChatRequest, CompletionRequest, Generation, Message
 from ninestory.runtimes.tool_calling import plain_turns
+from ninestory.tokenizers.chatglm import ResponseStream
 from ninestory.tokenizers.tokenizer import Segment
 
 
@@ -30,6 +32,14 @@ class Prompt:
     template: str = ""
     stops: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
+    lead: str = ""  # a part of the format that the model may write before its answer
+    full_width_marks: bool = False
+
+    def edit(self) -> AnswerEdit | None:
+        """What to do to one answer's text as it comes."""
+        if self.full_width_marks:
+            return ResponseStream()
+        return WithoutLead(self.lead) if self.lead else None
 
 
 class Prompts(ABC):
@@ -88,7 +98,11 @@ class Prompts(ABC):
             last = len(messages) <= kept_system + 1
             if request.truncation == "disabled" or last or self._fits(len(ids), request):
                 self.check_fits(len(ids), request)
-                return Prompt(ids, opened, dropped, form.id, *self._stops(form))
+                lead, marks = (
+                    ("", False) if form.template is None else (form.template.lead, form.template.full_width_marks)
+                )
+                lead = "" if request.continue_final_message else lead
+                return Prompt(ids, opened, dropped, form.id, *self._stops(form), lead, marks)
             step = 2 if len(messages) > kept_system + 2 else 1  # a question goes with its answer
             messages = [*messages[:kept_system], *messages[kept_system + step :]]
             dropped += step

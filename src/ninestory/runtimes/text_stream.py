@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ninestory.runtimes.answer_edit import AnswerEdit
 from ninestory.runtimes.protocol import Text, TokenLogprob
 from ninestory.runtimes.reasoning import ThinkingSplitter, partial_suffix
 
@@ -15,6 +16,7 @@ class TextStream:
         stops: strings that end the answer; they are not part of it.
         ends: the same, of the prompt format: nobody asked for them by name.
         splitter: tells thinking from answer, or None.
+        edit: what the prompt format does to an answer's text, or None.
 
     Attributes:
         stop: the stop string that was met, or None. Nothing comes after it.
@@ -27,11 +29,12 @@ class TextStream:
         *,
         ends: Sequence[str] = (),
         splitter: ThinkingSplitter | None = None,
+        edit: AnswerEdit | None = None,
     ) -> None:
         self.index = index
         self.stop: str | None = None
         self.reasoning_tokens = 0
-        self._asked, self._splitter = stops, splitter
+        self._asked, self._splitter, self._edit = stops, splitter, edit
         self._stops = [stop for stop in (*stops, *ends) if stop]
         self._held = ""
         self._logprobs: list[TokenLogprob] = []
@@ -47,7 +50,7 @@ class TextStream:
             return
         if logprob is not None:
             self._logprobs.append(logprob)
-        self._held += text
+        self._held += self._edit.push(text) if self._edit else text
         if found := self._earliest_stop():
             at, self.stop = found
             self._held = self._held[:at]
@@ -60,6 +63,10 @@ class TextStream:
 
     def flush(self) -> Iterator[Text]:
         """What was held back, when the answer has ended."""
+        if self._edit and self.stop is None:
+            self._held += self._edit.finish()
+            if found := self._earliest_stop():
+                self._held, self.stop = self._held[: found[0]], found[1]
         held, self._held = self._held, ""
         if held:
             yield from self._shown(held)

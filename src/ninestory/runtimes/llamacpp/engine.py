@@ -14,6 +14,7 @@ from ninestory.core.paths import Home
 from ninestory.models.convert.lora_gguf import adapter_gguf
 from ninestory.models.gguf_reader import GgufFile, read_gguf
 from ninestory.models.resolved import ResolvedModel
+from ninestory.runtimes.answer_edit import AnswerEdit
 from ninestory.runtimes.json_schema import choices_grammar, schema_grammar
 from ninestory.runtimes.llamacpp.library import Library
 from ninestory.runtimes.llamacpp.prompts import GgufPrompts
@@ -124,7 +125,7 @@ class LlamaCppEngine:
     def _chat(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
         prompt = self._prompts.chat(request)
         choices = [
-            _Choice(i, request.logprobs, ThinkingSplitter(inside=prompt.thinking), ends=prompt.stops)
+            _Choice(i, request.logprobs, ThinkingSplitter(inside=prompt.thinking), prompt.stops, prompt.edit())
             for i in range(request.n)
         ]
         yield from self._generate(prompt, request, choices, cancel)
@@ -285,7 +286,9 @@ class _Choice:
         alternatives: int | None,
         splitter: ThinkingSplitter | None = None,
         ends: Sequence[str] = (),
+        edit: AnswerEdit | None = None,
     ) -> None:
+        self._edit = edit
         self._ends = ends  # the prompt format's own stop strings, which nobody asked for by name
         self.index, self.tokens, self.reasoning_tokens = index, 0, 0
         self._alternatives, self._splitter = alternatives or 0, splitter
@@ -296,8 +299,10 @@ class _Choice:
         self._logprobs += [
             _logprob(entry, self._alternatives) for entry in (choice.get("logprobs") or {}).get("content", [])
         ]
-        if choice["text"]:
-            pieces = self._splitter.feed(choice["text"]) if self._splitter else [(choice["text"], False)]
+        text = self._edit.push(choice["text"]) if self._edit else choice["text"]
+        text += self._edit.finish() if self._edit and choice["finish_reason"] else ""
+        if text:
+            pieces = self._splitter.feed(text) if self._splitter else [(text, False)]
             self.reasoning_tokens += any(thinking for _, thinking in pieces)
             yield from self._texts(pieces)
         if not choice["finish_reason"]:

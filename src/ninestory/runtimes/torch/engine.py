@@ -125,7 +125,13 @@ class TorchEngine:
     def _chat(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
         prompt = self._prompts.chat(request)
         streams = [
-            TextStream(i, request.stop, ends=prompt.stops, splitter=ThinkingSplitter(inside=prompt.thinking))
+            TextStream(
+                i,
+                request.stop,
+                ends=prompt.stops,
+                splitter=ThinkingSplitter(inside=prompt.thinking),
+                edit=prompt.edit(),
+            )
             for i in range(request.n)
         ]
         starts_text = not request.continue_final_message
