@@ -9,6 +9,7 @@ import torch
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import InvalidRequest, Unsupported
 from ninestory.models.resolved import ResolvedModel
+from ninestory.runtimes.torch.adapters import apply_adapters
 from ninestory.runtimes.torch.decoder import decoder_of
 from ninestory.runtimes.torch.engine import TorchEngine
 from ninestory.runtimes.torch.load_model import check_vocabulary, load_model
@@ -36,6 +37,7 @@ def open_engine(model: ResolvedModel, settings: RuntimeSettings) -> TorchEngine:
     tokenizer = tokenizer or load_tokenizer(model.path, rows)
     check_vocabulary(tokenizer, rows, model.reference)
     context = settings.context or min(model.context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    apply_adapters(loaded, model.adapters)
     dtype, note = _suit(loaded, settings.dtype, device)
     notes = [report.summary(), note]
     if report.packed:
