@@ -18,72 +18,121 @@ from typing import Any, get_args, get_origin, get_type_hints
 from ninestory.core.errors import InvalidRequest
 
 
-def _doc(default: Any, text: str) -> Any:
-    """A field with its one-line meaning (shown by `ninestory config` and in flags' help)."""
+def _doc(default: Any, text: str, text_zh: str) -> Any:
+    """A field with its one-line meaning in both languages (shown by `ninestory config` and on the page)."""
+    metadata = {"doc": text, "doc_zh": text_zh}
     if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata={"doc": text})
-    return field(default=default, metadata={"doc": text})
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class ServeSettings:
     """`[serve]`: the gateway."""
 
-    host: str = _doc("127.0.0.1", "address to listen on; anything but loopback needs an API key")
-    port: int = _doc(8909, "port to listen on")
-    api_key: str = _doc("", "key that clients must send; never shown")
-    api_key_file: str = _doc("", "file that holds the key")
-    allowed_hosts: list[str] = _doc([], "Host names accepted beside loopback and `host`")
-    allowed_origins: list[str] = _doc([], "browser origins accepted beside the server's own")
-    preload: list[str] = _doc([], "models loaded at start")
-    keep_alive: float = _doc(600.0, "seconds an idle model stays loaded; 0 unloads at once, -1 never")
-    max_body_mb: float = _doc(32.0, "largest request body in MB (uploads: max_upload_mb)")
-    max_upload_mb: float = _doc(512.0, "largest uploaded file in MB")
-    max_queue: int = _doc(64, "requests waiting for one model before 429")
-    max_n: int = _doc(8, "largest n of one request")
-    request_timeout: float = _doc(600.0, "seconds one request may take")
-    start_timeout: float = _doc(180.0, "seconds a model may take to load")
-    memory_limit_mb: float = _doc(0.0, "memory that models may take together; 0 = what the machine has free")
+    host: str = _doc(
+        "127.0.0.1", "address to listen on; anything but loopback needs an API key", "监听地址；非本机地址需要 API 密钥"
+    )
+    port: int = _doc(8909, "port to listen on", "监听端口")
+    api_key: str = _doc("", "key that clients must send; never shown", "客户端须发送的密钥；从不显示")
+    api_key_file: str = _doc("", "file that holds the key", "存放密钥的文件")
+    allowed_hosts: list[str] = _doc(
+        [], "Host names accepted beside loopback and `host`", "除本机与 `host` 外接受的主机名"
+    )
+    allowed_origins: list[str] = _doc(
+        [], "browser origins accepted beside the server's own", "除服务器自身外接受的浏览器来源"
+    )
+    preload: list[str] = _doc([], "models loaded at start", "启动时加载的模型")
+    keep_alive: float = _doc(
+        600.0,
+        "seconds an idle model stays loaded; 0 unloads at once, -1 never",
+        "空闲模型保持加载的秒数；0 立即卸载，-1 永不卸载",
+    )
+    max_body_mb: float = _doc(
+        32.0, "largest request body in MB (uploads: max_upload_mb)", "请求体的最大 MB 数（上传见 max_upload_mb）"
+    )
+    max_upload_mb: float = _doc(512.0, "largest uploaded file in MB", "上传文件的最大 MB 数")
+    max_queue: int = _doc(64, "requests waiting for one model before 429", "同一模型排队请求的上限，超出返回 429")
+    max_n: int = _doc(8, "largest n of one request", "单个请求的 n 上限")
+    request_timeout: float = _doc(600.0, "seconds one request may take", "单个请求的最长秒数")
+    start_timeout: float = _doc(180.0, "seconds a model may take to load", "加载模型的最长秒数")
+    memory_limit_mb: float = _doc(
+        0.0,
+        "memory that models may take together; 0 = what the machine has free",
+        "全部模型可用的内存（MB）；0 为本机空闲内存",
+    )
 
 
 @dataclass(frozen=True)
 class RuntimeSettings:
     """`[runtime]`: how models are loaded."""
 
-    runtime: str = _doc("", "llamacpp, torch, onnx or empty (chosen by the files)")
-    context: int = _doc(0, "tokens of one conversation; 0 = the smaller of the model's own and 4096")
-    slots: int = _doc(4, "requests decoded together")
-    threads: int = _doc(0, "threads of one worker; 0 = the processors that are free")
-    dtype: str = _doc("", "float32, bfloat16, float16, int8 or empty (float32 on a CPU)")
+    runtime: str = _doc(
+        "", "llamacpp, torch, onnx or empty (chosen by the files)", "llamacpp、torch、onnx 或留空（按文件选择）"
+    )
+    context: int = _doc(
+        0,
+        "tokens of one conversation; 0 = the smaller of the model's own and 4096",
+        "单个对话的词元数；0 为模型自身上限与 4096 中较小者",
+    )
+    slots: int = _doc(4, "requests decoded together", "同时解码的请求数")
+    threads: int = _doc(
+        0, "threads of one worker; 0 = the processors that are free", "每个工作进程的线程数；0 为空闲处理器数"
+    )
+    dtype: str = _doc(
+        "",
+        "float32, bfloat16, float16, int8 or empty (float32 on a CPU)",
+        "float32、bfloat16、float16、int8 或留空（CPU 上为 float32）",
+    )
     template: str = _doc(
-        "", "prompt template of chat models, or 'checkpoint'; empty = catalogue, then the checkpoint's"
+        "",
+        "prompt template of chat models, or 'checkpoint'; empty = catalogue, then the checkpoint's",
+        "对话模型的提示模板，或 'checkpoint'；留空则先取目录，再取检查点自带的",
     )
-    device: str = _doc("", "cpu, cuda, cuda:1 … or empty (the best there is)")
+    device: str = _doc(
+        "", "cpu, cuda, cuda:1 … or empty (the best there is)", "cpu、cuda、cuda:1 … 或留空（自动选最好的）"
+    )
     rwkv_strategy: str = _doc(
-        "", "RWKV only, in place of dtype and device: 'cpu fp32i8 *10 -> cpu fp32', 'cuda fp16', …"
+        "",
+        "RWKV only, in place of dtype and device: 'cpu fp32i8 *10 -> cpu fp32', 'cuda fp16', …",
+        "仅用于 RWKV，取代 dtype 与 device：'cpu fp32i8 *10 -> cpu fp32'、'cuda fp16' 等",
     )
-    prompt_cache_mb: int = _doc(128, "memory for prompts kept for reuse (llama.cpp)")
-    allow_http: bool = _doc(False, "let a remote model's endpoint be plain http outside this machine")
+    prompt_cache_mb: int = _doc(
+        128, "memory for prompts kept for reuse (llama.cpp)", "保留提示词以供复用的内存（llama.cpp，MB）"
+    )
+    allow_http: bool = _doc(
+        False, "let a remote model's endpoint be plain http outside this machine", "允许本机以外的远程模型使用明文 http"
+    )
 
 
 @dataclass(frozen=True)
 class HubSettings:
     """`[hub]`: where `pull` fetches from. Nothing else uses the network."""
 
-    hf_endpoint: str = _doc("https://huggingface.co", "Hugging Face hub or a mirror (HF_ENDPOINT is read too)")
-    hf_token: str = _doc("", "token for gated models (HF_TOKEN is read too); never shown")
-    ms_endpoint: str = _doc("https://www.modelscope.cn", "ModelScope hub")
-    timeout: float = _doc(30.0, "seconds without a byte before a download is retried")
+    hf_endpoint: str = _doc(
+        "https://huggingface.co",
+        "Hugging Face hub or a mirror (HF_ENDPOINT is read too)",
+        "Hugging Face 或其镜像（也读取 HF_ENDPOINT）",
+    )
+    hf_token: str = _doc(
+        "", "token for gated models (HF_TOKEN is read too); never shown", "受限模型的令牌（也读取 HF_TOKEN）；从不显示"
+    )
+    ms_endpoint: str = _doc("https://www.modelscope.cn", "ModelScope hub", "ModelScope 地址")
+    timeout: float = _doc(30.0, "seconds without a byte before a download is retried", "多少秒未收到数据即重试下载")
 
 
 @dataclass(frozen=True)
 class Settings:
     """Everything that can be set."""
 
-    language: str = _doc("", "en, zh or empty (from the environment)")
-    server: str = _doc("", "address of a running server that verbs ask; empty = work in this process")
-    log_level: str = _doc("info", "debug, info, warning or error")
-    log_json: bool = _doc(False, "one JSON object a log line")
+    language: str = _doc("", "en, zh or empty (from the environment)", "en、zh 或留空（取自环境）")
+    server: str = _doc(
+        "",
+        "address of a running server that verbs ask; empty = work in this process",
+        "命令所询问的服务器地址；留空则在本进程中运行",
+    )
+    log_level: str = _doc("info", "debug, info, warning or error", "debug、info、warning 或 error")
+    log_json: bool = _doc(False, "one JSON object a log line", "日志每行一个 JSON 对象")
     serve: ServeSettings = field(default_factory=ServeSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     hub: HubSettings = field(default_factory=HubSettings)

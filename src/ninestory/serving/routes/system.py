@@ -64,7 +64,8 @@ def effective_settings(context: GatewayContext) -> list[dict[str, Any]]:
         group, _, name = key.rpartition(".")
         owner = getattr(context.settings, group) if group else context.settings
         kind = get_type_hints(Settings)[group] if group else Settings
-        doc = next(field.metadata["doc"] for field in dataclasses.fields(kind) if field.name == name)
+        meaning = next(field.metadata for field in dataclasses.fields(kind) if field.name == name)
+        doc = {"en": meaning["doc"], "zh": meaning["doc_zh"]}
         value = getattr(owner, name)
         if key in SECRETS:
             value = "(set)" if value else ""
