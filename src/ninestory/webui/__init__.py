@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -43,30 +44,49 @@ def mount(app: Any) -> None:
 
 
 def page_file(path: str, accepts_gzip: bool = True) -> Response:
-    """A static file, or index.html for the page's own views. Names are looked up in a list, never joined from a request."""
+    """index.html for a view, or a file under the version of this release (`at-VERSION/app.js`).
+
+    Every module is named under the version it came with, so a page that is open while the server is upgraded never
+    mixes two releases: the old names are gone, and the page asks to be loaded again. Names are looked up in a list,
+    never joined from a request.
+    """
     if not (STATIC / "vendor" / "preact.js").is_file():
         return PlainTextResponse(
             "The page's modules are not built. Run: python hatch_build.py\n页面模块尚未构建。请运行：python hatch_build.py\n",
             503,
         )
-    file = _files().get(path)
+    files = {str(f.relative_to(STATIC)): f for f in sorted(STATIC.rglob("*")) if f.is_file()}
+    version = _version(tuple((f, f.stat().st_mtime_ns) for f in files.values()))
+    prefix = f"at-{version}/"
+    file = files.get(path.removeprefix(prefix)) if path.startswith(prefix) else None
     if file is None and Path(path).suffix:
         return PlainTextResponse("Not found\n", 404, HEADERS)
-    file = file or STATIC / "index.html"
-    cached = "no-cache" if file.suffix in (".html", ".js", ".css") else "public, max-age=86400"
-    media = _TYPES.get(file.suffix, "application/octet-stream")
+    if file is None:
+        index = (STATIC / "index.html").read_text(encoding="utf-8").replace("{version}", version).encode()
+        return _response(index, ".html", "no-cache", accepts_gzip)
+    kept = "public, max-age=31536000, immutable"
+    if file.suffix == ".woff2":  # compressed already
+        return FileResponse(file, headers={**HEADERS, "Cache-Control": kept}, media_type=_TYPES[".woff2"])
+    return _response(_content(file, file.stat().st_mtime_ns, accepts_gzip), file.suffix, kept, accepts_gzip)
+
+
+def _response(body: bytes, suffix: str, cached: str, gzipped: bool) -> Response:
     headers = {**HEADERS, "Cache-Control": cached, "Vary": "Accept-Encoding"}
-    if not accepts_gzip or file.suffix == ".woff2":
-        return FileResponse(file, headers=headers, media_type=media)
-    body = _compressed(file, file.stat().st_mtime_ns)
-    return Response(body, headers={**headers, "Content-Encoding": "gzip"}, media_type=media)
+    if gzipped:
+        headers["Content-Encoding"] = "gzip"
+        body = gzip.compress(body, 6) if suffix == ".html" else body
+    return Response(body, headers=headers, media_type=_TYPES.get(suffix, "application/octet-stream"))
 
 
-@lru_cache(maxsize=128)
-def _compressed(file: Path, changed_ns: int) -> bytes:
-    """The file in gzip; the time of its last change is a part of the key, so an edit shows at the next load."""
-    return gzip.compress(file.read_bytes(), 6)
+@lru_cache(maxsize=8)
+def _version(stamps: tuple[tuple[Path, int], ...]) -> str:
+    """A name for the contents of all files; the times of their last changes are the key, so an edit makes a new one."""
+    digest = hashlib.sha256()
+    for file, _ in stamps:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
-def _files() -> dict[str, Path]:
-    return {str(f.relative_to(STATIC)): f for f in STATIC.rglob("*") if f.is_file()}
+@lru_cache(maxsize=256)
+def _content(file: Path, changed_ns: int, gzipped: bool) -> bytes:
+    return gzip.compress(file.read_bytes(), 6) if gzipped else file.read_bytes()

@@ -4,6 +4,10 @@ import { language } from "./i18n.js";
 
 /** True when the server asked for the key in mid-use: the shell shows the sign-in over what is there. */
 export const signedOut = signal(false);
+/** How many answers of the server are waited for. */
+export const pending = signal(0);
+/** Whether this server asks for a key at all. */
+export const needsKey = signal(false);
 
 export class ApiError extends Error {
   constructor(status, error) {
@@ -20,15 +24,18 @@ async function failed(response) {
   return new ApiError(response.status, error);
 }
 
-export async function call(method, path, body) {
-  const options = { method, headers: {} };
+export async function call(method, path, body, signal) {
+  const options = { method, signal, headers: {} };
   if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
   }
-  const response = await fetch(path, options);
-  if (!response.ok) throw await failed(response);
-  return response.status === 204 ? null : response.json();
+  pending.value++;
+  try {
+    const response = await fetch(path, options);
+    if (!response.ok) throw await failed(response);
+    return response.status === 204 ? null : await response.json();
+  } finally { pending.value--; }
 }
 
 export const own = (method, path, body) => call(method, `/ninestory/v1${path}`, body);

@@ -15,7 +15,10 @@ export function setLanguage(value) {
 export function t(key, values = {}) {
   const text = tables[language.value][key];
   if (text === undefined) throw new Error(`no text for ${key}`);
-  return text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
+  return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? values[name] : whole));
 }
+
+/** The words for a name that came from the server (a code, a kind), or "" when there are none. */
+export const translated = (key) => tables[language.value][key] || "";
 
 export const inLanguage = (text) => (text ? text[language.value] || text.en : "");

@@ -5,6 +5,8 @@ export const loaded = signal(null); // rows of GET /ps, null until the first eve
 export const jobs = signal(new Map());
 export const connected = signal(true);
 export const restarts = signal(0);
+/** The last line of a job's log: {seq, job, time, kind, data}. */
+export const jobEvent = signal(null);
 let startedAt = null;
 
 const HANDLERS = {
@@ -15,7 +17,7 @@ const HANDLERS = {
   },
   models: (data) => { loaded.value = data.data; },
   job: (data) => { jobs.value = new Map(jobs.value).set(data.id, data); },
-  job_event() {},
+  job_event: (data) => { jobEvent.value = data; },
   lost: () => { connected.value = false; },
 };
 
@@ -23,11 +25,13 @@ const HANDLERS = {
 export function listen() {
   if (!window.SharedWorker) { // some phones: one stream a tab
     const source = new EventSource("/ninestory/v1/events");
-    for (const name of ["hello", "models", "job"]) source.addEventListener(name, (event) => HANDLERS[name](JSON.parse(event.data)));
+    for (const name of ["hello", "models", "job", "job_event"]) {
+      source.addEventListener(name, (event) => HANDLERS[name](JSON.parse(event.data)));
+    }
     source.onerror = HANDLERS.lost;
     return;
   }
-  const { port } = new SharedWorker("/ui/live-worker.js", { name: "ninestory" });
+  const { port } = new SharedWorker(new URL("./live-worker.js", import.meta.url), { name: "ninestory" });
   port.onmessage = ({ data: { name, data } }) => HANDLERS[name](data);
   port.postMessage("hello");
   addEventListener("pagehide", () => port.postMessage("goodbye"));

@@ -1,23 +1,30 @@
-// Streaming Markdown without quadratic cost: only blocks whose source changed are rebuilt; a block is coloured when done.
+// Streaming Markdown without quadratic cost: only blocks whose source changed are rebuilt, and coloured when done.
 import { marked } from "./vendor/marked.js";
 import DOMPurify from "./vendor/purify.js";
 import { copyText, LONGEST_LINE } from "./parts.js";
 
 const MOST_BLOCKS = 2000;
+const MOST_COLOURED_CHARACTERS = 50000;
+const OUR_IMAGE = /^(data:image\/|blob:|\/(?![/\\]))/; // a remote one would tell its host who reads this
+const FORBIDDEN = { FORBID_TAGS: ["style", "form", "input", "iframe"], FORBID_ATTR: ["style"] };
 marked.use({ gfm: true, breaks: false });
 
 DOMPurify.addHook("afterSanitizeAttributes", (node) => {
-  if (node.tagName === "IMG" && !/^(data:image\/|blob:|\/(?![/\\]))/.test(node.getAttribute("src") || "")) node.remove();
+  if (node.tagName === "IMG" && !OUR_IMAGE.test(node.getAttribute("src") || "")) node.remove();
   if (node.tagName === "A") { node.rel = "noopener noreferrer"; node.target = "_blank"; }
 });
-const clean = (html) => DOMPurify.sanitize(html, { FORBID_TAGS: ["style", "form", "input", "iframe"], FORBID_ATTR: ["style"] });
+const clean = (html) => DOMPurify.sanitize(html, FORBIDDEN);
+const make = (name, properties) => Object.assign(document.createElement(name), properties);
 
 let highlighter, mathematics;
+const vendor = (name) => new URL(`./vendor/${name}`, import.meta.url);
 const loadHighlighter = () => (highlighter ??= import("./vendor/highlight.js").then((m) => m.default));
 const loadMathematics = () => (mathematics ??= new Promise((resolve, reject) => {
-  const sheet = Object.assign(document.createElement("link"), { rel: "stylesheet", href: "/ui/vendor/katex.css" });
-  const script = Object.assign(document.createElement("script"), { src: "/ui/vendor/katex.js", onload: () => resolve(window.katex), onerror: reject });
-  document.head.append(sheet, script);
+  const onload = () => resolve(window.katex);
+  document.head.append(
+    make("link", { rel: "stylesheet", href: vendor("katex.css") }),
+    make("script", { src: vendor("katex.js"), onload, onerror: reject }),
+  );
 }));
 
 /** Render `text` into `element`; `live` while more may come. */
@@ -37,32 +44,42 @@ export function render(element, text, live, labels) {
 
 function shorten(text) {
   if (text.length < LONGEST_LINE) return text;
-  return text.split("\n").map((line) => (line.length > LONGEST_LINE ? `${line.slice(0, LONGEST_LINE)} …` : line)).join("\n");
+  const cut = (line) => (line.length > LONGEST_LINE ? `${line.slice(0, LONGEST_LINE)} …` : line);
+  return text.split("\n").map(cut).join("\n");
 }
 
 /** What one types of a console session: the lines after the prompt, without it. */
-const commandsOf = (text) => text.split("\n").filter((line) => line.startsWith("$ ")).map((line) => line.slice(2)).join("\n") || text;
+function commandsOf(text) {
+  const commands = text.split("\n").filter((line) => line.startsWith("$ ")).map((line) => line.slice(2));
+  return commands.join("\n") || text;
+}
 
 function enrich(block, labels) {
-  for (const code of block.querySelectorAll("pre > code")) {
-    const pre = code.parentElement, name = (code.className.match(/language-([\w-]+)/) || [])[1];
-    const button = Object.assign(document.createElement("button"), { type: "button", className: "copy", textContent: labels.copy });
-    button.onclick = async () => {
-      await copyText(name === "console" ? commandsOf(code.textContent) : code.textContent);
-      button.textContent = labels.copied;
-      setTimeout(() => (button.textContent = labels.copy), 1500);
-    };
-    pre.append(button);
-    if (name && code.textContent.length < 50000) {
-      loadHighlighter().then((hljs) => { if (hljs.getLanguage(name)) code.innerHTML = hljs.highlight(code.textContent, { language: name }).value; });
-    }
-  }
+  for (const code of block.querySelectorAll("pre > code")) enrichCode(code, labels);
   for (const table of block.querySelectorAll("table")) {
-    const frame = Object.assign(document.createElement("div"), { className: "scroll", tabIndex: 0 });
+    const frame = make("div", { className: "scroll", tabIndex: 0 });
     table.replaceWith(frame);
     frame.append(table);
   }
-  if (/\$[^$]+\$|\\\(|\\\[/.test(block.textContent) && !block.querySelector("pre")) loadMathematics().then((katex) => formulas(block, katex));
+  const hasFormulas = /\$[^$]+\$|\\\(|\\\[/.test(block.textContent) && !block.querySelector("pre");
+  if (hasFormulas) loadMathematics().then((katex) => formulas(block, katex));
+}
+
+function enrichCode(code, labels) {
+  const pre = code.parentElement;
+  const language = (code.className.match(/language-([\w-]+)/) || [])[1];
+  const button = make("button", { type: "button", className: "copy", textContent: labels.copy });
+  button.onclick = async () => {
+    await copyText(language === "console" ? commandsOf(code.textContent) : code.textContent);
+    button.textContent = labels.copied;
+    setTimeout(() => (button.textContent = labels.copy), 1500);
+  };
+  pre.tabIndex = 0; // it scrolls sideways
+  pre.append(button);
+  if (!language || code.textContent.length > MOST_COLOURED_CHARACTERS) return;
+  loadHighlighter().then((hljs) => {
+    if (hljs.getLanguage(language)) code.innerHTML = hljs.highlight(code.textContent, { language }).value;
+  });
 }
 
 const FORMULA = /\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[([\s\S]+?)\\\]/g;
@@ -79,7 +96,8 @@ function formulas(block, katex) {
       fragment.append(node.data.slice(at, match.index));
       const span = document.createElement("span");
       const source = match[1] ?? match[2] ?? match[3] ?? match[4];
-      katex.render(source, span, { throwOnError: false, displayMode: match[1] !== undefined || match[4] !== undefined, trust: false, maxSize: 20, maxExpand: 200 });
+      const displayMode = match[1] !== undefined || match[4] !== undefined;
+      katex.render(source, span, { displayMode, throwOnError: false, trust: false, maxSize: 20, maxExpand: 200 });
       fragment.append(span);
       at = match.index + match[0].length;
     }

@@ -1,22 +1,52 @@
-// All long work, with progress, log, cancel and resume; kept current by the server's one event stream.
+// All long work, with progress, cancel and resume; kept current by the server's one event stream.
 import { useEffect, useState } from "../vendor/hooks.js";
 import { jobs as changed } from "../live.js";
-import { html, Table, Progress, Dialog, complain, clock } from "../parts.js";
-import { t } from "../i18n.js";
+import { html, Progress, Table, complain, clock } from "../parts.js";
+import { t, translated, language } from "../i18n.js";
 import { own } from "../api.js";
+import { link } from "../router.js";
+import { JobDetail } from "./jobs/detail.js";
 
-export default function Jobs() {
+const UNFINISHED = ["queued", "running"];
+const RESUMABLE = ["failed", "cancelled"];
+
+export default function Jobs({ query, go }) {
   const [jobs, setJobs] = useState([]);
-  const [log, setLog] = useState(null);
   const refresh = () => own("GET", "/jobs?limit=100").then((r) => setJobs(r.data)).catch(complain);
   useEffect(() => { refresh(); }, []);
-  const fresh = new Map(jobs.map((job) => [job.id, job]));
-  for (const [id, job] of changed.value) if (!(fresh.get(id)?.updated_at > job.updated_at)) fresh.set(id, job);
-  const rows = [...fresh.values()].sort((a, b) => b.created_at - a.created_at);
+  const newest = new Map(jobs.map((job) => [job.id, job]));
+  for (const [id, job] of changed.value) if (!(newest.get(id)?.updated_at > job.updated_at)) newest.set(id, job);
   const act = (job, name) => own("POST", `/jobs/${job.id}/${name}`).then(refresh).catch(complain);
-  const show = (job) => own("GET", `/jobs/${job.id}/events?limit=200`).then((r) => setLog({ job, events: r.data })).catch(complain);
-  return html`<div class="view"><h2>${t("jobs")}</h2><p class="quiet">${t("jobsHelp")}</p><${Table} caption=${t("jobs")} columns=${[t("kind"), t("state"), t("progress"), t("created"), ""]} rows=${rows.map((j) => [
-    html`${j.kind}<br /><small class="quiet">${j.params?.model || j.id}</small>`, t(j.state), html`<${Progress} label=${t("progress")} done=${j.done} total=${j.total || (j.state === "succeeded" ? 1 : 0)} /><br /><small class="quiet">${j.error ? j.error.message : j.message}</small>`, clock(j.created_at),
-    html`<div class="row">${["queued", "running"].includes(j.state) && html`<button type="button" onClick=${() => act(j, "cancel")}>${t("cancel")}</button>`}${["failed", "cancelled"].includes(j.state) && html`<button type="button" onClick=${() => act(j, "resume")}>${t("resume")}</button>`}<button type="button" onClick=${() => show(j)}>${t("log")}</button></div>`])} />
-    ${log && html`<${Dialog} title=${`${t("log")}: ${log.job.kind}`} onClose=${() => setLog(null)}><pre tabindex="0">${log.events.map((e) => `${clock(e.time)}  ${e.kind}  ${JSON.stringify(e.data)}`).join("\n") || t("empty")}</pre><//>`}</div>`;
+  const button = (words, onClick) => html`<button type="button" onClick=${onClick}>${words}</button>`;
+  const actions = (job) => html`<div class="row">
+    ${UNFINISHED.includes(job.state) && button(t("cancel"), () => act(job, "cancel"))}
+    ${RESUMABLE.includes(job.state) && button(t("resume"), () => act(job, "resume"))}
+    ${!query.id && button(t("log"), () => go(`jobs?id=${job.id}`))}</div>`;
+  const shown = newest.get(query.id);
+  if (query.id) {
+    return html`<div class="view"><p><a ...${link("jobs")}>${t("allJobs")}</a></p>${shown && html`
+      <h2>${kindOf(shown)} <span class="quiet" translate=${false}>${subjectOf(shown)}</span></h2>
+      <${JobState} job=${shown} />${actions(shown)}<${JobDetail} key=${shown.id} job=${shown} />`}</div>`;
+  }
+  const rows = [...newest.values()].sort((a, b) => b.created_at - a.created_at).map((job) => [
+    html`${kindOf(job)}<br /><small class="quiet" translate=${false}>${subjectOf(job)}</small>`,
+    html`<${JobState} job=${job} />`, clock(job.created_at), actions(job)]);
+  return html`<div class="view"><h2>${t("jobs")}</h2><p class="quiet">${t("jobsHelp")}</p>
+    <${Table} caption=${t("jobs")} columns=${[t("kind"), t("progress"), t("created"), ""]} rows=${rows}
+      empty=${t("noJobs")} /></div>`;
+}
+
+const kindOf = (job) => translated(`kind_${job.kind}`) || job.kind;
+const subjectOf = (job) => job.params?.model || job.id;
+
+/** How far it is, or why it failed and what to do: the hint is in both languages. */
+function JobState({ job }) {
+  const hint = job.error && (language.value === "zh" ? job.error.hint_zh : job.error.hint);
+  const percent = job.total ? ` · ${Math.floor((100 * job.done) / job.total)} %` : "";
+  return html`<div class="job-state">
+    ${job.state === "running" && html`<${Progress} label=${t("progress")} done=${job.done} total=${job.total} />`}
+    <span>${t(job.state)}${job.state === "running" && percent}</span>
+    ${!job.error && job.message && html`<small class="quiet" lang="en">${job.message}</small>`}
+    ${job.error && html`<small class="bad" lang="en">${job.error.message}</small>`}
+    ${hint && html`<small class="quiet">${hint}</small>`}</div>`;
 }

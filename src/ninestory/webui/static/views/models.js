@@ -1,45 +1,113 @@
 // What is installed, what is loaded, and the catalogue floor by floor.
 import { useEffect, useState } from "../vendor/hooks.js";
-import { html, Table, Field, Dialog, toast, complain, bytes, copyText } from "../parts.js";
-import { t, inLanguage } from "../i18n.js";
+import { html, Confirm, Field, Name, Table, bytes, complain, copyText, toast } from "../parts.js";
+import { t, translated, inLanguage } from "../i18n.js";
 import { own } from "../api.js";
 
+const ALL_FLOORS = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+
 export default function Models({ go }) {
+  return html`<div class="view"><${Installed} /><${Catalogue} go=${go} /></div>`;
+}
+
+function Installed() {
   const [installed, setInstalled] = useState([]);
   const [loaded, setLoaded] = useState([]);
-  const [catalogue, setCatalogue] = useState([]);
-  const [floor, setFloor] = useState("");
-  const [search, setSearch] = useState("");
   const [busy, setBusy] = useState("");
   const [removing, setRemoving] = useState(null);
-  const refresh = () => Promise.all([own("GET", "/models"), own("GET", "/ps")]).then(([a, b]) => { setInstalled(a.data); setLoaded(b.data); }).catch(complain);
-  useEffect(() => { refresh(); own("GET", "/catalogue").then((r) => setCatalogue(r.data)).catch(complain); }, []);
-  const act = async (name, body, said) => { setBusy(body.model); try { const r = await own("POST", name, body); if (said) toast(said(r)); } catch (e) { complain(e); } setBusy(""); refresh(); };
-  const rows = installed.map((m) => {
-    const row = loaded.find((r) => r.model === m.model);
-    return [m.model, t(`task_${m.task}`), bytes(m.bytes), m.source, m.licence || "", row ? `${t("loaded")}, ${bytes(row.rss_bytes)}` : "",
-      html`<div class="row">${row ? html`<button type="button" disabled=${busy === m.model} onClick=${() => act("/unload", { model: m.model })}>${t("unload")}</button>` : html`<button type="button" disabled=${busy === m.model} onClick=${() => act("/load", { model: m.model })}>${t("load")}</button>`}<button type="button" disabled=${busy === m.model} onClick=${() => act("/models/verify", { model: m.model }, () => t("sound", { model: m.model }))}>${t("verify")}</button>${m.removable && html`<button type="button" onClick=${() => setRemoving(m)}>${t("remove")}</button>`}</div>`];
-  });
-  const remove = (m) => own("DELETE", `/models?model=${encodeURIComponent(m.model)}`).then(refresh).catch(complain).finally(() => setRemoving(null));
+  const refresh = () => Promise.all([own("GET", "/models"), own("GET", "/ps")])
+    .then(([all, running]) => { setInstalled(all.data); setLoaded(running.data); }).catch(complain);
+  useEffect(() => { refresh(); }, []);
+  const act = async (path, model, said = "") => {
+    setBusy(model);
+    try { await own("POST", path, { model }); if (said) toast(said); } catch (e) { complain(e); }
+    setBusy("");
+    refresh();
+  };
+  const remove = ({ model }) => own("DELETE", `/models?model=${encodeURIComponent(model)}`)
+    .then(refresh).catch(complain).finally(() => setRemoving(null));
+  const rows = installed.map((m) => installedRow(m, loaded.find((r) => r.model === m.model), busy === m.model, {
+    onAct: act, onRemove: () => setRemoving(m),
+  }));
+  const columns = [t("model"), t("task"), t("size"), t("source"), t("licence"), t("memory"), ""];
+  return html`<h2>${t("installed")}</h2>
+    <${Table} caption=${t("installed")} columns=${columns} rows=${rows} empty=${t("noneInstalled")} />
+    ${removing && html`<${Confirm} title=${t("remove")} action=${t("remove")} onClose=${() => setRemoving(null)}
+      text=${t("removeModel", { model: removing.model, size: bytes(removing.bytes) })}
+        onConfirm=${() => remove(removing)} />`}`;
+}
+
+function installedRow(m, running, busy, { onAct, onRemove }) {
+  const button = (words, onClick) => html`<button type="button" disabled=${busy} onClick=${onClick}>${words}</button>`;
+  return [
+    html`<${Name}>${m.model}<//>`,
+    translated(`task_${m.task}`) || m.task,
+    bytes(m.bytes),
+    translated(`source_${m.source}`) || m.source,
+    html`<${Name}>${m.licence || "–"}<//>`,
+    running ? `${t("loaded")} · ${bytes(running.rss_bytes)}` : "–",
+    html`<div class="row">
+      ${running && button(t("unload"), () => onAct("/unload", m.model))}
+      ${!running && button(t("load"), () => onAct("/load", m.model))}
+      ${button(t("verify"), () => onAct("/models/verify", m.model, t("sound", { model: m.model })))}
+      ${m.removable && button(t("remove"), onRemove)}</div>`,
+  ];
+}
+
+function Catalogue({ go }) {
+  const [systems, setSystems] = useState([]);
+  const [floor, setFloor] = useState("");
+  const [search, setSearch] = useState("");
+  useEffect(() => { own("GET", "/catalogue").then((r) => setSystems(r.data)).catch(complain); }, []);
   const wanted = search.toLowerCase();
-  const systems = catalogue.filter((s) => (!floor || s.floor === Number(floor)) && (!wanted || JSON.stringify([s.name, s.title, s.description]).toLowerCase().includes(wanted)));
-  return html`<div class="view"><h2>${t("installed")}</h2><${Table} caption=${t("installed")} columns=${[t("model"), t("task"), t("size"), t("source"), t("licence"), t("memory"), ""]} rows=${rows} />
-    <h2>${t("catalogue")}</h2><div class="row filters"><${Field} id="floor" label=${t("floors")}><select id="floor" value=${floor} onChange=${(e) => setFloor(e.target.value)}><option value="">${t("allFloors")}</option>${[1, 2, 3, 4, 5, 6, 7, 8, 9].map((n) => html`<option value=${n}>${n} · ${t(`floor${n}`)}</option>`)}</select><//>
-      <${Field} id="search" label=${t("searchModels")}><input id="search" type="search" value=${search} onInput=${(e) => setSearch(e.target.value)} /><//></div>
-    <div class="cards">${systems.map((s) => html`<${Card} key=${s.name} system=${s} go=${go} />`)}</div>
-    ${removing && html`<${Dialog} title=${t("remove")} onClose=${() => setRemoving(null)}><p>${t("removeModel", { model: removing.model, size: bytes(removing.bytes) })}</p><div class="row"><button type="button" onClick=${() => setRemoving(null)}>${t("cancel")}</button><button type="button" class="main" onClick=${() => remove(removing)}>${t("remove")}</button></div><//>`}</div>`;
+  const found = systems.filter((s) => (!floor || s.floor === Number(floor))
+    && JSON.stringify([s.name, s.title, s.description]).toLowerCase().includes(wanted));
+  return html`<h2>${t("catalogue")}</h2><div class="row filters">
+      <${Field} id="floor" label=${t("floors")}><select id="floor" value=${floor}
+        onChange=${(e) => setFloor(e.target.value)}>
+        <option value="">${t("allFloors")}</option>
+        ${ALL_FLOORS.map((n) => html`<option value=${n}>${n} · ${t(`floor${n}`)}</option>`)}</select><//>
+      <${Field} id="search" label=${t("searchModels")}>
+        <input id="search" type="search" value=${search} onInput=${(e) => setSearch(e.target.value)} /><//></div>
+    <div class="cards">${found.map((s) => html`<${Card} key=${s.name} system=${s} go=${go} />`)}</div>`;
 }
 
 function Card({ system, go }) {
   const [whole, setWhole] = useState(null);
   const [plans, setPlans] = useState(new Map());
-  const pull = (model) => own("POST", "/models/pull", { model }).then(() => toast(t("pulling", { model }), { action: { label: t("jobs"), run: () => go("jobs") } })).catch(complain);
-  const open = (e) => { if (e.target.open && !whole) {
-    own("GET", `/catalogue/${system.name}`).then(setWhole).catch(complain);
-    own("POST", "/plan", { model: system.name }).then((p) => setPlans(new Map([p, ...p.alternatives].map((one) => [one.model, one])))).catch(() => {}); // not every system is one model
-  } };
-  const memory = (plan) => plan && html`${bytes(plan.total_bytes)}<br /><small class="quiet">${plan.fits ? t("fits") : t("fitsNot", { free: bytes(plan.available_bytes) })}</small>`;
-  return html`<section class="card"><h3>${inLanguage(system.title)}</h3><p class="quiet">${system.floor} · ${system.name} · ${system.licence}</p><p>${inLanguage(system.description)}</p>
-    <details onToggle=${open}><summary>${t("variants")}</summary>${whole && html`<${Table} caption=${t("variants")} columns=${[t("variants"), t("size"), t("memory"), ""]} rows=${(whole.variants || []).map((v) => [v.name, v.nbytes ? bytes(v.nbytes) : "", memory(plans.get(`${system.name}:${v.name}`)), html`<div class="row"><button type="button" onClick=${() => pull(`${system.name}:${v.name}`)}>${t("pull")}</button><button type="button" onClick=${() => copyText(`ninestory pull ${system.name}:${v.name}`).then(() => toast(t("copied")))}>${t("pullCommand")}</button></div>`])} />
-      <h4>${t("pitfalls")}</h4><ul>${(whole.pitfalls || []).map((p) => html`<li>${inLanguage(p.problem)}<br /><span class="quiet">${inLanguage(p.cure)}</span></li>`)}</ul>`}</details></section>`;
+  const show = (one) => {
+    setWhole(one);
+    if (!one.variants?.some((v) => v.nbytes)) return; // no model of its own, or one of unknown size
+    own("POST", "/plan", { model: system.name })
+      .then((p) => setPlans(new Map([p, ...p.alternatives].map((plan) => [plan.model, plan])))).catch(complain);
+  };
+  const open = (e) => {
+    if (!e.target.open || whole) return;
+    own("GET", `/catalogue/${system.name}`).then(show).catch(complain);
+  };
+  const pull = (model) => own("POST", "/models/pull", { model })
+    .then(() => toast(t("pulling", { model }), { action: { label: t("jobs"), run: () => go("jobs") } }))
+      .catch(complain);
+  const rows = (whole?.variants || []).map((v) => variantRow(system, v, plans, pull));
+  return html`<section class="card"><h3 translate=${system.title.en !== system.title.zh}>${inLanguage(system.title)}</h3>
+    <p class="quiet">${t(`floor${system.floor}`)} · <${Name}>${system.name} · ${system.licence}<//></p>
+    <p>${inLanguage(system.description)}</p>
+    <details onToggle=${open}><summary>${t("variants")}</summary>${whole && html`
+      <${Table} caption=${t("variants")} columns=${[t("variant"), t("size"), t("memory"), ""]} rows=${rows} />
+      <h4>${t("pitfalls")}</h4><ul>${(whole.pitfalls || []).map((p) => html`<li>${inLanguage(p.problem)}<br />
+        <span class="quiet">${inLanguage(p.cure)}</span></li>`)}</ul>`}</details></section>`;
+}
+
+function variantRow(system, variant, plans, pull) {
+  const model = `${system.name}:${variant.name}`;
+  const plan = plans.get(model);
+  return [
+    html`<${Name}>${variant.name}<//>`,
+    variant.nbytes ? bytes(variant.nbytes) : "–",
+    plan ? html`${bytes(plan.total_bytes)}<br /><small class="quiet">${plan.fits ? t("fits")
+      : t("fitsNot", { free: bytes(plan.available_bytes) })}</small>` : "–",
+    html`<div class="row"><button type="button" onClick=${() => pull(model)}>${t("pull")}</button>
+      <button type="button" onClick=${() => copyText(`ninestory pull ${model}`).then(() => toast(t("copied")))}>
+        ${t("pullCommand")}</button></div>`,
+  ];
 }

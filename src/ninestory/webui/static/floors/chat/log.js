@@ -1,0 +1,37 @@
+// The messages of the path, kept at their end while the reader is there; and what a first visitor reads.
+import { useEffect, useRef } from "../../vendor/hooks.js";
+import { html } from "../../parts.js";
+import { t } from "../../i18n.js";
+import { Message } from "./message.js";
+import { isRemote } from "./request.js";
+
+const NEAR_THE_END_PX = 60;
+
+export function Log({ path, versions, reply, busy, leaf, canGoOn, act, children }) {
+  const box = useRef();
+  const inner = useRef();
+  const atEnd = useRef(true);
+  useEffect(() => {
+    const element = box.current;
+    const follow = () => { if (atEnd.current) element.scrollTop = element.scrollHeight; };
+    const observer = new ResizeObserver(follow);
+    observer.observe(inner.current);
+    return () => observer.disconnect();
+  }, []);
+  const scrolled = ({ target }) => {
+    atEnd.current = target.scrollHeight - target.scrollTop - target.clientHeight < NEAR_THE_END_PX;
+  };
+  return html`<div class="log" ref=${box} onScroll=${scrolled} tabindex="0" aria-label=${t("floor1")} role="region">
+    <div ref=${inner}>${path.length === 0 ? children : path.map((m) => html`<${Message} key=${m.id} message=${m}
+      state=${reply?.id === m.id ? reply : null} versions=${versions.get(m.id)} isTip=${leaf === m.id}
+      busy=${busy} canGoOn=${canGoOn} act=${act} />`)}</div></div>`;
+}
+
+/** What this page is, what the starter can do and cannot, and three prompts that work well with it. */
+export function Welcome({ model, onTry }) {
+  return html`<div class="welcome"><h2>${t("welcome")}</h2>
+    <p>${isRemote(model) ? t("welcomeRemote") : t("welcome1")}</p>
+    ${(!model || model.startsWith("starter:")) && html`<p>${t("welcome2")}</p>`}<p>${t("welcome3")}</p>
+    <div class="tries">${["try1", "try2", "try3"].map((key) =>
+      html`<button type="button" lang="en" key=${key} onClick=${() => onTry(t(key))}>${t(key)}</button>`)}</div></div>`;
+}

@@ -1,0 +1,38 @@
+// Markdown of finished messages, painted in slices from the newest up, so that a long conversation opens at once.
+import { t } from "../../i18n.js";
+
+const SLICE_MS = 12;
+const waiting = []; // the last one in is painted first: the end of the conversation is what one sees
+let scheduled = false;
+const markdown = () => import("../../md.js"); // on the first answer: two thirds of the page's bytes
+
+/** Paint `text` into `element`: `live` at once while more may come, else soon. Returns how to call it off. */
+export function paint(element, text, live) {
+  const job = { element, text, live, wanted: true };
+  if (live) markdown().then(({ render }) => run(render, job));
+  else {
+    if (!element.firstChild) element.textContent = text; // something to read, and to find, until its turn comes
+    waiting.push(job);
+    schedule();
+  }
+  return () => { job.wanted = false; };
+}
+
+function schedule() {
+  if (scheduled) return;
+  scheduled = true;
+  markdown().then(({ render }) => slice(render));
+}
+
+function slice(render) {
+  const end = performance.now() + SLICE_MS;
+  while (waiting.length && performance.now() < end) run(render, waiting.pop());
+  scheduled = waiting.length > 0;
+  if (scheduled) setTimeout(slice, 0, render);
+}
+
+function run(render, { element, text, live, wanted }) {
+  if (!wanted) return;
+  if (element.firstChild?.nodeType === Node.TEXT_NODE) element.textContent = "";
+  render(element, text, live, { copy: t("copy"), copied: t("copied") });
+}

@@ -1,0 +1,34 @@
+// Short messages at the lower right; the server's errors with what to do about them.
+import { signal } from "../vendor/signals.js";
+import { html } from "./html.js";
+import { IconButton } from "./icons.js";
+import { language, t, translated } from "../i18n.js";
+
+export const toasts = signal([]);
+let next = 1;
+
+export function toast(text, { hint = "", original = "", action = null, error = false } = {}) {
+  const entry = { id: next++, text, hint, original, action, error };
+  toasts.value = [...toasts.value.slice(-3), entry];
+  setTimeout(() => dismiss(entry.id), error ? 12000 : 6000);
+}
+const dismiss = (id) => { toasts.value = toasts.value.filter((entry) => entry.id !== id); };
+
+/** An error in the page's language: its code's words, the server's hint, and what the server said as it said it. */
+export function complain(error) {
+  if (error.name === "AbortError") return;
+  if (!error.status) { toast(t("offline"), { error: true }); return; }
+  const words = language.value === "en" ? "" : translated(`error_${error.code}`) || translated(`status_${error.status}`)
+    || t("refused");
+  toast(words || error.message, { hint: error.hint, original: words && error.message, error: true });
+}
+
+export function Toasts() {
+  return html`<div class="toasts" role="status">${toasts.value.map((e) =>
+    html`<div class=${`toast ${e.error ? "is-error" : ""}`} key=${e.id}>
+      <div><strong>${e.text}</strong>${e.hint && html`<p>${e.hint}</p>`}
+        ${e.original && html`<p lang="en">${e.original}</p>`}</div>
+      ${e.action && html`<button type="button" onClick=${() => { dismiss(e.id); e.action.run(); }}>${e.action.label}
+        </button>`}
+      <${IconButton} icon="close" label=${t("close")} onClick=${() => dismiss(e.id)} /></div>`)}</div>`;
+}
