@@ -36,6 +36,7 @@ class ScriptedUpstream:
     def reset(self) -> None:
         self.pieces: list[str] = ["Hello."]
         self.reasoning: list[str] = []
+        self.tool_calls: list[tuple[str, str]] = []  # name, arguments
         self.tokens_per_second = 0.0
         self.breaks_after: int | None = None
         self.last_token_at = 0.0
@@ -43,7 +44,11 @@ class ScriptedUpstream:
 
     def _write(self, handler: BaseHTTPRequestHandler) -> None:
         began = time.monotonic()
-        deltas = [{"reasoning_content": r} for r in self.reasoning] + [{"content": p} for p in self.pieces]
+        deltas: list[dict[str, object]] = [{"reasoning_content": r} for r in self.reasoning]
+        deltas += [{"content": p} for p in self.pieces]
+        for i, (name, arguments) in enumerate(self.tool_calls):
+            called = {"name": name, "arguments": arguments}
+            deltas.append({"tool_calls": [{"index": i, "id": f"call_{i}", "type": "function", "function": called}]})
         for i, delta in enumerate(deltas):
             if self.breaks_after is not None and i >= self.breaks_after:
                 handler.connection.close()
@@ -52,10 +57,10 @@ class ScriptedUpstream:
                 time.sleep(max(0.0, began + i / self.tokens_per_second - time.monotonic()))
             self._event(handler, delta, None)
         self.last_token_at = time.time()
-        self._event(handler, {}, "stop")
+        self._event(handler, {}, "tool_calls" if self.tool_calls else "stop")
         handler.wfile.write(b"data: [DONE]\n\n")
 
-    def _event(self, handler: BaseHTTPRequestHandler, delta: dict[str, str], finish: str | None) -> None:
+    def _event(self, handler: BaseHTTPRequestHandler, delta: dict[str, object], finish: str | None) -> None:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
         chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "scripted", "choices": [choice]}
         handler.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())

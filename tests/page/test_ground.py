@@ -8,10 +8,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Request, expect
 
 from tests.e2e.api_server import MODEL, ApiServer
-from tests.page.visitor import Visitor
+from tests.page.visitor import Visitor, settled
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
@@ -48,14 +48,32 @@ def test_nothing_but_the_pages_own_files_is_served(server: ApiServer, path: str)
     assert "import" not in answer.text
 
 
-def test_the_first_load_is_light(server: ApiServer, visit: Visit) -> None:
-    sizes: dict[str, int] = {}
-    page = visit("chat")
-    page.on("requestfinished", lambda request: sizes.update({request.url: request.sizes()["responseBodySize"]}))
-    page.reload()
+def test_the_first_load_is_light_and_what_was_loaded_is_kept(server: ApiServer, browser: Browser) -> None:
+    visitor = Visitor(browser, server.url)
+    finished: list[Request] = []
+    visitor.context.on("requestfinished", lambda request: finished.append(request))
+    page = visitor.open("chat")
     expect(page.get_by_role("textbox", name="Message")).to_be_visible()
-    page.wait_for_timeout(300)
-    assert 0 < sum(sizes.values()) <= 80_000, sizes
+    settled(page)
+    assert 0 < sum(request.sizes()["responseBodySize"] for request in finished) <= 80_000
+    modules = [request for request in finished if "/ui/at-" in request.url]
+    assert len(modules) > 20
+    assert all("immutable" in (request.response().all_headers()["cache-control"]) for request in modules)
+    visitor.close()
+
+
+def test_a_page_of_another_release_never_gets_modules_of_this_one(server: ApiServer, visit: Visit) -> None:
+    page = visit("chat", expects="404")
+    version = page.locator("link[rel=icon]").get_attribute("href").split("/")[2]
+    assert server.http.get(f"/ui/{version}/app.js").status_code == 200
+    for path in ("at-000000000000/app.js", "app.js", "at-/app.js"):
+        assert server.http.get(f"/ui/{path}").status_code == 404
+    page.route("**/views/jobs.js", lambda route: route.fulfill(status=404, body="gone"))
+    page.get_by_role("navigation").get_by_role("link", name="Jobs").click()
+    expect(page.get_by_text("The server was updated")).to_be_visible()
+    page.unroute_all()
+    page.get_by_role("button", name="Load again").click()
+    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
 
 
 def test_views_have_links_and_the_back_button_works(visit: Visit) -> None:
@@ -101,9 +119,9 @@ def test_the_theme_is_the_systems_until_one_is_chosen(visit: Visit) -> None:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_no_raw_key_is_shown(visit: Visit, language: str) -> None:
-    for view in ("chat", "compare", "models", "jobs", "guides", "system", "style"):
+    for view in ("chat", "prompts", "prompts?tab=workbench", "compare", "models", "jobs", "guides", "system", "style"):
         page = visit(view, language=language)
-        page.locator(".view, .chat, .compare").first.wait_for()
+        settled(page)
         text = page.locator("body").inner_text()
         for key in words("en"):
             if re.search("[a-z][A-Z0-9]", key):
@@ -144,8 +162,17 @@ def test_with_a_key_the_page_signs_in_and_an_expired_session_asks_again(locked: 
     page.get_by_role("textbox", name="Message").fill("a draft")
     visitor.context.clear_cookies()
     page.get_by_role("button", name="Send").click()
+    expect(page.get_by_text("Not stored on the server yet")).to_be_visible()
     page.get_by_label("API key").fill("open-sesame")
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_text("a draft").first).to_be_visible()
+    expect(page.get_by_text("Not stored on the server yet")).to_have_count(0)
+    page.get_by_role("button", name="Answer again").last.click()
+    expect(page.get_by_text("2 of 2")).to_be_visible(timeout=60_000)
+    stored = locked.http.get("/ninestory/v1/conversations").json()["data"]
+    assert [row["title"] for row in stored] == ["a draft"]
+    page.get_by_role("button", name="Copy the request").click()
+    page.get_by_role("menuitem", name="Copy as curl").click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert "Bearer $NINESTORY_API_KEY" in copied and "sesame" not in copied
     visitor.close()
     assert not visitor.faults

@@ -10,12 +10,28 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.api_server import MODEL, ApiServer
-from tests.page.visitor import accessibility_faults
+from tests.page.visitor import accessibility_faults, settled
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
 ARTIFACTS = Path(__file__).parents[2] / "test-artifacts"
-VIEWS = ["chat", "talk", "compare", "models", "jobs", "guides", "system", "style"]
+VIEWS = {
+    "chat": "chat",
+    "talk": "chat?id={conversation}",
+    "settings": "chat?id={conversation}",
+    "prompts": "prompts",
+    "workbench": "prompts?tab=workbench",
+    "compare": "compare",
+    "battle": "compare?tab=battle",
+    "leaderboard": "compare?tab=leaderboard",
+    "models": "models",
+    "jobs": "jobs",
+    "guides": "guides",
+    "guide": "guides?name=gpt4all",
+    "system": "system",
+    "style": "style",
+}
+LOGPROBS = [["A", -0.2, [["A", -0.2], ["The", -2.1], ["One", -3.4]]], [" short", -1.2, [[" short", -1.2]]]]
 ANSWER = """A short **answer** with `code`, a table and a formula $a^2 + b^2$.
 
 | Floor | 层 |
@@ -34,26 +50,53 @@ def conversation(server: ApiServer) -> str:
     messages = [
         {"id": "q", "parent": None, "role": "user", "content": "Show me what you can do."},
         {"id": "a", "parent": "q", "role": "assistant", "content": ANSWER, "reasoning": "Think first.",
-         "finish_reason": "length", "data": {"tokens_per_second": 41.3, "first_token_seconds": 0.21}},
+         "finish_reason": "length", "data": {"tokens_per_second": 41.3, "first_token_seconds": 0.21, "logprobs": LOGPROBS}},
     ]  # fmt: skip
     body = {"title": "A first conversation", "messages": messages, "leaf": "a"}
     return str(server.http.post("/ninestory/v1/conversations", json=body).json()["id"])
 
 
+@pytest.fixture(scope="module")
+def something_everywhere(server: ApiServer) -> None:
+    """A view that is empty hides its faults."""
+    prompt = {"name": "Haiku", "floor": "prompts", "settings": {"text": "A haiku about {{thing}}.", "values": {}}}
+    server.http.post("/ninestory/v1/presets", json=prompt).raise_for_status()
+    for winner in ("model_a", "model_a", "tie", "model_b"):
+        vote = {"model_a": "vicuna:7b-v1.5", "model_b": "belle:7b-2m", "winner": winner}
+        server.http.post("/ninestory/v1/votes", json=vote).raise_for_status()
+    server.http.post("/ninestory/v1/models/pull", json={"model": "gpt4all:falcon-q4_0"}).raise_for_status()
+
+
+def fill_in(page: Page, view: str) -> None:
+    """What a view shows only after something was done in it."""
+    if view == "talk":
+        expect(page.locator(".katex").first).to_be_visible()
+        expect(page.locator(".hljs-keyword").first).to_be_visible()
+        page.locator("details summary").filter(has_text=re.compile("Probabilities|概率")).click()
+    elif view == "settings":
+        page.get_by_role("button", name=re.compile("^(Settings|设置)$")).click()
+    elif view == "prompts":
+        page.get_by_role("button", name="Haiku").click()
+    elif view == "workbench":
+        page.locator(".versions textarea").first.fill("A haiku about {{thing}}.")
+    elif view == "models":
+        page.locator(".cards summary").first.click()
+        expect(page.locator(".cards h4").first).to_be_visible()
+    settled(page)
+
+
 @pytest.mark.parametrize("size", ["wide", "phone"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_views(visit: Visit, conversation: str, language: str, theme: str, size: str) -> None:
+def test_views(
+    visit: Visit, conversation: str, something_everywhere: None, language: str, theme: str, size: str
+) -> None:
     faults: list[str] = []
     page = visit("chat", language=language, theme=theme, size=size)
-    for view in VIEWS:
-        path = f"chat?id={conversation}" if view == "talk" else "guides?name=gpt4all" if view == "guides" else view
-        page.goto(f"{page.url.split('/ui/')[0]}/ui/{path}")
-        page.locator(".view, .chat, .compare .card").first.wait_for()
-        if view == "talk":
-            expect(page.locator(".katex").first).to_be_visible()
-            expect(page.locator(".hljs-keyword").first).to_be_visible()
-        page.wait_for_timeout(250)
+    for view, path in VIEWS.items():
+        page.goto(f"{page.url.split('/ui/')[0]}/ui/{path.format(conversation=conversation)}")
+        settled(page)
+        fill_in(page, view)
         ARTIFACTS.mkdir(exist_ok=True)
         page.screenshot(path=str(ARTIFACTS / f"{view}-{language}-{theme}-{size}.png"))
         if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
@@ -102,13 +145,7 @@ def test_a_pull_is_a_job_whose_failure_is_explained_and_that_can_be_resumed(visi
         row.get_by_role("button", name="Cancel").click()
     expect(row.get_by_role("button", name="Resume")).to_be_visible(timeout=60_000)
     row.get_by_role("button", name="Log").click()
-    expect(page.get_by_role("dialog")).to_be_visible()
-
-
-def test_guides_are_found_and_their_commands_copied(visit: Visit) -> None:
-    page = visit("guides", language="zh")
-    page.get_by_role("searchbox").fill("gpt4all")
-    page.locator(".guides aside a").first.click()
-    expect(page.locator(".guides .markdown h1").first).to_be_visible()
-    page.locator(".guides pre .copy").first.click()
-    assert page.evaluate("navigator.clipboard.readText()").startswith("ninestory ")
+    expect(page.get_by_role("heading", name="Download")).to_be_visible()
+    expect(page).to_have_url(re.compile(r"jobs\?id=job_"))
+    page.get_by_role("link", name="All jobs").click()
+    expect(row).to_be_visible()

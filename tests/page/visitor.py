@@ -18,7 +18,7 @@ CHROMIUM_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SIZES = {"wide": (1280, 800), "phone": (390, 844)}
+SIZES = {"wide": (1280, 800), "phone": (390, 844), "zoomed": (640, 400)}
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 
 
@@ -33,6 +33,7 @@ class Visitor:
         theme: str = "light",
         size: str = "wide",
         expects: str = "",
+        motion: str = "reduce",
     ) -> None:
         self.url, self._expects = url, expects
         self.faults: list[str] = []
@@ -41,14 +42,18 @@ class Visitor:
             viewport={"width": width, "height": height},
             locale={"en": "en-GB", "zh": "zh-CN"}[language],
             color_scheme=theme,  # type: ignore[arg-type]
-            reduced_motion="reduce",
+            reduced_motion=motion,  # type: ignore[arg-type]
+            device_scale_factor=2 if size == "zoomed" else 1,
             permissions=["clipboard-read", "clipboard-write"],
         )
         self.context.set_default_timeout(15_000)
 
     def open(self, path: str) -> Page:
         page = self.context.new_page()
-        page.on("console", lambda message: self._note(message.text) if message.type == "error" else None)
+        page.on(
+            "console",
+            lambda message: self._note(f"{message.text} {message.location}") if message.type == "error" else None,
+        )
         page.on("pageerror", lambda error: self._note(f"exception: {error}"))
         page.on("request", self._check_host)
         page.goto(f"{self.url}/ui/{path}")
@@ -77,6 +82,13 @@ def accessibility_faults(page: Page) -> list[str]:
         for rule in result["violations"]
         for node in rule["nodes"][:3]
     ]
+
+
+def settled(page: Page) -> None:
+    """Wait until the view is drawn and the server has answered all that it asked."""
+    page.locator(".view, .chat, .compare").first.wait_for()
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")  # its effects have run
+    page.locator("main[aria-busy=false]").wait_for()
 
 
 def set_settings(page: Page, values: dict[str, object]) -> None:

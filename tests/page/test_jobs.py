@@ -1,0 +1,40 @@
+"""A job's curves and log: what was written before the page opened, and what comes while it is open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from ninestory.core.state import State
+from ninestory.jobs.store import JobStore
+from tests.e2e.api_server import ApiServer
+from tests.page.visitor import accessibility_faults
+
+pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
+Visit = Callable[..., Page]
+
+
+def test_curves_grow_as_the_job_reports_and_end_with_it(visit: Visit, server: ApiServer) -> None:
+    state = State(server.home / "state.db")
+    store = JobStore(state)
+    claim = store.create_claimed("measuring", {"model": "a-model"})
+    for step in range(1500):  # more than one request brings
+        store.add_event(claim, "metric", {"step": step, "loss": 1.0 / (1 + step), "note": "no number"})
+    store.add_event(claim, "warning", {"text": "a word in the log"})
+    page = visit(f"jobs?id={claim.job.id}")
+    curve = page.get_by_role("img", name="loss:")
+    expect(curve).to_have_count(1)
+    expect(page.get_by_text("a word in the log")).to_be_visible()
+    expect(page.get_by_role("heading", name="measuring")).to_contain_text("a-model")
+    assert "metric" not in page.locator(".log-lines").inner_text()
+    store.add_event(claim, "metric", {"step": 1500, "loss": 0.125})
+    store.beat(claim, 3, 4, "three of four")
+    expect(page.get_by_role("img", name="loss: 0.125")).to_be_visible()
+    expect(page.get_by_text("75 %")).to_be_visible()
+    assert 100 < len((curve.locator("polyline").get_attribute("points") or "").split()) <= 501
+    assert accessibility_faults(page) == []
+    store.finish(claim, "succeeded")
+    expect(page.get_by_text("succeeded")).to_be_visible()
+    state.close()
