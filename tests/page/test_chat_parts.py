@@ -16,6 +16,7 @@ from tests.page.visitor import set_settings
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
+COUNTED = "one two three four five six seven eight nine ten "  # a token each
 TOOLS = '[{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]'
 
 
@@ -99,12 +100,12 @@ def test_tool_calls_are_folded_and_their_results_sent(visit: Visit, upstream: Sc
 def test_the_context_meter_says_what_would_be_left_out_and_the_server_does_so(visit: Visit) -> None:
     page = visit("chat")
     settle(page, max_tokens=4)
-    say(page, "Read this: " + "one two three four five six seven eight nine ten " * 60)
+    say(page, "Read this: " + COUNTED * 90)
     wait_for_answer(page)
     expect(page.get_by_role("article", name="You").first).to_contain_text("Read this")
     meter = page.get_by_role("button", name="Context:")
-    expect(meter).to_contain_text("of 2048 tokens")
-    page.get_by_role("textbox", name="Message", exact=True).fill("And this: " + "eleven twelve thirteen " * 600)
+    expect(meter).to_contain_text("/ 2048 tokens")
+    page.get_by_role("textbox", name="Message", exact=True).fill("And this: " + COUNTED * 130)
     expect(meter).to_contain_text("2 old messages will not fit")
     meter.click()
     dialog = page.get_by_role("dialog", name="Context")

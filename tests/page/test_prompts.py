@@ -33,7 +33,7 @@ def test_a_prompt_with_variables_is_kept_tried_and_deleted_with_undo(visit: Visi
     assert kept["settings"]["values"] == {"text": "tea {{language}}", "language": "French"}
     page.reload()
     page.get_by_label("Search prompts").fill("french")
-    names = page.get_by_role("complementary", name="Library").locator(".names").first.get_by_role("button")
+    names = page.get_by_role("complementary", name="Library").get_by_role("button", name="To French")
     names.click()
     page.get_by_role("button", name="Put into the chat").click()
     # a value is put in as it is: what looks like a variable in it is not filled
@@ -74,7 +74,7 @@ def test_versions_answer_cases_in_a_table(visit: Visit, tmp_path: Path) -> None:
     page.get_by_label("Import cases from CSV").set_input_files(tmp_path / "cases.csv")
     expect(page.get_by_label("word", exact=True).first).to_have_value("red, not blue")
     page.get_by_role("button", name="Run").click()
-    expect(page.get_by_role("button", name="Run")).to_be_visible(timeout=120_000)
+    expect(page.get_by_role("button", name="Run")).to_be_visible(timeout=240_000)
     table = page.get_by_role("table", name="Workbench")
     expect(table.locator("td .plain")).to_have_count(4)
     expect(table.get_by_text("does not pass")).to_have_count(2)

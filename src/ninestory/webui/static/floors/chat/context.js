@@ -12,12 +12,18 @@ function weigh(text) {
   return chinese + (text.length - chinese) / CHARACTERS_OF_A_WORD_PIECE;
 }
 
+const known = new WeakMap(); // messages never change, and this is asked at every paint
+function weightOf(message) {
+  if (!known.has(message)) known.set(message, weigh(textOf(message)) + 1);
+  return known.get(message);
+}
+
 /**
  * `used` and `dropped` of the next question, in tokens and messages. Estimated, scaled by what the server counted last.
  * With room for an answer of `reserved` tokens; as the server does, turns are left out from the oldest.
  */
 export function contextOf(path, { system = "", draft = "", total, reserved }) {
-  const weights = path.map((m) => weigh(textOf(m)) + 1);
+  const weights = path.map(weightOf);
   const sum = (values) => values.reduce((a, b) => a + b, 0);
   const counted = path.findLastIndex((m) => m.usage && !m.data?.dropped_messages);
   const base = weigh(system);

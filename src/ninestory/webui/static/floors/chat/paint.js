@@ -1,4 +1,5 @@
 // Markdown of finished messages, painted in slices from the newest up, so that a long conversation opens at once.
+import { LONGEST_LINE } from "../../parts.js";
 import { t } from "../../i18n.js";
 
 const SLICE_MS = 12;
@@ -11,7 +12,7 @@ export function paint(element, text, live) {
   const job = { element, text, live, wanted: true };
   if (live) markdown().then(({ render }) => run(render, job));
   else {
-    if (!element.firstChild) element.textContent = text; // something to read, and to find, until its turn comes
+    if (!element.firstChild) element.textContent = text.slice(0, LONGEST_LINE); // to read, and find, until its turn
     waiting.push(job);
     schedule();
   }

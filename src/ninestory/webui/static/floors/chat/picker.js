@@ -43,7 +43,8 @@ export function ModelPicker({ models, model, row, onChange }) {
       ${!models.length && html`<option value="-">${t("noModels")}</option>`}
       ${models.map((m) => html`<option value=${m.model}>${m.model}</option>`)}
       <option value="">${t("remoteModel")}</option></select>
-    ${models.length > 0 && html`<span class=${`quiet state ${row ? "is-on" : ""}`}>${state}</span>`}</label>
+    ${models.length > 0 && html`<span class=${`quiet state ${row ? "is-on" : ""}`} title=${state}>${state}</span>`}
+    </label>
     ${naming && html`<${Ask} label=${t("remoteName")} value="openai:" onClose=${() => setNaming(false)}
       onSave=${name} />`}`;
 }

@@ -5,6 +5,7 @@ import { t } from "../../i18n.js";
 import { own } from "../../api.js";
 import { Answer, Question, useAnswers } from "./answers.js";
 
+const LONGEST_ANSWER = 512; // tokens: nobody waits for a model that finds no end
 const VOTES = [["model_a", "voteA"], ["model_b", "voteB"], ["tie", "voteTie"], ["both_bad", "voteBad"]];
 
 /** Two different models in an order that nobody can guess. */
@@ -24,7 +25,7 @@ export function Battle({ models, go }) {
   const begin = async (question) => {
     const drawn = draw(models);
     setFight({ models: drawn, question, voted: false });
-    const given = await ask(question, drawn.map((model) => ({ model })));
+    const given = await ask(question, drawn.map((model) => ({ model, max_tokens: LONGEST_ANSWER })));
     const whole = given.every((a) => a.text && !a.failed);
     setFight(whole ? { models: drawn, question, answers: given, voted: false } : null);
   };
@@ -41,7 +42,7 @@ export function Battle({ models, go }) {
   const shown = (answer) => answer && { ...answer, speed: fight?.voted ? answer.speed : 0 };
   const name = (i) => (fight?.voted ? html`<${Name}>${fight.models[i]}
     <//>` : t("hiddenModel", { n: i + 1 }));
-  return html`<p class="quiet">${t("battleHelp")}</p>
+  return html`<p class="quiet">${t("battleHelp", { n: LONGEST_ANSWER })}</p>
     <div class="columns">${[0, 1].map((i) => html`<section class="card" key=${i}
       aria-label=${t("column", { n: i + 1 })}>
       <h3>${name(i)}</h3><${Answer} answer=${shown(answers[i])} /></section>`)}</div>

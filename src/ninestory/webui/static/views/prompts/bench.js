@@ -5,6 +5,7 @@ import { messagesOf } from "./template.js";
 
 const KEY = "ninestory.workbench";
 const AT_ONCE = 2; // requests that wait for one another's words
+export const LONGEST_ANSWER = 512; // tokens
 const MOST_VERSIONS = 6;
 
 const newVersion = (more = {}) => ({ model: "", system: "", text: "", temperature: "0", ...more });
@@ -55,7 +56,7 @@ export async function run({ versions, cases }, models, signal, onCell) {
 }
 
 async function answer(version, { values, expected }, models, signal) {
-  const body = { model: version.model || models[0], messages: messagesOf(version, values) };
+  const body = { model: version.model || models[0], messages: messagesOf(version, values), max_tokens: LONGEST_ANSWER };
   if (version.temperature !== "") body.temperature = Number(version.temperature);
   const began = performance.now();
   try {

@@ -3,7 +3,7 @@ import { useEffect, useRef, useState } from "../../vendor/hooks.js";
 import { html, Field, Icon, IconButton, Name, complain, download, readTexts, toast } from "../../parts.js";
 import { t } from "../../i18n.js";
 import { own } from "../../api.js";
-import { addCase, addVersion, bench, canAddVersion, change, letter, remove, run } from "./bench.js";
+import { LONGEST_ANSWER, addCase, addVersion, bench, canAddVersion, change, letter, remove, run } from "./bench.js";
 import { parseCsv, toCsv } from "./csv.js";
 import { variablesOf } from "./template.js";
 
@@ -28,7 +28,7 @@ export function Workbench() {
   };
   const ready = models.length > 0 && versions.every((v) => v.text.trim());
   const edit = (action) => { setCells({}); action(); };
-  return html`<p class="quiet">${t("workbenchHelp")}</p>
+  return html`<p class="quiet">${t("workbenchHelp", { n: LONGEST_ANSWER })}</p>
     <div class="versions">${versions.map((version, i) => html`<${Version} key=${i} i=${i} version=${version}
       models=${models}
       onRemove=${versions.length > 1 && (() => edit(() => remove("versions", i)))} />`)}</div>
