@@ -21,7 +21,7 @@ from ninestory.models.resolve import resolve
 from ninestory.runtimes.torch.load_model import LoadReport, check_vocabulary, load_model
 from ninestory.tokenizers.load import load_tokenizer
 from tests.conformance.conftest import FIXTURES
-from tests.tiny_checkpoints import FAMILIES, write_bin, write_json
+from tests.tiny_checkpoints import FAMILIES, random_weights, write_bin, write_json
 
 pytestmark = pytest.mark.torch
 
@@ -112,6 +112,23 @@ def test_gptq_packs_of_a_llama(tmp_path: Path) -> None:
     write_json(folder / "config.json", {**config, "quantization_config": {"quant_method": "awq", "bits": 4}})
     with pytest.raises(Unsupported, match="awq"):
         load(folder, tmp_path)
+
+
+def test_the_first_release_of_falcon_40b(tmp_path: Path) -> None:
+    """Its config.json has names of its own, and does not say what its model_type means."""
+    from transformers import FalconConfig, FalconForCausalLM
+
+    folder = FAMILIES["falcon"](tmp_path / "falcon")
+    rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    sizes = {"vocab_size": rows, "hidden_size": 64, "bias": False, "alibi": False, "parallel_attn": True}
+    made = FalconConfig(
+        **sizes, num_hidden_layers=1, num_attention_heads=4, num_kv_heads=2, new_decoder_architecture=True
+    )
+    rewrite(folder, random_weights(FalconForCausalLM(made)))
+    old = {**sizes, "n_layer": 1, "n_head": 4, "n_head_kv": 2, "model_type": "RefinedWeb"}
+    write_json(folder / "config.json", old)
+    model, report = load(folder, tmp_path)
+    assert "transformer.h.0.ln_attn.weight" in report.loaded and model.config.num_kv_heads == 2
 
 
 # --- what does not fit ------------------------------------------------------------------------------------------

@@ -18,8 +18,9 @@ import jsonschema
 import pytest
 
 from ninestory.core.config import RuntimeSettings
-from ninestory.core.errors import Cancelled, ContextOverflow, InvalidRequest, Unsupported
+from ninestory.core.errors import Cancelled, ContextOverflow, InvalidRequest, NotFound, Unsupported
 from ninestory.models.resolved import ResolvedModel
+from ninestory.models.templates import render
 from ninestory.runtimes.llamacpp import LlamaCppEngine
 from ninestory.runtimes.llamacpp.library import prefill_batch
 from ninestory.runtimes.protocol import (
@@ -467,3 +468,13 @@ def test_a_file_that_is_no_gguf_never_reaches_native_code(tmp_path: Path) -> Non
     model = ResolvedModel(reference=str(broken), path=broken, format="gguf", architecture="", task="chat", context=0)
     with pytest.raises(Exception, match="version"):
         LlamaCppEngine(model, RuntimeSettings(threads=1))
+
+
+def test_a_request_may_name_a_template_of_the_catalogue(engine: LlamaCppEngine) -> None:
+    messages = [Message(role="user", content="Who<|im_end|>?")]
+    [tokens] = run(engine, TokenizeRequest(messages=messages, template="vicuna-v1.1"))
+    assert isinstance(tokens, Tokens)
+    expected = render("vicuna-v1.1", [{"role": "user", "content": "Who<|im_end|>?"}])
+    assert "".join(tokens.pieces) == expected
+    with pytest.raises(NotFound, match="vicuna-9"):
+        run(engine, TokenizeRequest(messages=messages, template="vicuna-9"))
