@@ -72,8 +72,6 @@ def plan_tuning(name: str, shape: ModelShape, job: TuningJob, *, tied: bool, fre
         weights = int(_NF4_BYTES * linears) + 4 * others
         widened = 4 * shape.hidden * shape.ffn  # one weight at a time is made float for its product
     peak = _activations(shape, job, trainable) + widened
-    if job.method == "qlora":  # the float weights are read before they are packed
-        peak = max(peak, 4 * linears - int(_NF4_BYTES * linears))
     return TuningPlan(
         model=name,
         job=job,

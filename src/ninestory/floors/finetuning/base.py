@@ -73,16 +73,22 @@ def open_base(reference: str, template: str, home: Home, progress: Progress) -> 
     return Base(reference, resolved, folder, load_tokenizer(folder), prompts, fingerprint(folder))
 
 
-def load_weights(base: Base, *, packed: bool = False) -> Any:
-    """The module in float32; `packed`: its linears in NF4 with double quantisation (QLoRA)."""
+def load_weights(base: Base, home: Home, progress: Progress, *, packed: bool = False) -> Any:
+    """The module in float32; `packed`: its linears in NF4 with double quantisation (QLoRA).
+
+    Packed weights come from a 4-bit copy that is made once and kept in the home's cache: quantising in memory would
+    take more than a whole run does.
+    """
     from ninestory.runtimes.torch.load_model import check_vocabulary, load_model
 
-    model, _ = load_model(base.resolved)
-    check_vocabulary(base.tokenizer, model.get_input_embeddings().weight.shape[0], base.reference)  # type: ignore[operator]
+    resolved = base.resolved
     if packed:
-        from ninestory.training.quantized_base import quantize_model
+        from ninestory.training.nf4_checkpoint import convert_to_nf4
 
-        quantize_model(model)  # type: ignore[arg-type]
+        folder = home.cache / "nf4" / base.fingerprint
+        resolved = replace(resolved, path=folder if folder.is_dir() else convert_to_nf4(base.folder, folder, progress))
+    model, _ = load_model(resolved)
+    check_vocabulary(base.tokenizer, model.get_input_embeddings().weight.shape[0], base.reference)  # type: ignore[operator]
     return model
 
 

@@ -158,10 +158,15 @@ def question(sample: Sample, tokenizer: Tokenizer, prompts: PromptFormat | None)
         return tokenizer.encode(asked, special=True), str(last.get("MOSS", ""))
     assert prompts is not None
     messages = [_fitting(message, prompts) for message in sample.messages]
-    segments = prompts.segments(messages[:-1], special_tokens=_spellings(tokenizer))
-    bos = tokenizer.bos_ids if prompts.begin_token else []
-    ids = [*bos, *tokenizer.encode_segments(segments), *tokenizer.suffix_ids]
-    return ids, str(messages[-1]["content"])
+    segments = prompts.segments(messages[:-1], special_tokens=_spellings(tokenizer), **_marks(tokenizer))
+    ids = tokenizer.encode_segments(segments)
+    bos = _bos_before(ids, tokenizer) if prompts.begin_token else []
+    return [*bos, *ids, *tokenizer.suffix_ids], str(messages[-1]["content"])
+
+
+def _bos_before(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    """The begin token, unless the format has written it."""
+    return [] if list(ids[: len(tokenizer.bos_ids)]) == tokenizer.bos_ids else tokenizer.bos_ids
 
 
 def _fitting(message: dict[str, Any], prompts: PromptFormat) -> dict[str, Any]:
@@ -207,10 +212,7 @@ def _by_jinja(messages: list[dict[str, Any]], tokenizer: Tokenizer, prompts: Pro
             )
         spans.append((len(before), len(through.rstrip())))  # the line break after the end mark is not learned
     pieces = list(_cut(whole, spans))
-    ids = tokenizer.encode_segments(whole)
-    row = masking.by_overlap(
-        tokenizer, pieces, [] if ids[: len(tokenizer.bos_ids)] == tokenizer.bos_ids else tokenizer.bos_ids
-    )
+    row = masking.by_overlap(tokenizer, pieces, _bos_before(tokenizer.encode_segments(whole), tokenizer))
     return Row(row.ids[:max_length], row.labels[:max_length])
 
 

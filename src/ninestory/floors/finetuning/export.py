@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Conflict, Unsupported
 from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
-from ninestory.floors.finetuning.base import load_weights, open_base
-from ninestory.floors.finetuning.recipe import from_dict
+from ninestory.floors.finetuning.base import Base, load_weights, open_base
+from ninestory.floors.finetuning.recipe import Recipe, from_dict
 from ninestory.floors.finetuning.runs import find_run
+from ninestory.training.run_folder import RunFolder
 
 _UNMERGEABLE = ("prompt", "prefix", "p_tuning_v2")
 
@@ -41,23 +43,21 @@ def export_merged(name: str, target: Path, home: Home, progress: Progress) -> Pa
     base = open_base(recipe.model.name, recipe.model.template, home, progress)
     note = json.loads((folder.path / "ninestory.json").read_text(encoding="utf-8"))
     _refuse_other_base(note, base.fingerprint, recipe.model.name)
-    return save_model(_merged(recipe, base, folder), target, base.folder, note)
+    return save_model(_merged(recipe, base, folder, home, progress), target, base.folder, note)
 
 
-def _merged(recipe: Any, base: Any, folder: Any) -> Any:
+def _merged(recipe: Recipe, base: Base, folder: RunFolder, home: Home, progress: Progress) -> Any:
     from ninestory.training.adapter_files import load_adapter
     from ninestory.training.adapter_save import load_own
     from ninestory.training.quantized_base import dequantize_model
 
-    model = load_weights(base, packed=recipe.method.name == "qlora")
-    if recipe.method.name == "qlora":
-        dequantize_model(model)
     if recipe.method.name == "full":
-        from dataclasses import replace
-
         from ninestory.runtimes.torch.load_model import load_model
 
         return load_model(replace(base.resolved, path=folder.path / "model"))[0]
+    model = load_weights(base, home, progress, packed=recipe.method.name == "qlora")
+    if recipe.method.name == "qlora":
+        dequantize_model(model)
     if recipe.method.name == "freeze":
         load_own(model, folder.adapter)
         return model

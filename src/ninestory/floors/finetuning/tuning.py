@@ -141,7 +141,7 @@ def run(recipe: Recipe, home: Home, progress: Progress, *, force: bool = False, 
 
     from ninestory.floors.finetuning.evaluate import Evaluator, kept_side
 
-    model = load_weights(prepared.base, packed=recipe.method.name == "qlora")
+    model = load_weights(prepared.base, home, progress, packed=recipe.method.name == "qlora")
     evaluator = Evaluator(prepared, progress)
     before = kept_side(folder.path / "base.json", lambda: evaluator.side(model, packs=True))
     tuned = prepare_method(model, recipe.method, seed=recipe.train.seed, total_steps=prepared.steps)
