@@ -134,7 +134,7 @@ def segments(
         InvalidRequest: a role, content or input that the format has no place for.
     """
     form = find_template(template) if isinstance(template, str) else template
-    turns = _turns(form, messages, add_generation_prompt)
+    turns = pieces_of(form, messages, add_generation_prompt)
     joined = [("".join(text for text, _ in parts), learned) for parts, learned in turns]
     return [(text, learned) for text, learned in joined if text]
 
@@ -148,15 +148,15 @@ def prompt_segments(
         InvalidRequest: as `segments`.
     """
     form = find_template(template) if isinstance(template, str) else template
-    turns = _turns(form, messages, add_generation_prompt)
+    turns = pieces_of(form, messages, add_generation_prompt)
     return [(text, own) for parts, _ in turns for text, own in parts if text]
 
 
 # Parts of a prompt: [(text, whether the format wrote it)], and whether training learns them.
-_Parts = tuple[list[tuple[str, bool]], bool]
+Piece = tuple[list[tuple[str, bool]], bool]
 
 
-def _turns(form: Template, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> list[_Parts]:
+def pieces_of(form: Template, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> list[Piece]:
     for index, message in enumerate(messages):
         _check(form, message, index)
     given = [m["content"] for m in messages if m["role"] == "system"]
@@ -164,7 +164,7 @@ def _turns(form: Template, messages: Sequence[Mapping[str, Any]], add_generation
     own = form.system_with_input if turns and turns[0].get("input") and form.system_with_input else form.system
     system = given[-1] if given else own
     opening: list[Mapping[str, Any]] = [{"role": role, "content": content} for role, content in form.opening]
-    made: list[_Parts] = [(_fill(form.system_format, own=() if given else ("system",), system=system), False)]
+    made: list[Piece] = [(_fill(form.system_format, own=() if given else ("system",), system=system), False)]
     made = made if system else []
     if form.user_alone and len(turns) == 1 and not system and add_generation_prompt and turns[0]["role"] == "user":
         return [(_fill(form.user_alone, content=turns[0]["content"]), False)]

@@ -22,7 +22,7 @@ from itertools import chain, groupby
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest
-from ninestory.models.templates import _Parts, _turns, find_template, render
+from ninestory.models.templates import Piece, pieces_of, find_template, render
 from ninestory.tokenizers.tokenizer import Tokenizer
 from ninestory.training.batches import IGNORED, Row
 
@@ -57,7 +57,7 @@ def masked(
         return chatglm_row(
             tokenizer, prompt, messages[-1]["content"], max_source=source, max_target=max_length - source
         )
-    pieces = [p for p in _turns(template, messages, add_generation_prompt=False) if any(text for text, _ in p[0])]
+    pieces = [p for p in pieces_of(template, messages, add_generation_prompt=False) if any(text for text, _ in p[0])]
     bos = tokenizer.bos_ids if template.begin_token else []
     rule = _BY_RULE.get(template_id, by_overlap)
     if rule is _by_prefix and sum(learned for _, learned in pieces) > 1:
@@ -116,14 +116,14 @@ def blocks(
     return [Row(block, list(block)) for block in cut]
 
 
-def _by_prefix(tokenizer: Tokenizer, pieces: Sequence[_Parts], bos: list[int]) -> Row:
+def _by_prefix(tokenizer: Tokenizer, pieces: Sequence[Piece], bos: list[int]) -> Row:
     """The last piece is the answer; the number of tokens of what stands before it, tokenised alone, is masked."""
     ids = [*bos, *_encoded(tokenizer, pieces)]
     source = min(len(bos) + len(_encoded(tokenizer, pieces[:-1])), len(ids))
     return Row(ids, [IGNORED] * source + ids[source:])
 
 
-def _by_pieces(tokenizer: Tokenizer, pieces: Sequence[_Parts], bos: list[int]) -> Row:
+def _by_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece], bos: list[int]) -> Row:
     """Neighbouring pieces that are not learned are one text; every answer is one of its own."""
     ids, labels = list(bos), [IGNORED] * len(bos)
     for learned, group in groupby(pieces, key=lambda piece: piece[1]):
@@ -133,7 +133,7 @@ def _by_pieces(tokenizer: Tokenizer, pieces: Sequence[_Parts], bos: list[int]) -
     return Row(ids, labels)
 
 
-def by_overlap(tokenizer: Tokenizer, pieces: Sequence[_Parts], bos: list[int]) -> Row:
+def by_overlap(tokenizer: Tokenizer, pieces: Sequence[Piece], bos: list[int]) -> Row:
     """A token is learned that overlaps an answer, its end, or the one blank before it."""
     texts = ["".join(text for text, _ in parts).encode() for parts, _ in pieces]
     data = b"".join(texts)
@@ -175,7 +175,7 @@ def _places(tokenizer: Tokenizer, ids: Sequence[int], data: bytes) -> list[tuple
     return places
 
 
-def _encoded(tokenizer: Tokenizer, pieces: Sequence[_Parts]) -> list[int]:
+def _encoded(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> list[int]:
     """Ids of rendered pieces; only the format's own text may hold special tokens."""
     return tokenizer.encode_segments([part for parts, _ in pieces for part in parts])
 
