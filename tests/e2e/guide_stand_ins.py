@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ..conformance.conftest import FIXTURES
+from ..tiny_checkpoints import FAMILIES
 
 PROMPTS = FIXTURES / "prompts"
 WIDTH, FFN, LAYERS, HEADS = 64, 96, 2, 4
@@ -107,4 +108,32 @@ def vocabulary(model: Path) -> tuple[int, int]:
     return pieces.get_piece_size(), pieces.piece_to_id(LETTER)
 
 
-STAND_INS: dict[str, Callable[[Path], None]] = {"vicuna": vicuna, "chinese-llama-alpaca": chinese_llama_alpaca}
+def alpaca(cwd: Path) -> None:
+    """LLaMA and the published difference."""
+    rows, letter = vocabulary(PROMPTS / "tiny_llama.model")
+    base = llama_weights(rows, letter, seed=1)
+    tuned = llama_weights(rows, letter)
+    llama_folder(cwd / "llama-7b-hf", base)
+    llama_folder(cwd / "alpaca-7b-wdiff", {name: tuned[name] - base[name] for name in base})
+
+
+def in_store(reference: str, family: str) -> Callable[[Path], None]:
+    """A small checkpoint in the publisher's layout (tests/tiny_checkpoints.py), as if it had been pulled."""
+
+    def prepare(cwd: Path) -> None:
+        system, variant = reference.split(":")
+        FAMILIES[family](cwd / "home" / "models" / "catalogue" / system / variant)
+
+    return prepare
+
+
+STAND_INS: dict[str, Callable[[Path], None]] = {
+    "alpaca": alpaca,
+    "belle": in_store("belle:7b-2m", "bloom"),
+    "bloomz": in_store("bloomz:560m", "bloom"),
+    "chatglm-6b": in_store("chatglm-6b:int4", "chatglm-int4"),
+    "chinese-llama-alpaca": chinese_llama_alpaca,
+    "moss": in_store("moss:sft-int4", "moss-int4"),
+    "openbuddy": in_store("openbuddy:falcon-7b-v5", "falcon"),
+    "vicuna": vicuna,
+}

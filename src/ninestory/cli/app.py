@@ -48,6 +48,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "load": ("workers", "Load a model in the running server", "在服务器中加载模型"),
     "unload": ("workers", "Unload a model from the running server", "从服务器中卸载模型"),
     "prompt": ("prompt", "Task prompts: run, check and compare them", "任务提示：运行、检查与比较"),
+    "evaluate": ("evaluate", "Measure a model: C-Eval, perplexity", "测量模型：C-Eval、困惑度"),
     "judge": ("judge", "A model rates or compares the answers of others", "让一个模型为其他模型的回答评分或比较"),
     "arena": ("arena", "Blind comparisons of two models, votes and ratings", "两个模型的盲评、投票与评分"),
     "jobs": ("jobs", "Long work: ls, logs, cancel, resume", "长任务：ls、logs、cancel、resume"),

@@ -22,7 +22,7 @@ from itertools import chain, groupby
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest
-from ninestory.models.templates import Piece, pieces_of, find_template, render
+from ninestory.models.templates import Piece, find_template, pieces_of, render
 from ninestory.tokenizers.tokenizer import Tokenizer
 from ninestory.training.batches import IGNORED, Row
 

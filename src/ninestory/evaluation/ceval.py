@@ -1,0 +1,120 @@
+"""C-Eval: Chinese multiple-choice questions, in the form in which Chinese-LLaMA-Alpaca asks and reads them."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ninestory.core.errors import InvalidRequest
+
+LETTERS = ("A", "B", "C", "D")
+CUES = {"plain": "答案：", "prompt": "答案是什么？ ", "steps": "答案是什么？让我们一步一步思考，\n1."}
+_CONCLUSION = re.compile(r"所以答案是(.+?)。")
+_STATEMENTS = [
+    re.compile(pattern)
+    for pattern in (
+        r"([ABCD])是正确的",
+        r"选项([ABCD])正确",
+        r"答案为([ABCD])",
+        r"答案是([ABCD])",
+        r"答案([ABCD])",
+        r"选择([ABCD])",
+        r"答案：([ABCD])",
+        r"选择答案([ABCD])",
+    )
+]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question. `answer` is its letter, "" in the hidden test set."""
+
+    question: str
+    choices: dict[str, str]
+    answer: str = ""
+    explanation: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """`read`: answers a letter could be read from; the others count as wrong, where the original guesses."""
+
+    subject: str
+    items: int
+    correct: int
+    read: int
+
+
+def shown(item: Item, cue: str = "plain") -> str:
+    """A question with its choices, and what the model goes on from.
+
+    Args:
+        cue: a key of `CUES`.
+    """
+    return item.question + "".join(f"\n{letter}. {text}" for letter, text in item.choices.items()) + f"\n{CUES[cue]}"
+
+
+def solved(item: Item, *, steps: bool = False) -> str:
+    """A question with its answer, as an example for others."""
+    if not steps:
+        return f"{shown(item)}{item.answer}\n\n"
+    reasoned = f"让我们一步一步思考，\n{item.explanation}\n所以答案是{item.answer}。"
+    return f"{shown(item)}{reasoned}\n\n"
+
+
+def examples(subject: str, items: Sequence[Item], *, steps: bool = False) -> str:
+    """The head of a few-shot prompt."""
+    head = f"以下是中国关于{subject}考试的单项选择题，请选出其中的正确答案。\n\n"
+    return head + "".join(solved(item, steps=steps) for item in items)
+
+
+def extract(generated: str, item: Item) -> tuple[str | None, bool]:
+    """(the letter that an answer means, whether it came to an explicit conclusion); None where none can be read."""
+    conclusions = _CONCLUSION.findall(generated)
+    if conclusions and conclusions[-1] in LETTERS:
+        return conclusions[-1], True
+    for pattern in _STATEMENTS:
+        if found := pattern.search(generated):
+            return found[1], False
+    if found := re.search(r"[ABCD]", generated):
+        return found[0], False
+    by_text = {text: letter for letter, text in item.choices.items() if text}
+    if by_text and (found := re.search("|".join(map(re.escape, by_text)), generated)):
+        return by_text[found[0]], False
+    return None, False
+
+
+def read_items(file: Path) -> list[Item]:
+    """Items of one of C-Eval's CSV files (question, A, B, C, D and, where they are known, answer and explanation).
+
+    Raises:
+        InvalidRequest: not such a file; names the row.
+    """
+    items = []
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            for number, row in enumerate(csv.DictReader(stream), 2):
+                if not row.get("question") or any(row.get(letter) is None for letter in LETTERS):
+                    raise ValueError(f"row {number} has no question or no four choices")
+                answer = (row.get("answer") or "").strip()
+                choices = {letter: row[letter] for letter in LETTERS}
+                items.append(Item(row["question"], choices, answer, row.get("explanation") or ""))
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise InvalidRequest(
+            f"{file} is not a file of C-Eval: {error}.",
+            hint="Its columns are question, A, B, C, D and answer.",
+            hint_zh="其列为 question、A、B、C、D 与 answer。",
+            param="data",
+        ) from error
+    return items
+
+
+def run(subject: str, items: Sequence[Item], head: str, ask: Callable[[str], str], cue: str = "plain") -> Result:
+    """Ask all items that have an answer."""
+    known = [item for item in items if item.answer in LETTERS]
+    letters = [extract(ask(head + shown(item, cue)), item)[0] for item in known]
+    correct = sum(letter == item.answer for letter, item in zip(letters, known, strict=True))
+    return Result(subject, len(known), correct, sum(letter is not None for letter in letters))
