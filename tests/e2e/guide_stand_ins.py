@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from ..conformance.conftest import FIXTURES
 from ..tiny_checkpoints import FAMILIES
+from ..tiny_rwkv import write_release
 
 PROMPTS = FIXTURES / "prompts"
 WIDTH, FFN, LAYERS, HEADS = 64, 96, 2, 4
@@ -117,6 +118,10 @@ def alpaca(cwd: Path) -> None:
     llama_folder(cwd / "alpaca-7b-wdiff", {name: tuned[name] - base[name] for name in base})
 
 
+def chatrwkv(cwd: Path) -> None:
+    write_release(cwd / "RWKV-6-World-1B6.pth", "6")
+
+
 def in_store(reference: str, family: str) -> Callable[[Path], None]:
     """A small checkpoint in the publisher's layout (tests/tiny_checkpoints.py), as if it had been pulled."""
 
@@ -132,6 +137,7 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     "belle": in_store("belle:7b-2m", "bloom"),
     "bloomz": in_store("bloomz:560m", "bloom"),
     "chatglm-6b": in_store("chatglm-6b:int4", "chatglm-int4"),
+    "chatrwkv": chatrwkv,
     "chinese-llama-alpaca": chinese_llama_alpaca,
     "moss": in_store("moss:sft-int4", "moss-int4"),
     "openbuddy": in_store("openbuddy:falcon-7b-v5", "falcon"),

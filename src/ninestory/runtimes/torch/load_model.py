@@ -53,13 +53,18 @@ class LoadReport:
 
 
 def load_model(
-    resolved: ResolvedModel, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    resolved: ResolvedModel,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    rwkv_strategy: str = "",
 ) -> tuple[nn.Module, LoadReport]:
     """Build and fill the model of a checkpoint directory, in evaluation mode.
 
     Args:
         dtype: of the weights; None is float32 on a processor and the stored one elsewhere. Packed weights (int4, int8,
             GPTQ) keep their own types.
+        rwkv_strategy: of an RWKV, in place of `dtype` and `device`.
 
     Raises:
         Unsupported: a family or a way of packing that is not built in, by name.
@@ -69,7 +74,7 @@ def load_model(
     require("torch", "torch", "Running checkpoints in their original layout")
     assert resolved.path is not None
     if resolved.architecture == "rwkv":
-        return _load_rwkv(resolved.path, dtype, device)
+        return _load_rwkv(resolved.path, dtype, device, rwkv_strategy)
     return load_model_folder(resolved.path, resolved.reference, dtype, device)
 
 
@@ -88,14 +93,16 @@ def load_model_folder(
     return model.eval(), report
 
 
-def _load_rwkv(path: Path, dtype: torch.dtype | None, device: torch.device | str) -> tuple[nn.Module, LoadReport]:
+def _load_rwkv(
+    path: Path, dtype: torch.dtype | None, device: torch.device | str, strategy: str
+) -> tuple[nn.Module, LoadReport]:
     """RWKV's releases have no config: the keys say it all, and their reader accounts for every one."""
     import torch
 
     from ninestory.architectures.rwkv_checkpoint import Checkpoint as RwkvCheckpoint
     from ninestory.architectures.rwkv_checkpoint import load_rwkv
 
-    model = load_rwkv(path, dtype=dtype or torch.float32, device=str(device))
+    model = load_rwkv(path, dtype=dtype or torch.float32, device=str(device), strategy=strategy)
     stored = RwkvCheckpoint(path)
     used = set(stored.names())
     unused = dict.fromkeys((n for n in stored.shapes if n not in used), "has no use in this version of RWKV")

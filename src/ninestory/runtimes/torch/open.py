@@ -32,13 +32,17 @@ def open_engine(model: ResolvedModel, settings: RuntimeSettings) -> TorchEngine:
     device = _device(settings.device)
     # Before the weights, which take long; only a lone RWKV file does not say its vocabulary before it is read.
     tokenizer = load_tokenizer(model.path) if model.path.is_dir() else None
-    loaded, report = load_model(model, _dtype(settings.dtype), device)
+    strategy = settings.rwkv_strategy if model.architecture == "rwkv" else ""
+    loaded, report = load_model(model, _dtype(settings.dtype), device, rwkv_strategy=strategy)
     rows = loaded.get_input_embeddings().num_embeddings  # type: ignore[operator]
     tokenizer = tokenizer or load_tokenizer(model.path, rows)
     check_vocabulary(tokenizer, rows, model.reference)
     context = settings.context or min(model.context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
     apply_adapters(loaded, model.adapters)
-    dtype, note = _suit(loaded, settings.dtype, device)
+    if strategy:
+        dtype, note = strategy, "plain linears, as the strategy lays them out: last bits may depend on what else runs"
+    else:
+        dtype, note = _suit(loaded, settings.dtype, device)
     notes = [report.summary(), note]
     if report.packed:
         notes.append("packed weights are widened for each product: their last bits may depend on what else runs")
