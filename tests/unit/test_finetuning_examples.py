@@ -15,7 +15,7 @@ from ninestory.floors.finetuning.forms import FORMS, Sample
 from ninestory.floors.finetuning.inspection import histogram
 from ninestory.models.convert.gguf_safetensors import write_checkpoint
 from ninestory.models.plan import ModelShape
-from ninestory.models.plan_tuning import TuningJob, nearest_that_fits, plan_tuning, trainable_parameters
+from ninestory.models.plan_tuning import TunedShape, TuningJob, nearest_that_fits, plan_tuning, trainable_parameters
 from ninestory.models.prompt_format import PromptFormat
 from ninestory.models.templates import find_template
 from ninestory.tokenizers.load import load_tokenizer
@@ -113,7 +113,8 @@ def test_histograms_count_every_row() -> None:
     assert all(sum(low <= n <= high for n in lengths) == count for low, high, count in bars)
 
 
-SHAPE = ModelShape(layers=30, hidden=576, kv_heads=3, head_dim=64, ffn=1536, vocabulary=49152, heads=9)
+SIZES = ModelShape(layers=30, hidden=576, kv_heads=3, head_dim=64, ffn=1536, vocabulary=49152, heads=9)
+SHAPE = TunedShape(SIZES, tied=True)
 
 
 @pytest.mark.torch
@@ -127,14 +128,14 @@ def test_the_plan_counts_what_the_method_trains(method: Any) -> None:
     tuned = prepare(tiny_llama(), Method(name=method, blocks=2, virtual_tokens=5), seed=0, total_steps=1)
     shape = ModelShape(layers=3, hidden=32, kv_heads=2, head_dim=8, ffn=48, vocabulary=300, heads=4)
     job = TuningJob(method, 10, 5, blocks=2, virtual_tokens=5)
-    assert sum(p.numel() for p in tuned.trainable.values()) == trainable_parameters(shape, job, tied=True)
+    assert sum(p.numel() for p in tuned.trainable.values()) == trainable_parameters(TunedShape(shape, tied=True), job)
 
 
 def test_the_plan_orders_methods_and_finds_what_fits() -> None:
     def total(method: str, **more: Any) -> int:
         job = TuningJob(method, 2048, 1024, **more)
-        return plan_tuning("m", SHAPE, job, tied=True, free=0).total_bytes
+        return plan_tuning("m", SHAPE, job, free=0).total_bytes
 
     assert total("qlora") < total("lora") < total("full")
     assert total("lora", checkpointing=True) < total("lora") and total("freeze", blocks=2) < total("freeze", blocks=20)
-    assert nearest_that_fits("m", SHAPE, TuningJob("full", 2048, 1024), tied=True) is not None
+    assert nearest_that_fits("m", SHAPE, TuningJob("full", 2048, 1024)) is not None

@@ -96,3 +96,18 @@ def test_float32_weights_take_twice_what_bfloat16_takes(tmp_path: Path) -> None:
     )
     assert full.weight_bytes == 2 * half.weight_bytes == 4 * quarter.weight_bytes
     assert full.cache_bytes == 2 * half.cache_bytes == quarter.cache_bytes
+
+
+def test_tuning_is_planned_for_what_is_installed_and_for_what_is_only_in_the_catalogue(tmp_path: Path) -> None:
+    from ninestory.core.paths import Home
+    from ninestory.models.plan_tuning import TuningJob
+    from ninestory.models.planning import tuning_plans_for
+
+    jobs = [TuningJob("lora", 512, 256), TuningJob("full", 512, 256)]
+    file = tiny_models.write_gguf(tmp_path / "tiny.gguf")
+    small, whole = tuning_plans_for(str(file), jobs, Home(tmp_path))
+    assert small.trainable < whole.trainable and small.total_bytes == sum(
+        (small.process_bytes, small.weight_bytes, small.optimizer_bytes, small.activation_bytes)
+    )
+    glm = tuning_plans_for("chatglm-6b:fp16", jobs, Home(tmp_path))[0].weight_bytes
+    assert abs(glm / (4 * 6.17e9) - 1) < 0.02  # 6.17 billion parameters

@@ -17,9 +17,16 @@ def plan(
     model: Annotated[str, typer.Argument(help="Model reference; a catalogue name need not be installed.")],
     context: Annotated[int | None, typer.Option(help="Tokens of one conversation.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Requests decoded together.")] = None,
+    method: Annotated[str, typer.Option(help="Plan tuning by this method; all = every method.")] = "",
+    tokens: Annotated[int, typer.Option(min=1, help="Tuning: tokens in memory at once.")] = 2048,
+    rank: Annotated[int, typer.Option(min=1, help="Tuning: rank of the LoRA family.")] = 8,
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Tuning: recompute activations.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Predict a model's memory, part by part, and say whether it fits on this machine."""
+    """Predict the memory of a model, or of tuning it, part by part, and say whether it fits on this machine."""
+    if method:
+        _plan_tuning(model, method, tokens, rank, checkpointing, as_json)
+        return
     from ninestory.core.errors import DoesNotFit
     from ninestory.library import plan as predict
     from ninestory.models.plan import largest_that_fits
@@ -58,3 +65,46 @@ def plan(
             if best and best is not first
             else "请减小 --context 或 --concurrency。",
         )
+
+
+def _plan_tuning(model: str, method: str, tokens: int, rank: int, checkpointing: bool, as_json: bool) -> None:
+    """One row a method; the methods are those of recipes."""
+    from typing import get_args
+
+    from ninestory.core.errors import InvalidRequest
+    from ninestory.core.paths import Home
+    from ninestory.models.plan_tuning import TuningJob
+    from ninestory.models.planning import tuning_plans_for
+    from ninestory.training.settings import MethodName
+
+    known = get_args(MethodName)
+    if method not in (*known, "all"):
+        raise InvalidRequest(
+            f"There is no tuning method {method!r}.",
+            hint=f"Take one of: {', '.join(known)}, all.",
+            hint_zh=f"可用的方法：{'、'.join(known)}、all。",
+            param="--method",
+        )
+    chosen = known if method == "all" else (method,)
+    jobs = [TuningJob(name, tokens, max(1, tokens // 2), rank, checkpointing=checkpointing) for name in chosen]
+    plans = tuning_plans_for(model, jobs, Home.default())
+    if as_json:
+        print_json([{**dataclasses.asdict(p), "total_bytes": p.total_bytes, "fits": p.fits} for p in plans])
+        return
+    print_table(
+        ["method", "trained", "weights", "optimiser", "activations", "process", "total", "fits"],
+        [
+            [
+                p.job.method,
+                f"{p.trainable / 1e6:.1f} M",
+                size(p.weight_bytes),
+                size(p.optimizer_bytes),
+                size(p.activation_bytes),
+                size(p.process_bytes),
+                size(p.total_bytes),
+                "yes" if p.fits else "no",
+            ]
+            for p in plans
+        ],
+    )
+    print(f"{size(plans[0].available_bytes)} are free; {tokens} tokens at once, half of them learned, float32.")

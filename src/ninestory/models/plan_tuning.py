@@ -15,9 +15,29 @@ from ninestory.models.plan import ModelShape
 _MB = 1 << 20
 IMPORT_BYTES = 390 * _MB  # torch, transformers and peft, before the model
 _OVERHEAD = 25 * _MB
+UNGATED = (
+    "chatglm",
+    "bloom",
+    "codegen",
+    "moss",
+    "gpt2",
+    "gptj",
+    "gpt_neox",
+    "falcon",
+    "opt",
+)  # two matrices a block's MLP
 CHUNK = 256  # positions whose logits are alive at once (training/loss.py)
 _NF4_BYTES = 4.127 / 8  # a weight with its doubly quantised scales
 _PADDED = ("prompt", "prefix", "p_tuning_v2")
+
+
+@dataclass(frozen=True)
+class TunedShape:
+    """What the arithmetic needs to know of a model: `tied`: its head shares the embedding's memory."""
+
+    sizes: ModelShape
+    tied: bool
+    mlp_matrices: int = 3  # gate, up and down; 2 for the families in UNGATED
 
 
 @dataclass(frozen=True)
@@ -61,17 +81,18 @@ class TuningPlan:
         return self.total_bytes <= self.available_bytes
 
 
-def plan_tuning(name: str, shape: ModelShape, job: TuningJob, *, tied: bool, free: int | None = None) -> TuningPlan:
-    """The plan of one run. `tied`: the head shares the embedding's memory."""
-    linears, table = _linear_parameters(shape), shape.vocabulary * shape.hidden
-    others = table * (1 if tied else 2) + shape.layers * 2 * shape.hidden + shape.hidden
-    trainable = trainable_parameters(shape, job, tied=tied)
+def plan_tuning(name: str, model: TunedShape, job: TuningJob, *, free: int | None = None) -> TuningPlan:
+    """The plan of one run. `free`: bytes that may be taken; None = what this machine has."""
+    shape = model.sizes
+    linears, table = _linear_parameters(model), shape.vocabulary * shape.hidden
+    others = table * (1 if model.tied else 2) + shape.layers * 2 * shape.hidden + shape.hidden
+    trainable = trainable_parameters(model, job)
     weights = 4 * (linears + others)
     widened = 0
     if job.method == "qlora":
         weights = int(_NF4_BYTES * linears) + 4 * others
         widened = 4 * shape.hidden * shape.ffn  # one weight at a time is made float for its product
-    peak = _activations(shape, job, trainable) + widened
+    peak = _activations(model, job, trainable) + widened
     return TuningPlan(
         model=name,
         job=job,
@@ -84,25 +105,26 @@ def plan_tuning(name: str, shape: ModelShape, job: TuningJob, *, tied: bool, fre
     )
 
 
-def nearest_that_fits(name: str, shape: ModelShape, job: TuningJob, *, tied: bool) -> TuningPlan | None:
+def nearest_that_fits(name: str, model: TunedShape, job: TuningJob) -> TuningPlan | None:
     """The smallest change that makes it fit: fewer tokens at once, recomputed activations, then a smaller method."""
     smaller = [dataclasses.replace(job, tokens=n, labels=max(1, job.labels * n // job.tokens))
                for n in (job.tokens // 2, job.tokens // 4, job.tokens // 8) if n >= 64]  # fmt: skip
     recomputed = [dataclasses.replace(j, checkpointing=True) for j in (job, *smaller) if job.method != "prefix"]
     lora = [dataclasses.replace(j, method="lora") for j in recomputed if job.method == "full"]
     packed = [dataclasses.replace(j, method="qlora") for j in recomputed if job.method in ("full", "lora", "freeze")]
-    plans = (plan_tuning(name, shape, j, tied=tied) for j in (*smaller, *recomputed, *lora, *packed))
+    plans = (plan_tuning(name, model, j) for j in (*smaller, *recomputed, *lora, *packed))
     return next((plan for plan in plans if plan.fits), None)
 
 
-def trainable_parameters(shape: ModelShape, job: TuningJob, *, tied: bool) -> int:
+def trainable_parameters(model: TunedShape, job: TuningJob) -> int:
     """How many numbers the optimiser holds."""
+    shape = model.sizes
     hidden, kv, ffn = shape.hidden, shape.kv_heads * shape.head_dim, shape.ffn
-    per_block = _linear_parameters(shape) // shape.layers + 2 * hidden
-    low_rank = job.rank * (2 * (hidden + hidden) + 2 * (hidden + kv) + 3 * (hidden + ffn))
+    per_block = _linear_parameters(model) // shape.layers + 2 * hidden
+    low_rank = job.rank * (2 * (hidden + hidden) + 2 * (hidden + kv) + model.mlp_matrices * (hidden + ffn))
     table = shape.vocabulary * hidden
     counts = {
-        "full": shape.layers * per_block + hidden + table * (1 if tied else 2),
+        "full": shape.layers * per_block + hidden + table * (1 if model.tied else 2),
         "freeze": job.blocks * per_block,
         "adalora": shape.layers * low_rank * 3 // 2,
         "ia3": shape.layers * (2 * kv + ffn),
@@ -113,12 +135,13 @@ def trainable_parameters(shape: ModelShape, job: TuningJob, *, tied: bool) -> in
     return counts.get(job.method, shape.layers * low_rank)
 
 
-def _activations(shape: ModelShape, job: TuningJob, trainable: int) -> int:
+def _activations(model: TunedShape, job: TuningJob, trainable: int) -> int:
     """What lives beside weights and optimiser at the worst moment of a step."""
+    shape = model.sizes
     tokens, hidden, kv = job.tokens, shape.hidden, shape.kv_heads * shape.head_dim
     rank = job.rank if job.method in ("lora", "rslora", "dora", "adalora", "qlora") else 0
     layers = job.blocks if job.method == "freeze" else shape.layers
-    layer = 4 * tokens * (7 * hidden + 2 * kv + 3 * shape.ffn + 7 * rank)
+    layer = 4 * tokens * (7 * hidden + 2 * kv + model.mlp_matrices * shape.ffn + 7 * rank)
     saved = 4 * tokens * hidden * layers if job.checkpointing else layers * layer
     chunks = min(2, -(-job.labels // CHUNK)) * min(CHUNK, job.labels) * 4 * shape.vocabulary
     head = 4 * shape.vocabulary * hidden if job.method == "full" else 0
@@ -128,8 +151,8 @@ def _activations(shape: ModelShape, job: TuningJob, trainable: int) -> int:
     return max(forward, backward, end) + 12 * tokens * shape.ffn
 
 
-def _linear_parameters(shape: ModelShape) -> int:
-    attention = 2 * shape.hidden * (shape.heads or 1) * shape.head_dim + 2 * shape.hidden * (
-        shape.kv_heads * shape.head_dim
-    )
-    return shape.layers * (attention + 3 * shape.hidden * shape.ffn)
+def _linear_parameters(model: TunedShape) -> int:
+    shape = model.sizes
+    width = (shape.heads or 1) * shape.head_dim
+    attention = 2 * shape.hidden * width + 2 * shape.hidden * shape.kv_heads * shape.head_dim
+    return shape.layers * (attention + model.mlp_matrices * shape.hidden * shape.ffn)

@@ -11,9 +11,10 @@ from ninestory.core.errors import Unsupported
 from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
 from ninestory.models.convert.gguf_safetensors import float_checkpoint
-from ninestory.models.plan import ModelShape, shape_of
+from ninestory.models.plan_tuning import TunedShape
+from ninestory.models.planning import tuned_shape
 from ninestory.models.prompt_format import PromptFormat, choose_format, own_template
-from ninestory.models.resolve import read_config, resolve
+from ninestory.models.resolve import resolve
 from ninestory.models.resolved import ResolvedModel
 from ninestory.tokenizers.load import load_tokenizer
 from ninestory.tokenizers.tokenizer import Tokenizer
@@ -39,12 +40,8 @@ class Base:
     fingerprint: str
 
     @property
-    def shape(self) -> ModelShape | None:
-        return shape_of(self.resolved)
-
-    @property
-    def tied(self) -> bool:
-        return bool(read_config(self.folder).get("tie_word_embeddings", True))
+    def shape(self) -> TunedShape | None:
+        return tuned_shape(self.resolved)
 
 
 def open_base(reference: str, template: str, home: Home, progress: Progress) -> Base:

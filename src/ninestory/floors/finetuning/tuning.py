@@ -179,7 +179,7 @@ def refuse_what_does_not_fit(prepared: Prepared, *, force: bool) -> None:
     if force or plan is None or plan.fits:
         return
     shape = prepared.base.shape
-    nearest = shape and nearest_that_fits(plan.model, shape, plan.job, tied=prepared.base.tied)
+    nearest = shape and nearest_that_fits(plan.model, shape, plan.job)
     changed = _difference(plan.job, nearest.job) if nearest else ""
     raise DoesNotFit(
         f"This run needs about {plan.total_bytes / 1e9:.1f} GB, and {plan.available_bytes / 1e9:.1f} GB are free.",
@@ -246,7 +246,7 @@ def _plan(recipe: Recipe, base: Base, train: list[Example]) -> TuningPlan | None
         method.name, tokens, max(1, labels), method.rank, method.blocks, method.virtual_tokens,
         settings.gradient_checkpointing,
     )  # fmt: skip
-    return plan_tuning(recipe.model.name, shape, job, tied=base.tied)
+    return plan_tuning(recipe.model.name, shape, job)
 
 
 def _identity(recipe: Recipe, base: Base, train: list[Example]) -> dict[str, Any]:
