@@ -108,7 +108,10 @@ class Prompts(ABC):
             dropped += step
 
     def completion(self, request: CompletionRequest) -> Prompt:
-        """Ids of raw text, with what the tokenizer wants around a text; ids are taken as they are."""
+        """Ids of raw text, with what the tokenizer wants around a text; ids are taken as they are.
+
+        A stop string that is a special token, such as MOSS's <eoc>, ends the answer by its id: it has no text.
+        """
         whole = isinstance(request.prompt, str)
         ids = [*self.text(request.prompt), *self.suffix_ids] if whole else request.prompt  # type: ignore[arg-type]
         self.check_ids(ids, "prompt")  # type: ignore[arg-type]
@@ -122,7 +125,8 @@ class Prompts(ABC):
                 param="truncation",
             )
         self.check_fits(len(ids), request)
-        return Prompt(list(ids))  # type: ignore[arg-type]
+        marks = tuple(number for number, spelling in self._specials.items() if spelling in request.stop)
+        return Prompt(list(ids), stop_ids=marks)  # type: ignore[arg-type]
 
     def text(self, text: str) -> list[int]:
         """Ids of plain text that begins a prompt."""
