@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch")
 import torch
 
+from ninestory.architectures.rwkv_checkpoint import load_rwkv
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Damaged, InvalidRequest, Unsupported
 from ninestory.core.paths import Home
@@ -160,8 +161,6 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_release_is_what_was_saved(version: str, tmp_path: Path) -> None:
-    from ninestory.architectures.rwkv_checkpoint import load_rwkv
-
     path = write_release(tmp_path / "model.pth", version, vocabulary=300)
     model = load_rwkv(path)
     ids = torch.tensor([tokens(9, 5)])
@@ -170,9 +169,30 @@ def test_a_release_is_what_was_saved(version: str, tmp_path: Path) -> None:
     assert model.config.version == version
 
 
-def test_missing_surplus_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
-    from ninestory.architectures.rwkv_checkpoint import load_rwkv
+@torch.inference_mode()
+@pytest.mark.parametrize("version", ["5.2", "6"])
+def test_a_tuned_first_state_is_where_every_text_begins(version: str, tmp_path: Path) -> None:
+    plain = load_rwkv(write_release(tmp_path / "model.pth", version, vocabulary=300))
+    stored = torch.load(tmp_path / "model.pth", weights_only=True)
+    tuned = [torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    for i, state in enumerate(tuned):
+        stored[f"blocks.{i}.att.time_state"] = state  # [heads, value, key]
+    torch.save(stored, tmp_path / "tuned.pth")
+    model = load_rwkv(tmp_path / "tuned.pth")
+    ids = torch.tensor([tokens(5, 6)])
+    state = plain.new_state()
+    for layer, memory in zip(state.layers, tuned, strict=True):
+        layer.memory[0][0] = memory.transpose(1, 2)
+    expected = plain(ids, state=state).logits
+    assert torch.equal(model(ids).logits, expected)
+    assert not torch.equal(plain(ids).logits, expected)
+    used = model.new_state()
+    model(ids, state=used)
+    used.clear(0)
+    assert torch.equal(model(ids, state=used).logits, expected)
 
+
+def test_missing_surplus_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
     sound = torch.load(write_release(tmp_path / "model.pth", "7", vocabulary=300), weights_only=True)
     broken = {
         "ln_out.weight": {k: v for k, v in sound.items() if k != "ln_out.weight"},
@@ -186,8 +206,6 @@ def test_missing_surplus_and_misshapen_tensors_are_named(tmp_path: Path) -> None
 
 
 def test_other_files_and_converted_ones_are_refused(tmp_path: Path) -> None:
-    from ninestory.architectures.rwkv_checkpoint import load_rwkv
-
     torch.save({"model.embed_tokens.weight": torch.zeros(3, 3)}, tmp_path / "llama.pth")
     with pytest.raises(Unsupported, match=r"emb\.weight"):
         load_rwkv(tmp_path / "llama.pth")
@@ -208,8 +226,6 @@ class Canary:
 
 
 def test_a_malicious_release_is_not_executed(tmp_path: Path) -> None:
-    from ninestory.architectures.rwkv_checkpoint import load_rwkv
-
     torch.save({"emb.weight": Canary(tmp_path / "ran")}, tmp_path / "evil.pth")
     with pytest.raises(Damaged, match="refused"):
         load_rwkv(tmp_path / "evil.pth")
@@ -218,8 +234,6 @@ def test_a_malicious_release_is_not_executed(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="hardware: the devices are here")
 def test_a_strategy_for_absent_devices_is_refused_before_loading(tmp_path: Path) -> None:
-    from ninestory.architectures.rwkv_checkpoint import load_rwkv
-
     path = write_release(tmp_path / "model.pth", "6", vocabulary=300)
     for strategy in ("cuda fp16i8 *1 -> cpu fp32", "mps fp16", "dml fp32"):
         with pytest.raises(Unsupported, match=strategy.split()[0]):

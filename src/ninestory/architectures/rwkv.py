@@ -164,7 +164,8 @@ class RwkvForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> RwkvOutput:
         x = self.emb(input_ids) if inputs_embeds is None else inputs_embeds
         batch, length = x.shape[:2]
-        if state is None and use_cache and not self.training:
+        tuned = any(memory is not None for memory in self.start_memory)
+        if state is None and (use_cache or tuned) and not self.training:
             state = self.new_state(batch)
         if rows is None:
             where = Rows.of_batch(attention_mask, (batch, length), x.device)
