@@ -171,6 +171,97 @@ def search(
         print(f"[{number}] {place_of(hit)}  (score {hit.score:.2f}, cosine {hit.cosine:.3f}, {ranks})\n{hit.text}\n")
 
 
+@app.command("export")
+def export(
+    name: Name,
+    path: Annotated[Path, typer.Argument(help="File to write, such as manuals.kb.tar.gz.")],
+    as_json: Json = False,
+) -> None:
+    """Write a knowledge base to one file: documents added, passages and vectors."""
+    from ninestory.core.progress_bar import ProgressBar
+    from ninestory.floors.retrieval.archive import export_base
+
+    with ProgressBar(quiet=as_json, counts=True) as bar:
+        export_base(_open(name), path, bar)
+    nbytes = path.stat().st_size
+    print_json({"path": str(path), "bytes": nbytes}) if as_json else print(f"{path}: {size(nbytes)}")
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A file written by export.")],
+    name: Annotated[str, typer.Option(help="Another name for it.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Take an exported knowledge base in."""
+    from ninestory.floors.retrieval.archive import import_base
+
+    base = import_base(Home.default().ensure(), path, name)
+    print_json(_summary(base)) if as_json else print(f"{base.name}: {base.id}")
+
+
+@app.command()
+def verify(name: Name, as_json: Json = False) -> None:
+    """Check a knowledge base: every passage counted, offsets and vectors looked at, copies compared."""
+    from ninestory.floors.retrieval.verify import verify_base
+
+    faults = verify_base(_open(name))
+    if as_json:
+        print_json({"sound": not faults, "faults": faults})
+    else:
+        print("\n".join(faults) or f"{name}: sound")
+    if faults:
+        raise typer.Exit(6)
+
+
+@app.command()
+def compact(name: Name, as_json: Json = False) -> None:
+    """Index and pack a knowledge base, and drop versions nobody reads."""
+    from ninestory.core.progress import Silent
+    from ninestory.floors.retrieval.ingest import compact as pack
+
+    pack(_open(name), Silent())
+    show(name, as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    name: Name,
+    questions: Annotated[
+        Path | None, typer.Argument(help="JSON lines of question, file, heading, text; the headings when left out.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-k", help="The k of recall@k.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Ask many questions in three ways (vectors, full text, both) and compare: hit rate, recall, MRR, nDCG, latency."""
+    from ninestory.floors.retrieval import evaluate as evaluation
+    from ninestory.floors.retrieval.hits import SearchOptions
+    from ninestory.floors.retrieval.search import search as find
+    from ninestory.floors.retrieval.table import ChunkReader
+
+    base = _open(name)
+    reader = ChunkReader(base)
+    asked = evaluation.read_questions(questions) if questions else evaluation.questions_of_headings(reader)
+    with open_embedder(base) as embedder:
+        scores = {
+            mode: evaluation.evaluate(
+                asked,
+                lambda question, options: find(reader, question, embedder.query(question), options),
+                SearchOptions(limit=limit, mode=mode),
+                base.get("threshold"),
+            ).as_dict()
+            for mode in ("vector", "text", "hybrid")
+        }
+    if as_json:
+        print_json({"generated": questions is None, "k": limit, "settings": scores})
+        return
+    if questions is None:
+        print("Questions generated from the headings; headings are searched too, so these figures flatter.")
+    columns = list(scores["hybrid"])
+    rows = [[mode, *("–" if v is None else f"{v:.3g}" for v in result.values())] for mode, result in scores.items()]
+    print_table(["search", *columns], rows)
+
+
 def open_embedder(base: KnowledgeBase) -> Any:
     """The embedding model that a knowledge base's published table wants, as a context manager."""
     from contextlib import contextmanager

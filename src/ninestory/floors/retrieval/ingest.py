@@ -164,6 +164,14 @@ def ingest(
     return report
 
 
+def compact(base: KnowledgeBase, progress: Progress) -> None:
+    """Index what is there, and drop versions nobody reads. Nothing happens to a base that holds nothing."""
+    with waiting_lock(base.lock_path, lambda: progress.update(0, None, "waiting for an ingest")):
+        if probe := base.get("probe"):
+            ChunkWriter(base, len(probe)).publish()
+            base.mark_published()
+
+
 def _take_in(
     base: KnowledgeBase,
     file: KnowledgeFile,

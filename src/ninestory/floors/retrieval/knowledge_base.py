@@ -163,6 +163,17 @@ class KnowledgeBase:
         """What was written can be found now."""
         self._state.execute("UPDATE files SET status = 'indexed' WHERE status = 'written'")
 
+    def settle(self) -> None:
+        """Bring everything into the one database file, for a copy of it."""
+        self._state.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def relocate_copies(self) -> None:
+        """After the folder was moved: copies are found below it again; files of synced folders stay where they were."""
+        for file in self.files():
+            if not file.folder and (self.documents / file.id).is_file():
+                path = str(self.documents / file.id)
+                self._state.execute("UPDATE files SET path = ? WHERE id = ?", (path, file.id))
+
     @property
     def documents(self) -> Path:
         return self.folder / "documents"

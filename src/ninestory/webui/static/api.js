@@ -40,6 +40,16 @@ export async function call(method, path, body, signal) {
 
 export const own = (method, path, body) => call(method, `/ninestory/v1${path}`, body);
 
+/** Store a file under /v1/files. */
+export async function upload(file, purpose = "assistants") {
+  const form = new FormData();
+  form.append("file", file);
+  form.append("purpose", purpose);
+  const response = await fetch("/v1/files", { method: "POST", body: form });
+  if (!response.ok) throw await failed(response);
+  return response.json();
+}
+
 /** POST and yield the JSON of every server-sent event until [DONE]. */
 export async function* events(path, body, signal) {
   const response = await fetch(path, {

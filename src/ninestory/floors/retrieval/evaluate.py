@@ -1,0 +1,119 @@
+"""How well questions find their passages: hit rate, recall@k, MRR, nDCG, refusals and latency, per setting.
+
+A question names the file that answers it, and with `heading` or `text` the passage. Without a set of questions the
+headings of the documents are asked: such a set is marked generated, and flatters, since headings are searched too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ninestory.core.errors import InvalidRequest
+from ninestory.floors.retrieval.hits import Hit, SearchOptions
+from ninestory.floors.retrieval.table import ChunkReader
+
+Find = Callable[[str, SearchOptions], Sequence[Hit]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """`file` "" marks a question that the documents do not answer."""
+
+    question: str
+    file: str = ""
+    heading: str = ""
+    text: str = ""
+
+    def is_answered_by(self, hit: Hit) -> bool:
+        return hit.file == self.file and self.heading in hit.context and self.text in hit.text
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Means over the questions that have an answer; `refused` of each kind where there are any."""
+
+    questions: int
+    hit_rate: float  # the first passage is right
+    recall: float  # a right one is among the first k
+    mrr: float
+    ndcg: float
+    refused_answerable: float | None
+    refused_unanswerable: float | None
+    p50_ms: float
+    p99_ms: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_questions(path: Path) -> list[Question]:
+    """JSON lines: {"question", "file", "heading"?, "text"?}; no file = not in the documents.
+
+    Raises:
+        InvalidRequest: a line is not such an object; names its number.
+    """
+    questions = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            questions.append(Question(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise InvalidRequest(
+                f"{path.name}, line {number}: {error}.",
+                hint='Each line is {"question": "…", "file": "name", "heading": "…", "text": "…"}.',
+                hint_zh='每行格式为 {"question": "…", "file": "文件名", "heading": "…", "text": "…"}。',
+            ) from error
+    return questions
+
+
+def questions_of_headings(reader: ChunkReader, most: int = 200, seed: int = 0) -> list[Question]:
+    """The documents' own headings as questions: a generated set."""
+    if not reader.refresh():
+        return []
+    table = reader.all_rows(["file", "context"])
+    pairs = sorted(set(zip(table["file"].to_pylist(), table["context"].to_pylist(), strict=True)))
+    chosen = [
+        Question(question=heading, file=file, heading=heading)
+        for file, context in pairs
+        if len(heading := context.split("\n", 1)[0].rsplit(" > ", 1)[-1]) >= 4
+    ]
+    return random.Random(seed).sample(chosen, min(most, len(chosen)))
+
+
+def evaluate(questions: Sequence[Question], find: Find, options: SearchOptions, threshold: float | None) -> Scores:
+    """Ask every question with one setting; k is `options.limit`."""
+    ranks: list[int | None] = []
+    refused: dict[bool, list[bool]] = {True: [], False: []}
+    seconds = []
+    for question in questions:
+        begun = time.perf_counter()
+        hits = find(question.question, options)
+        seconds.append(time.perf_counter() - begun)
+        best = max((hit.cosine for hit in hits), default=-1.0)
+        refused[bool(question.file)].append(not hits or (threshold is not None and best < threshold))
+        if question.file:
+            ranks.append(next((n for n, hit in enumerate(hits, 1) if question.is_answered_by(hit)), None))
+    seconds.sort()
+    return Scores(
+        questions=len(questions),
+        hit_rate=_mean([rank == 1 for rank in ranks]),
+        recall=_mean([rank is not None for rank in ranks]),
+        mrr=_mean([1 / rank if rank else 0.0 for rank in ranks]),
+        ndcg=_mean([1 / math.log2(rank + 1) if rank else 0.0 for rank in ranks]),
+        refused_answerable=_mean(refused[True]) if refused[True] else None,
+        refused_unanswerable=_mean(refused[False]) if refused[False] else None,
+        p50_ms=1000 * seconds[len(seconds) // 2] if seconds else 0.0,
+        p99_ms=1000 * seconds[min(int(len(seconds) * 0.99), len(seconds) - 1)] if seconds else 0.0,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,109 @@
+"""`ninestory kb` and `ninestory ask` by subprocess, with the real embedding model, in both languages."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.starter]
+
+
+def run(home: Path, *arguments: str, code: int = 0) -> str:
+    environ = {**os.environ, "NINESTORY_HOME": str(home), "NINESTORY_RUNTIME_THREADS": "1", "LANG": "C.UTF-8"}
+    done = subprocess.run(
+        [sys.executable, "-m", "ninestory", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=home,
+        env={**environ, "NINESTORY_RUNTIME_CONTEXT": "1024"},
+        timeout=250,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout + (done.stderr if code else "")
+
+
+def run_json(home: Path, *arguments: str) -> Any:
+    return json.loads(run(home, *arguments, "--json"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one knowledge base that follows a folder in two languages."""
+    home = tmp_path_factory.mktemp("home")
+    docs = home / "docs"
+    docs.mkdir()
+    (docs / "tea.md").write_text(
+        "# Tea\n\n## Brewing\n\nGreen tea is brewed at eighty degrees for two minutes.\n\n## Storage\n\n"
+        "Keep tea leaves dry, in a closed tin, away from light.\n",
+        encoding="utf-8",
+    )
+    (docs / "茶.txt").write_text(
+        "第一章 冲泡\n绿茶用八十度的水冲泡两分钟。\n\n第二章 保存\n茶叶应放在密封的罐子里，避光防潮。\n",
+        encoding="gb18030",
+    )
+    (docs / "broken.pdf").write_bytes(b"%PDF-broken")
+    run(home, "kb", "create", "tea")
+    report = run_json(home, "kb", "sync", "tea", str(docs))
+    assert (report["indexed"], [f["file"] for f in report["failed"]]) == (2, ["broken.pdf"])
+    return home
+
+
+@pytest.mark.parametrize(
+    ("question", "file", "words"),
+    [
+        ("How hot should the water for green tea be?", "tea.md", "eighty degrees"),
+        ("茶叶应该怎么保存？", "茶.txt", "密封的罐子"),
+    ],
+)
+def test_found_and_quoted_with_its_place(home: Path, question: str, file: str, words: str) -> None:
+    best = run_json(home, "kb", "search", "tea", question)["data"][0]
+    assert best["file"] == file and words in best["text"]
+    answer = run_json(home, "ask", "tea", question, "--mode", "extract")
+    assert words in answer["answer"] and answer["cited"]
+    source = answer["sources"][answer["cited"][0] - 1]
+    assert source["end"] - source["start"] == len(source["text"])
+    shown = run(home, "ask", "tea", question, "--mode", "extract")
+    assert words in shown and f"] {file}" in shown
+
+
+def test_the_starter_answers_english_and_quotes_chinese(home: Path) -> None:
+    answer = run_json(home, "ask", "tea", "How is green tea brewed?", "--max-tokens", "24")
+    assert answer["mode"] == "generate" and answer["answer"].strip() and answer["sources"][0]["file"] == "tea.md"
+    answer = run_json(home, "ask", "tea", "绿茶怎么冲泡？")
+    assert answer["mode"] == "extract" and "不会中文" in answer["notice"] and "八十度" in answer["answer"]
+
+
+def test_the_life_of_a_knowledge_base(home: Path, tmp_path: Path) -> None:
+    run(home, "kb", "create", "tea", code=5)
+    note = tmp_path / "note.txt"
+    note.write_text("The kettle is in the kitchen.", encoding="utf-8")
+    run(home, "kb", "create", "life")
+    assert run_json(home, "kb", "add", "life", str(note))["indexed"] == 1
+    assert run_json(home, "kb", "add", "life", str(note)) | {"unchanged": 1, "indexed": 0} == run_json(
+        home, "kb", "add", "life", str(note)
+    )
+    shown = run_json(home, "kb", "show", "life")
+    assert [(f["name"], f["status"]) for f in shown["data"]] == [("note.txt", "indexed")]
+    assert "The kettle" in run(home, "kb", "show", "life", "note.txt")
+    run(home, "kb", "verify", "life")
+    run(home, "kb", "export", "life", str(tmp_path / "life.tar.gz"))
+    run(home, "kb", "import", str(tmp_path / "life.tar.gz"), "--name", "second")
+    assert "kettle" in run(home, "kb", "search", "second", "where is the kettle?")
+    run(home, "kb", "rm", "second", "note.txt")
+    assert run_json(home, "kb", "search", "second", "where is the kettle?")["data"] == []
+    run(home, "kb", "rm", "second")
+    assert {row["name"] for row in run_json(home, "kb", "ls")} == {"tea", "life"}
+    assert "no knowledge base" in run(home, "kb", "search", "second", "x", code=3)
+    assert "does not exist" in run(home, "kb", "add", "life", "/nonexistent", code=3)
+
+
+def test_evaluation_compares_three_ways_of_searching(home: Path) -> None:
+    result = run_json(home, "kb", "evaluate", "tea")
+    assert result["generated"] and set(result["settings"]) == {"vector", "text", "hybrid"}
+    assert result["settings"]["hybrid"]["recall"] == 1.0

@@ -1,0 +1,65 @@
+"""The documents floor as a person uses it: create, upload, ask, look at a citation, see what was found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.page.visitor import accessibility_faults
+
+pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
+Visit = Callable[..., Page]
+READING = 120_000  # the embedding model is made ready with the first document
+
+
+def make_base(page: Page, name: str, folder: Path) -> None:
+    (folder / "茶.txt").write_text(
+        "第一章 保存\n茶叶应放在密封的罐子里，避光防潮。\n\n第二章 冲泡\n绿茶用八十度的水冲泡。", "utf-8"
+    )
+    (folder / "broken.pdf").write_bytes(b"%PDF-broken")
+    page.get_by_label(re.compile("New knowledge base|新建知识库")).fill(name)
+    page.get_by_role("button", name=re.compile("^(Create|创建)$")).click()
+    page.locator("input[type=file]").set_input_files([folder / "茶.txt", folder / "broken.pdf"])
+    row = page.get_by_role("row").filter(has_text="茶.txt")
+    expect(row).to_contain_text(re.compile("ready|可用"), timeout=READING)
+
+
+def test_create_upload_ask_and_look_at_the_passage(visit: Visit, tmp_path: Path) -> None:
+    page = visit("documents", language="zh")
+    page.context.set_default_timeout(60_000)
+    make_base(page, "茶叶", tmp_path)
+    expect(page.get_by_role("row").filter(has_text="broken.pdf")).to_contain_text("失败")
+    page.get_by_label("问题").fill("茶叶应该怎么保存？")
+    page.get_by_label("回答方式").select_option("extract")
+    page.get_by_role("button", name="提问").click()
+    answer = page.locator(".answer").first
+    expect(answer).to_contain_text("密封的罐子", timeout=READING)
+    answer.get_by_role("button").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("mark")).to_contain_text("茶叶应放在密封的罐子里")
+    expect(dialog).to_contain_text("第一章 保存")
+    assert accessibility_faults(page) == []
+    page.keyboard.press("Escape")
+    page.get_by_label("回答方式").select_option("search")
+    page.get_by_role("button", name="提问").click()
+    expect(page.locator(".found li").first).to_contain_text(re.compile(r"余弦 0\.\d+"), timeout=READING)
+    page.get_by_role("row").filter(has_text="茶.txt").get_by_role("button", name="片段").click()
+    expect(page.get_by_role("dialog")).to_contain_text("绿茶用八十度的水冲泡")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="删除 broken.pdf").click()
+    expect(page.get_by_role("row").filter(has_text="broken.pdf")).to_have_count(0)
+    page.get_by_role("button", name="删除", exact=True).first.click()
+    page.get_by_role("dialog").get_by_role("button", name="删除").click()
+    expect(page.get_by_label("知识库", exact=True).get_by_role("option", name="茶叶")).to_have_count(0)
+
+
+@pytest.mark.parametrize(("theme", "size"), [("light", "wide"), ("dark", "phone")])
+def test_the_empty_view_is_accessible(visit: Visit, theme: str, size: str) -> None:
+    page = visit("documents", theme=theme, size=size)
+    expect(page.get_by_label("New knowledge base")).to_be_visible()
+    assert accessibility_faults(page) == []
+    assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")
