@@ -82,7 +82,7 @@ function Files({ store, onChange, onPassage, onRemove }) {
       <button type="button" onClick=${() => setSure(true)}>${t("remove")}</button></div>
     ${sent && html`<p role="status">${t("uploading", sent)} <${Progress} label=${t("progress")} done=${sent.done} total=${sent.total} /></p>`}
     ${reading > 0 && html`<p role="status">${t("readingFiles", { n: reading })} <${Progress} label=${t("progress")} done=${files.length - reading} total=${files.length} /></p>`}
-    <${Table} caption=${t("documents")} columns=${[t("file"), t("state"), t("passages"), t("size"), t("remark"), ""]} rows=${files.map((f) => [
+    <${Table} caption=${t("documents")} columns=${[t("file"), t("fileState"), t("passages"), t("size"), t("remark"), ""]} rows=${files.map((f) => [
       f.filename, t(`file_${f.status}`), f.passages, bytes(f.usage_bytes), remark(f),
       html`<div class="row">${f.passages > 0 && html`<button type="button" onClick=${() => inspect(f)}>${t("passages")}</button>`}
         <button type="button" aria-label=${`${t("remove")} ${f.filename}`} onClick=${() => drop(f)}>${t("remove")}</button></div>`])} />

@@ -339,6 +339,7 @@ export default {
   file: "File",
   passages: "Passages",
   remark: "Remark",
+  fileState: "State",
   file_in_progress: "being read",
   file_completed: "ready",
   file_failed: "failed",

@@ -339,6 +339,7 @@ export default {
   file: "文件",
   passages: "片段",
   remark: "备注",
+  fileState: "状态",
   file_in_progress: "读取中",
   file_completed: "可用",
   file_failed: "失败",
