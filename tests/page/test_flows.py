@@ -144,6 +144,9 @@ def test_models_jobs_guides_and_system(visit: Visit, server: ApiServer, language
     job = page.get_by_role("row").filter(has_text="gpt4all").first
     expect(job).to_contain_text(who.text("kind_pull"))
     expect(job).to_contain_text(re.compile("|".join(who.text(s) for s in ("queued", "running", "failed", "cancelled"))))
+    expect(job.get_by_role("button", name=who.text("resume"))).to_be_visible(timeout=60_000)  # no hub publishes it
+    job.get_by_role("button", name=who.text("log")).click()
+    page.get_by_role("link", name=who.text("allJobs")).click()
     job.get_by_role("button", name=who.text("log")).click()
     expect(page.get_by_role("heading", name=who.text("kind_pull"))).to_be_visible()
     who.go("guides")

@@ -117,17 +117,6 @@ def test_the_theme_is_the_systems_until_one_is_chosen(visit: Visit) -> None:
     assert page.evaluate(ground) == "rgb(251, 250, 248)"
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_no_raw_key_is_shown(visit: Visit, language: str) -> None:
-    for view in ("chat", "prompts", "prompts?tab=workbench", "compare", "models", "jobs", "guides", "system", "style"):
-        page = visit(view, language=language)
-        settled(page)
-        text = page.locator("body").inner_text()
-        for key in words("en"):
-            if re.search("[a-z][A-Z0-9]", key):
-                assert not re.search(rf"\b{key}\b", text), (view, key)
-
-
 def test_the_whole_page_can_be_reached_by_keyboard(visit: Visit) -> None:
     page = visit("chat")
     expect(page.get_by_role("textbox", name="Message")).to_be_focused()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.api_server import MODEL, ApiServer
+from tests.e2e.api_server import ApiServer
 from tests.page.visitor import accessibility_faults, settled
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
@@ -105,20 +105,6 @@ def test_views(
     assert not faults, "\n".join(faults)
 
 
-def test_a_model_is_loaded_verified_and_unloaded_from_the_page(visit: Visit, server: ApiServer) -> None:
-    # whatever the tests before left loaded
-    server.http.post("/ninestory/v1/unload", json={"model": MODEL}).raise_for_status()
-    page = visit("models")
-    row = page.get_by_role("row").filter(has_text="smollm2")
-    row.get_by_role("button", name="Load", exact=True).click()
-    expect(row.get_by_role("button", name="Unload")).to_be_enabled(timeout=60_000)
-    expect(row).to_contain_text("MB")
-    row.get_by_role("button", name="Verify").click()
-    expect(page.locator(".toast")).to_contain_text("sound", timeout=60_000)
-    row.get_by_role("button", name="Unload").click()
-    expect(row.get_by_role("button", name="Load", exact=True)).to_be_enabled(timeout=60_000)
-
-
 def test_the_catalogue_is_filtered_by_floor_and_by_text(visit: Visit) -> None:
     page = visit("models")
     cards = page.locator(".cards .card")
@@ -131,21 +117,3 @@ def test_the_catalogue_is_filtered_by_floor_and_by_text(visit: Visit) -> None:
     expect(cards.first.get_by_role("table")).to_be_visible()
     expect(cards.first.get_by_text(re.compile("fits here|does not fit")).first).to_be_visible()
     assert accessibility_faults(page) == []
-
-
-def test_a_pull_is_a_job_whose_failure_is_explained_and_that_can_be_resumed(visit: Visit) -> None:
-    page = visit("models")
-    page.get_by_label("Search models").fill("gpt4all")
-    page.locator(".cards .card").first.get_by_text("Variants").first.click()
-    page.get_by_role("button", name="Pull", exact=True).first.click()
-    page.locator(".toast").get_by_role("button", name="Jobs").click()
-    row = page.get_by_role("row").filter(has_text="gpt4all")
-    expect(row).to_contain_text(re.compile("queued|running|failed"))
-    if row.get_by_role("button", name="Cancel").count():
-        row.get_by_role("button", name="Cancel").click()
-    expect(row.get_by_role("button", name="Resume")).to_be_visible(timeout=60_000)
-    row.get_by_role("button", name="Log").click()
-    expect(page.get_by_role("heading", name="Download")).to_be_visible()
-    expect(page).to_have_url(re.compile(r"jobs\?id=job_"))
-    page.get_by_role("link", name="All jobs").click()
-    expect(row).to_be_visible()
