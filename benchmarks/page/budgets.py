@@ -85,7 +85,7 @@ def open_long(page: Page, url: str) -> tuple[float, float]:
     page.goto(url)
     page.wait_for_function(ready, arg=499)
     opened = time.perf_counter() - began
-    page.wait_for_function("document.querySelectorAll('.message .markdown pre').length === 250")
+    page.wait_for_function("() => document.querySelectorAll('.message .markdown pre').length === 250")
     return opened, time.perf_counter() - began
 
 
