@@ -11,7 +11,7 @@ export default {
   floor7: "Agents",
   floor8: "Tune",
   floor9: "Fields",
-  notYet: "This floor is not built yet",
+  notYet: "This floor has no page yet: use the command line or the API.",
   models: "Models",
   jobs: "Jobs",
   guides: "Guides",

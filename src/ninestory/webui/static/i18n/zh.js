@@ -11,7 +11,7 @@ export default {
   floor7: "智能体",
   floor8: "微调",
   floor9: "行业",
-  notYet: "这一层尚未建成",
+  notYet: "这一层还没有页面，请使用命令行或 API。",
   models: "模型",
   jobs: "任务",
   guides: "指南",
