@@ -66,13 +66,21 @@ class Batch:
         with torch.inference_mode():
             while not self._closed.is_set():
                 self._receive()
-                self._drop_cancelled()
-                self._admit()
-                if self._running:
-                    self._pass()
+                try:
+                    self._drop_cancelled()
+                    self._admit()
+                    if self._running:
+                        self._pass()
+                except Exception as error:  # nobody may be left waiting for a thread that has died
+                    self._fail_all(error)
         self._receive()
-        for job in (*self._waiting, *(running.job for running in self._running)):
-            job.done(_closing())
+        self._fail_all(_closing())
+
+    def _fail_all(self, error: Exception) -> None:
+        for running in list(self._running):
+            self._leave(running, error)
+        while self._waiting:
+            self._waiting.popleft().done(error)
 
     def _receive(self) -> None:
         """Take what has arrived; wait for it when there is nothing else to do."""
@@ -106,14 +114,9 @@ class Batch:
     def _pass(self) -> None:
         """One forward pass, and what each of its requests makes of it."""
         batch, rows, ids = self._rows()
-        try:
-            hidden = self._decoder.forward(torch.tensor(ids, device=self._decoder.device), rows)
-            wanted = [max(0, running.job.first - row.start) for running, row in zip(batch, rows, strict=True)]
-            logits = self._logits(hidden, rows, wanted)
-        except Exception as error:
-            for running in batch:
-                self._leave(running, error)
-            return
+        hidden = self._decoder.forward(torch.tensor(ids, device=self._decoder.device), rows)
+        wanted = [max(0, running.job.first - row.start) for running, row in zip(batch, rows, strict=True)]
+        logits = self._logits(hidden, rows, wanted)
         for running, row, own in zip(batch, rows, logits, strict=True):
             try:
                 self._advance(running, row, own)

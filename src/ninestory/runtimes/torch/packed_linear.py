@@ -6,6 +6,7 @@ some processors; `probe.py` finds out which ones on this one. The original weigh
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -91,10 +92,7 @@ class Int8Linear(PackedLinear):
         super().__init__(weight, bias)
         weight = weight.detach().float()
         scales = (weight.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-        steps = torch.quantize_per_channel(
-            weight, scales.double(), torch.zeros(len(scales), dtype=torch.int64), 0, torch.qint8
-        )
-        self._packed = _fbgemm_packed(steps)
+        self._packed = _fbgemm_packed(weight, scales)
         sentinel = torch.zeros(1, self.in_features)
         sentinel[0, :2] = torch.tensor([1.0, -1.0])
         self._sentinel = sentinel
@@ -107,12 +105,17 @@ class Int8Linear(PackedLinear):
         return y if self.bias is None else y + self.bias
 
 
-def _fbgemm_packed(weight: torch.Tensor) -> Any:
-    """The quantised weight in fbgemm's form. Which library packs is a setting of the process; it is put back."""
+def _fbgemm_packed(weight: torch.Tensor, scales: torch.Tensor) -> Any:
+    """The weight in int8 in fbgemm's form. Which library packs is a setting of the process; it is put back."""
+    zeros = torch.zeros(len(scales), dtype=torch.int64)
     before = torch.backends.quantized.engine
     torch.backends.quantized.engine = "fbgemm"
     try:
-        return torch.ops.quantized.linear_prepack(weight, None)
+        with warnings.catch_warnings():
+            # torch announces the end of its quantised tensors; the version is pinned, and they are only passed through.
+            warnings.filterwarnings("ignore", message=".*quantized tensor creation.*", category=UserWarning)
+            steps = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+        return torch.ops.quantized.linear_prepack(steps, None)
     finally:
         torch.backends.quantized.engine = before
 
