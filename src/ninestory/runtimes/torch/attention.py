@@ -12,6 +12,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from ninestory.core.errors import Unsupported
 
@@ -54,7 +55,18 @@ def install(model: Any, context: int) -> bool:
             hint_zh="若 llama.cpp 支持该系列，请转换为 GGUF。",
         )
     model.set_attn_implementation(NAME)
+    for module in model.modules():
+        if type(module).__name__ in _PLAIN_NORMS:
+            module.forward = MethodType(_rms_norm, module)
     return True
+
+
+# Written out in transformers as six operations; torch has one. Others (Gemma's) add something and are left alone.
+_PLAIN_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
+
+
+def _rms_norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    return F.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
 
 
 def kv_heads(config: Any) -> int:
