@@ -164,10 +164,15 @@ class Pool:
         model = self._model(reference)
         if keep_alive is not None:
             model.keep_alive = keep_alive
-        if template is not None and template != model.template:
+        before = model.template
+        if template is not None and template != before:
             model.template = template
             await self.unload(reference)
-        await self._ready(model)
+        try:
+            await self._ready(model)
+        except NinestoryError:
+            model.template = before  # a wrong name must not stay with the model
+            raise
         return self._row(model)
 
     async def unload(self, reference: str) -> bool:
