@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what an editor and a type checker see; `__getattr__` below 
     from ninestory.core.paths import Home as Home
     from ninestory.floors.chat import ChatModel as ChatModel
     from ninestory.floors.chat import load as load
+    from ninestory.library import convert_to_gguf as convert_to_gguf
     from ninestory.library import doctor as doctor
     from ninestory.library import import_model as import_model
     from ninestory.library import list_models as list_models
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # what an editor and a type checker see; `__getattr__` below 
     from ninestory.models.resolve import resolve as resolve
 
 _LIBRARY = [
+    "convert_to_gguf",
     "doctor",
     "import_model",
     "list_models",

@@ -30,6 +30,7 @@ from ninestory.models.verify import verify as verify_files
 
 if TYPE_CHECKING:
     from ninestory.floors.finetuning.recipe import Recipe
+    from ninestory.models.convert.to_gguf import GgufReport
 
 T = TypeVar("T")
 
@@ -147,6 +148,61 @@ def _run_job(kind: str, params: dict[str, Any], what: str, progress: Progress, h
 def import_model(path: str | Path, name: str, *, home: Home | None = None) -> InstalledModel:
     """Take a file or checkpoint folder into the store as `name` ("system:variant" or "hf:org/name")."""
     return import_path(home or Home.default(), Path(path), name)
+
+
+def convert_to_gguf(
+    model: str | Path,
+    out: str | Path,
+    quant: str = "Q8_0",
+    *,
+    tokenizer: str | Path | None = None,
+    chat_template: str = "",
+    check: bool | None = None,
+    progress: Progress | None = None,
+    home: Home | None = None,
+) -> GgufReport:
+    """Write a checkpoint as one GGUF file for llama.cpp, the fast runtime on a processor, with tens of MB of memory.
+
+    Args:
+        model: checkpoint folder, RWKV's `.pth`, or a reference to an installed model.
+        quant: "Q8_0", "F16", "F32", "Q6_K", "Q5_K", "Q4_K", "IQ4_NL", "Q4_0", …
+        tokenizer: folder of the tokenizer, where it lies elsewhere. chat_template: Jinja in place of the checkpoint's.
+        check: compare the logits with the checkpoint's; None does so where torch is installed and both fit.
+        progress: who watches; a bar on the terminal or in the notebook when left out.
+
+    Raises:
+        Unsupported: a family or tokenizer that llama.cpp cannot run; by name. Damaged: unsound files, or logits that
+        differ by more than rounding. Conflict: `out` exists. DiskFull: no room; the same call goes on later.
+    """
+    if progress is None:
+        with ProgressBar() as bar:
+            return convert_to_gguf(
+                model,
+                out,
+                quant,
+                tokenizer=tokenizer,
+                chat_template=chat_template,
+                check=check,
+                progress=bar,
+                home=home,
+            )
+    from ninestory.models.convert.to_gguf import convert_to_gguf as convert
+    from ninestory.runtimes.logit_check import checker_for
+
+    source = Path(model).expanduser()
+    if not source.exists():
+        source = resolve(str(model), home or Home.default()).path or source
+    compares, _ = checker_for(source, check)
+    words = Path(tokenizer) if tokenizer else None
+    return convert(
+        source,
+        Path(out),
+        quant.upper(),
+        tokenizer=words,
+        chat_template=chat_template,
+        check=compares,
+        progress=progress,
+    )
 
 
 def remove(reference: str, *, home: Home | None = None) -> InstalledModel:

@@ -273,6 +273,16 @@ def trained_bpe(cut: str) -> Any:
     return tokenizer
 
 
+@pytest.mark.torch
+def test_the_librarys_function_checks_too(llama: Path, tmp_path: Path) -> None:
+    import ninestory as ns
+
+    with pytest.raises(NotFound, match="not-here"):
+        ns.convert_to_gguf("hf:org/not-here", tmp_path / "out.gguf", home=ns.Home(tmp_path))
+    report = ns.convert_to_gguf(llama, tmp_path / "out.gguf", "f16", home=ns.Home(tmp_path))
+    assert report.check is not None and report.check.relative < 0.02 and is_checked(report.path)
+
+
 def test_the_chat_template_and_the_provenance_stand_in_the_file(llama: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(llama, tmp_path / "model")
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -360,6 +370,90 @@ def test_kill_9_in_the_middle_then_the_same_command_gives_the_same_file(tmp_path
     run("convert", "gguf", source, out, "--no-check", home=tmp_path)
     assert hashlib.sha256(out.read_bytes()).digest() == hashlib.sha256(whole.read_bytes()).digest()
     assert [p.name for p in out.parent.iterdir()] == ["model.gguf"]
+
+
+def big_lora(folder: Path, layers: int) -> Path:
+    """An adapter for `big_llama` on q and v, with an embedding and a head of one more row, as Chinese-Alpaca's."""
+    width, rank, rows = 1024, 16, 32001
+    rng = np.random.default_rng(1)
+    pairs = {
+        f"base_model.model.model.layers.{i}.self_attn.{part}_proj.lora_{side}.weight": rng.standard_normal(shape, "f4")
+        for i in range(layers)
+        for part in "qv"
+        for side, shape in (("A", (rank, width)), ("B", (width, rank)))
+    }
+    table = rng.standard_normal((rows, width), dtype=np.float32).astype(np.float16)
+    full = {f"base_model.model.{name}.weight": table for name in ("model.embed_tokens", "lm_head")}
+    folder.mkdir()
+    save_file({**pairs, **full}, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank, "lora_alpha": 32}))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_merge_is_killed_continued_and_small(tmp_path: Path) -> None:
+    """130 MB of base and as much of an adapter, in shards of 40 MB."""
+    base, adapter = big_llama(tmp_path / "base", layers=2), big_lora(tmp_path / "lora", layers=2)
+    program = (
+        "import sys; from pathlib import Path; from ninestory.models.convert import safetensors_writer as writer; "
+        "writer.write_shards.__defaults__ = (40_000_000,); from ninestory.models.merge.lora import merge_adapters; "
+        "merge_adapters(Path(sys.argv[1]), [Path(sys.argv[2])], Path(sys.argv[3]))"
+    )
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", program, str(base), str(adapter), str(out)])
+
+    process = start(tmp_path / "whole")
+    assert watched(process) < 150e6 and process.wait() == 0
+    first, second, *_ = sorted(file.name for file in (tmp_path / "whole").glob("model-*.safetensors"))
+    process = start(tmp_path / "out")
+    making = tmp_path / ".out.part"
+    while not (making / second).exists():
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = (making / first).stat().st_ino
+    assert not (tmp_path / "out").exists()
+    assert start(tmp_path / "out").wait() == 0
+    assert (tmp_path / "out" / first).stat().st_ino == kept
+    for file in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_the_plain_conversions_on_the_command_line(tmp_path: Path) -> None:
+    """A .bin checkpoint and ChatGLM's int4, both opened by the torch runtime's loader; BELLE's encrypted file."""
+    import torch
+
+    from ninestory.core.paths import Home
+    from ninestory.models.resolve import resolve
+    from ninestory.runtimes.torch.load_model import load_model
+
+    model = checkpoint(tmp_path / "bin", "llama")
+    (tmp_path / "bin" / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "bin" / "pytorch_model.bin")
+    run("convert", "safetensors", tmp_path / "bin", tmp_path / "st", home=tmp_path)
+    ids = torch.tensor(prompts()[1:2])
+    made, _ = load_model(resolve(str(tmp_path / "st"), Home(tmp_path)))
+    with torch.no_grad():
+        assert torch.equal(made(ids).logits, model(ids).logits)
+
+    glm = tmp_path / "glm"
+    glm.mkdir()
+    for name in ("config.json", "model.safetensors", "ice_text.model", "tokenizer_config.json"):
+        shutil.copy(FIXTURES / "chatglm" / name, glm)
+    run("convert", "chatglm", glm, tmp_path / "int4", "--bits", "4", home=tmp_path)
+    _, report = load_model(resolve(str(tmp_path / "int4"), Home(tmp_path)))
+    assert len(report.packed) == 4 * json.loads((glm / "config.json").read_text())["num_layers"]
+
+    case = json.loads((FIXTURES / "prompts" / "belle_xor_decrypt.json").read_text())
+    (tmp_path / case["encrypted_file_name"]).write_bytes(bytes.fromhex(case["encrypted_hex"]))
+    (tmp_path / "key").write_bytes(bytes.fromhex(case["key_hex"]))
+    encrypted = tmp_path / case["encrypted_file_name"]
+    run("convert", "decrypt", encrypted, tmp_path / "plain", "--key", tmp_path / "key", home=tmp_path)
+    assert (tmp_path / "plain" / case["output_file_name"]).read_bytes() == bytes.fromhex(case["output_hex"])
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ninestory.cli.output import Json, print_json, size
-
-if TYPE_CHECKING:
-    from ninestory.models.convert.to_gguf import LogitCheck
 
 app = typer.Typer(no_args_is_help=True, help="Convert a checkpoint to another format, with tens of MB of memory.")
 Model = Annotated[str, typer.Argument(help="Checkpoint folder or file, or a reference to an installed model.")]
@@ -36,9 +31,10 @@ def gguf(
     """One GGUF file for llama.cpp, the fast runtime on a processor."""
     from ninestory.core.progress_bar import ProgressBar
     from ninestory.models.convert.to_gguf import convert_to_gguf
+    from ninestory.runtimes.logit_check import checker_for
 
     source = local_path(model)
-    checked, why_not = _checker(source, check)
+    compares, why_not = checker_for(source, check)
     with ProgressBar(quiet=as_json) as bar:
         report = convert_to_gguf(
             source,
@@ -46,7 +42,7 @@ def gguf(
             quant.upper(),
             tokenizer=tokenizer,
             chat_template=chat_template.read_text(encoding="utf-8") if chat_template else "",
-            check=checked,
+            check=compares,
             progress=bar,
         )
     if as_json:
@@ -61,23 +57,6 @@ def gguf(
         )
     else:
         print(f"Unchecked: {why_not}.")
-
-
-def _checker(source: Path, wanted: bool | None) -> tuple[Callable[[Path], LogitCheck] | None, str]:
-    """(what compares the logits, or None; why not)."""
-    if wanted is False:
-        return None, "--no-check was given"
-    if importlib.util.find_spec("torch") is None:
-        if wanted:
-            from ninestory.core.extras import require
-
-            require("torch", "torch", "Comparing logits")
-        return None, "torch is not installed"
-    from ninestory.runtimes.logit_check import bytes_needed, checker, fits
-
-    if wanted is None and not fits(source):
-        return None, f"the check needs about {size(bytes_needed(source))} of memory"
-    return checker(source), ""
 
 
 @app.command("safetensors")

@@ -7,6 +7,7 @@ would otherwise count as the converter's memory, and an abort in native code wou
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import NinestoryError, from_dict
+from ninestory.core.extras import require
 from ninestory.core.machine import available_bytes
 from ninestory.models.convert.checkpoint import open_checkpoint
 from ninestory.models.convert.to_gguf import LogitCheck
@@ -31,8 +33,24 @@ def bytes_needed(source: Path) -> int:
     return 2 * 4 * values + _PROCESS_BYTES
 
 
-def fits(source: Path) -> bool:
-    return bytes_needed(source) <= available_bytes()
+def checker_for(source: Path, wanted: bool | None) -> tuple[Callable[[Path], LogitCheck] | None, str]:
+    """What compares the logits, or None; and why not.
+
+    Args:
+        wanted: None compares where torch is installed and the memory suffices.
+
+    Raises:
+        MissingExtra: it is wanted, and torch is not installed.
+    """
+    if wanted is False:
+        return None, "no check was asked for"
+    if wanted:
+        require("torch", "torch", "Comparing logits")
+    elif importlib.util.find_spec("torch") is None:
+        return None, "torch is not installed"
+    elif (needed := bytes_needed(source)) > available_bytes():
+        return None, f"the check needs about {needed / 1e9:.1f} GB of memory"
+    return checker(source), ""
 
 
 def checker(source: Path) -> Callable[[Path], LogitCheck]:

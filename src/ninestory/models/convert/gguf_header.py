@@ -24,17 +24,16 @@ def encode_header(metadata: Metadata, tensors: list[tuple[str, tuple[int, ...], 
         metadata: str, bool, int (as u32), float (as f32), or lists of str, int (as i32) or float.
         tensors: (name, row-major shape, type) in the order of the data.
     """
-    out = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]
+    out = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata)))
     for key, value in metadata.items():
-        out += [_text(key), _value(value)]
+        out += _text(key)
+        _add_value(out, value)
     offset = 0
     for name, shape, kind in tensors:
-        dimensions = shape[::-1]  # fastest first
-        out += [_text(name), struct.pack(f"<I{len(shape)}Q", len(shape), *dimensions)]
-        out.append(struct.pack("<IQ", _IDS[kind], offset))
+        out += _text(name)
+        out += struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape[::-1], _IDS[kind], offset)  # fastest axis first
         offset += -(-nbytes_of(shape, kind) // ALIGNMENT) * ALIGNMENT
-    header = b"".join(out)
-    return header + b"\0" * (-len(header) % ALIGNMENT)
+    return bytes(out.ljust(-(-len(out) // ALIGNMENT) * ALIGNMENT, b"\0"))
 
 
 def flag_offset(header: bytes, key: str) -> int:
@@ -42,15 +41,21 @@ def flag_offset(header: bytes, key: str) -> int:
     return header.index(_text(key) + struct.pack("<I", _BOOL)) + len(_text(key)) + 4
 
 
-def _value(value: Any) -> bytes:
+def _add_value(out: bytearray, value: Any) -> None:
+    """Appended piece by piece: a vocabulary has half a million strings."""
     if isinstance(value, list):
         kind = _kind(value[0]) if value else _STRING
         kind = _I32 if kind == _U32 else kind
-        if kind == _STRING:
-            return struct.pack("<IIQ", _ARRAY, kind, len(value)) + b"".join(map(_text, value))
-        return struct.pack("<IIQ", _ARRAY, kind, len(value)) + struct.pack(f"<{len(value)}{_FORMS[kind]}", *value)
+        out += struct.pack("<IIQ", _ARRAY, kind, len(value))
+        if kind != _STRING:
+            out += struct.pack(f"<{len(value)}{_FORMS[kind]}", *value)
+            return
+        for text in value:
+            out += _text(text)
+        return
     kind = _kind(value)
-    return struct.pack("<I", kind) + (_text(value) if kind == _STRING else struct.pack(f"<{_FORMS[kind]}", value))
+    out += struct.pack("<I", kind)
+    out += _text(value) if kind == _STRING else struct.pack(f"<{_FORMS[kind]}", value)
 
 
 _FORMS = {_U32: "I", _I32: "i", _F32: "f", _BOOL: "?"}

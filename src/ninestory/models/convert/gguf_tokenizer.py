@@ -155,7 +155,9 @@ def _tokenizers(path: Path, settings: dict[str, Any]) -> Vocabulary:
         if normalizer not in (None, "NFC"):  # composed text, which nearly all text is
             raise _unreadable(path, f"it normalises text by {normalizer}")
         steps = _steps(path, table.get("pre_tokenizer") or {})
-        merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+        merges = model.pop("merges")
+        for i, merge in enumerate(merges):  # in place: there are a quarter of a million in BLOOM
+            merges[i] = merge if isinstance(merge, str) else " ".join(merge)
         tokens, types = _by_id(model["vocab"])
         if steps not in SPLITS:
             raise _unreadable(path, f"it cuts text by {' then '.join(steps)!r}, which has no name in llama.cpp")

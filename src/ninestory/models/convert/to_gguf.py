@@ -14,8 +14,8 @@ from typing import Any
 from ninestory import __version__
 from ninestory.core.errors import Conflict, Damaged
 from ninestory.core.progress import Progress, Silent
-from ninestory.models.convert.checkpoint import open_checkpoint, row_ranges
-from ninestory.models.convert.families import family_of
+from ninestory.models.convert.checkpoint import Checkpoint, open_checkpoint, row_ranges
+from ninestory.models.convert.families import Family, family_of
 from ninestory.models.convert.gguf_header import ALIGNMENT, encode_header, flag_offset
 from ninestory.models.convert.gguf_tensor import GgufTensor
 from ninestory.models.convert.gguf_tokenizer import tokenizer_metadata
@@ -89,18 +89,9 @@ def convert_to_gguf(
         raise Conflict(f"{target} exists.", hint="Choose another name.", hint_zh="请更换名称。", param="out")
     checkpoint = open_checkpoint(source)
     family = family_of(checkpoint)
-    try:
-        sizes = family.metadata(checkpoint)
-        if odd := [f"{k} = {v!r}" for k, v in sizes.items() if (type(v) is int and not 0 <= v < 1 << 32) or v is None]:
-            raise ValueError(", ".join(odd))
-        tensors = family.tensors(checkpoint)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, IndexError) as error:
-        raise Damaged(
-            f"The config.json of {source.name} and its tensors do not belong together: {error!r}.",
-            hint="Complete the download (ninestory pull).",
-            hint_zh="请补全下载（ninestory pull）。",
-        ) from error
-    metadata: dict[str, Any] = {
+    sizes, tensors = _described(checkpoint, family)
+    kinds = {t.name: _kind(t, quant) for t in tensors}
+    metadata = {
         "general.architecture": family.architecture,
         "general.type": "model",
         "general.name": source.resolve().name,
@@ -108,27 +99,25 @@ def convert_to_gguf(
         "general.quantization_version": _QUANTISATION_VERSION,
         **{f"{family.architecture}.{name}": value for name, value in sizes.items()},
         **tokenizer_metadata(tokenizer or checkpoint.folder, sizes["vocab_size"], checkpoint.config),
+        **({"tokenizer.chat_template": chat_template} if chat_template else {}),
         "ninestory.converter": __version__,
         "ninestory.source": source.resolve().name,
         "ninestory.source_fingerprint": checkpoint.fingerprint(),
         CHECKED: False,
     }
-    if chat_template:
-        metadata["tokenizer.chat_template"] = chat_template
-    kinds = {t.name: _kind(t, quant) for t in tensors}
     header = encode_header(metadata, [(t.name, t.shape, kinds[t.name]) for t in tensors])
-    parts = [_part(t, kinds[t.name]) for t in tensors]
+    del metadata  # the vocabulary, which the check of the finished file reads a second time
     checks: list[LogitCheck] = []
 
     def finish(part: Path) -> None:
         check_gguf(read_gguf(part))
         if check:
-            checks.append(check(part))
-            _judge(checks[0], quant)
+            checks.append(_judged(check(part), quant))
             with part.open("r+b") as file:
                 file.seek(flag_offset(header, CHECKED))
                 file.write(b"\x01")
 
+    parts = [_part(t, kinds[t.name]) for t in tensors]
     write_stream(target, header, parts, progress or Silent(), align=ALIGNMENT, finish=finish)
     return GgufReport(
         path=target,
@@ -140,6 +129,21 @@ def convert_to_gguf(
         types={kind: list(kinds.values()).count(kind) for kind in sorted(set(kinds.values()))},
         check=checks[0] if checks else None,
     )
+
+
+def _described(checkpoint: Checkpoint, family: Family) -> tuple[dict[str, Any], list[GgufTensor]]:
+    """The sizes that config.json says and the tensors that follow from them."""
+    try:
+        sizes = family.metadata(checkpoint)
+        if odd := [f"{k} = {v!r}" for k, v in sizes.items() if v is None or (type(v) is int and not 0 <= v < 1 << 32)]:
+            raise ValueError(", ".join(odd))
+        return sizes, family.tensors(checkpoint)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, IndexError) as error:
+        raise Damaged(
+            f"The config.json of {checkpoint.path.name} and its tensors do not belong together: {error!r}.",
+            hint="Complete the download (ninestory pull).",
+            hint_zh="请补全下载（ninestory pull）。",
+        ) from error
 
 
 def _kind(tensor: GgufTensor, quant: str) -> str:
@@ -156,7 +160,7 @@ def _part(tensor: GgufTensor, kind: str) -> Part:
     return Part(tensor.name, nbytes_of(tensor.shape, kind), blocks)
 
 
-def _judge(check: LogitCheck, quant: str) -> None:
+def _judged(check: LogitCheck, quant: str) -> LogitCheck:
     limit = _LIMITS.get(quant, _LIMIT_OF_FEW_BITS)
     if not check.relative <= limit:
         raise Damaged(
@@ -166,6 +170,7 @@ def _judge(check: LogitCheck, quant: str) -> None:
             hint_zh="请附上模型名称反馈；--no-check 可写出未经检查的文件。",
             code="logits_differ",
         )
+    return check
 
 
 def is_checked(path: Path) -> bool:
