@@ -292,8 +292,10 @@ def test_the_chat_template_and_the_provenance_stand_in_the_file(llama: Path, tmp
     assert metadata["tokenizer.chat_template"] == template and metadata["tokenizer.ggml.add_bos_token"] is False
     assert metadata["ninestory.source"] == "model" and metadata["ninestory.checked"] is False
     assert metadata["tokenizer.ggml.bos_token_id"] == 1 and metadata["tokenizer.ggml.tokens"][-1] == f"[PAD{ROWS - 1}]"
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "legacy": False}))
     other = convert_to_gguf(folder, tmp_path / "b.gguf", chat_template="{{ messages[0].content }}")
     assert read_gguf(other.path).metadata["tokenizer.chat_template"] == "{{ messages[0].content }}"
+    assert len(other.notes) == 1 and "legacy" in other.notes[0]
 
 
 # --- kills, memory ---------------------------------------------------------------------------------------------------

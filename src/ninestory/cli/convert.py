@@ -57,6 +57,8 @@ def gguf(
         )
     else:
         print(f"Unchecked: {why_not}.")
+    for note in report.notes:
+        print(f"  note: {note}")
 
 
 @app.command("safetensors")

@@ -92,6 +92,17 @@ def tokenizer_metadata(folder: Path, rows: int, config: dict[str, Any]) -> dict[
     return metadata
 
 
+def tokenizer_notes(folder: Path) -> list[str]:
+    """Where llama.cpp's ids differ from the checkpoint's own although the vocabulary is the same."""
+    legacy = read_json(folder / "tokenizer_config.json").get("legacy")
+    if legacy is False and (folder / "tokenizer.model").is_file():
+        return [
+            'tokenizer_config.json says "legacy": false: llama.cpp puts a blank in front of text behind a special token '
+            "all the same, so such ids differ by one blank from the checkpoint's"
+        ]
+    return []
+
+
 def _read(folder: Path, settings: dict[str, Any], rows: int) -> Vocabulary:
     if (folder / "tokenizer.model").is_file():
         return _sentencepiece(folder / "tokenizer.model", settings)

@@ -18,7 +18,7 @@ from ninestory.models.convert.checkpoint import Checkpoint, open_checkpoint, row
 from ninestory.models.convert.families import Family, family_of
 from ninestory.models.convert.gguf_header import ALIGNMENT, encode_header, flag_offset
 from ninestory.models.convert.gguf_tensor import GgufTensor
-from ninestory.models.convert.gguf_tokenizer import tokenizer_metadata
+from ninestory.models.convert.gguf_tokenizer import tokenizer_metadata, tokenizer_notes
 from ninestory.models.convert.quantize import KINDS, SMALL, check_kind, encode, kind_of_rows, nbytes_of
 from ninestory.models.convert.stream import Part, write_stream
 from ninestory.models.gguf_reader import read_gguf
@@ -59,6 +59,7 @@ class GgufReport:
     source_bytes: int
     types: dict[str, int] = field(default_factory=dict)  # tensors of each type
     check: LogitCheck | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def convert_to_gguf(
@@ -128,6 +129,7 @@ def convert_to_gguf(
         source_bytes=sum(file.stat().st_size for file in checkpoint.files),
         types={kind: list(kinds.values()).count(kind) for kind in sorted(set(kinds.values()))},
         check=checks[0] if checks else None,
+        notes=tokenizer_notes(tokenizer or checkpoint.folder),
     )
 
 
