@@ -130,4 +130,4 @@ def _ask_server(client: Any, base: str, question: str, model: str, limit: int, m
     print(content["text"])
     for mark in content["annotations"]:
         page = f", page {mark['page']}" if mark.get("page") else ""
-        print(f"[{mark['index_in_passages']}] {mark['filename']}{page}")
+        print(f"[{mark['number']}] {mark['filename']}{page}")
