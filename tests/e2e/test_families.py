@@ -122,6 +122,11 @@ def test_a_family_of_many_formats_asks_for_one(home: Path) -> None:
     assert wrong.returncode == 3 and "vicuna-v1.1" in wrong.stderr
 
 
+def test_a_servers_model_is_told_its_template_at_load(home: Path, server: ApiServer) -> None:
+    done = chat(home, "vicuna:llama", "--template", "vicuna-v0", "--server", server.url)
+    assert done.returncode == 2 and "ninestory load vicuna:llama --template vicuna-v0" in done.stderr
+
+
 def test_a_wrong_template_is_refused_and_forgotten(home: Path, server: ApiServer) -> None:
     refused = server.http.post("/ninestory/v1/load", json={"model": "moss:moss", "template": "mos"})
     assert refused.status_code == 404 and refused.json()["error"]["code"] == "unknown_template"

@@ -91,6 +91,13 @@ def chat(
             )
 
     asked = running_server(server)
+    if asked and template:
+        raise InvalidRequest(
+            "A running server loads its models itself: the prompt template is said there.",
+            hint=f"ninestory load {model} --template {template}",
+            hint_zh=f"请运行：ninestory load {model} --template {template}",
+            param="template",
+        )
     here = None if asked else _resolved(model, strategy)
     if here and here.architecture == "rwkv" and not (raw or as_json):
         from ninestory.cli.rwkv_conversation import chat_program
