@@ -45,6 +45,9 @@ def chat(
     ] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of the conversation.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads.")] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Option(help="MOSS only: calculator, solver, search=COMMAND, draw=COMMAND; repeatable.")
+    ] = None,
     strategy: Annotated[
         str | None, typer.Option(help="RWKV only: which layers run where, e.g. 'cpu fp32i8 *10 -> cpu fp32'.")
     ] = None,
@@ -113,6 +116,12 @@ def chat(
         print("; ".join([*loaded.info.notes, *_format_of(loaded)]), file=sys.stderr)
         return loaded
 
+    if plugin:
+        from ninestory.cli.moss_conversation import plugin_chat
+
+        with open_model(model) as loaded:
+            plugin_chat(here, loaded, plugin, options, prompt)
+        return
     if prompt is None:
         from ninestory.cli.conversation import Conversation
 
