@@ -19,6 +19,8 @@ VIEWS = {
     "chat": "chat",
     "talk": "chat?id={conversation}",
     "settings": "chat?id={conversation}",
+    "tune": "tune",
+    "runs": "tune?tab=runs",
     "prompts": "prompts",
     "workbench": "prompts?tab=workbench",
     "compare": "compare",

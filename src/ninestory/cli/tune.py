@@ -212,9 +212,7 @@ def _tune(recipe: Recipe, force: bool, as_json: bool) -> None:
 
 def _show(found: Inspection, as_json: bool) -> None:
     if as_json:
-        sums = {"total_bytes": found.plan.total_bytes, "fits": found.plan.fits} if found.plan else {}
-        table = dataclasses.asdict(found)
-        print_json({**table, "plan": {**table["plan"], **sums} if sums else None})
+        print_json(found.as_dict())
         return
     from rich.console import Console
     from rich.text import Text

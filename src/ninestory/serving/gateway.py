@@ -38,13 +38,28 @@ from ninestory.serving.routes import (
     responses,
     session,
     system,
+    tuning,
     vector_stores,
     votes,
 )
 
 ROUTES = (
     *(health, models, chat, completions, responses, embeddings, files, fine_tuning, messages, vector_stores, rerank),
-    *(session, conversations, presets, jobs, events, installed, plan, catalogue, guides, system, votes, prompts),
+    *(
+        session,
+        conversations,
+        presets,
+        jobs,
+        events,
+        installed,
+        plan,
+        catalogue,
+        guides,
+        system,
+        votes,
+        prompts,
+        tuning,
+    ),
 )
 
 

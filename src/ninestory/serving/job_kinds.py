@@ -12,7 +12,7 @@ from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
 from ninestory.jobs.runner import Work
 
-KINDS = ("pull", "ingest", "tune")
+KINDS = ("pull", "ingest", "tune", "inspect")
 
 
 def works(home: Home, hub: HubSettings) -> dict[str, Work]:
@@ -37,4 +37,11 @@ def works(home: Home, hub: HubSettings) -> dict[str, Work]:
         outcome = run(from_dict(params["recipe"]), home, progress, force=params["force"], kind=params.get("kind", ""))
         return outcome.as_dict()
 
-    return {"pull": pull_model, "ingest": ingest_documents, "tune": tune_model}
+    def inspect_data(params: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        from ninestory.floors.finetuning.inspection import inspect_run
+        from ninestory.floors.finetuning.recipe import from_dict
+        from ninestory.floors.finetuning.tuning import prepare
+
+        return inspect_run(prepare(from_dict(params["recipe"]), home, progress, kind=params["kind"])).as_dict()
+
+    return {"pull": pull_model, "ingest": ingest_documents, "tune": tune_model, "inspect": inspect_data}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from ninestory.floors.finetuning.examples import Bad, Example
 from ninestory.floors.finetuning.tuning import Prepared
@@ -46,6 +48,13 @@ class Inspection:
     steps: int
     plan: TuningPlan | None
     samples: list[Rendered]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON data; the plan with its sum and verdict."""
+        table = dataclasses.asdict(self)
+        if self.plan:
+            table["plan"] |= {"total_bytes": self.plan.total_bytes, "fits": self.plan.fits}
+        return table
 
 
 def inspect_run(prepared: Prepared, samples: int = 3) -> Inspection:

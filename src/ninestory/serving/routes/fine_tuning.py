@@ -37,7 +37,7 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.post("")
     async def create(body: FineTuningRequest) -> dict[str, Any]:
         """Start a fine-tuning job on uploaded data."""
-        params = await run_in_threadpool(_params, body, context, files)
+        params = await run_in_threadpool(tuning_params, body, context, files)
         return job_object(jobs.create("tune", params))
 
     @routes.get("")
@@ -122,7 +122,7 @@ def job_object(job: Job) -> dict[str, Any]:
     }
 
 
-def _params(body: FineTuningRequest, context: GatewayContext, files: FileStore) -> dict[str, Any]:
+def tuning_params(body: FineTuningRequest, context: GatewayContext, files: FileStore) -> dict[str, Any]:
     """The job's parameters: a recipe that has been checked, with the files' places put in."""
     from ninestory.floors.finetuning.recipe import from_dict
 

@@ -11,6 +11,7 @@ import { Rail, Shortcuts, SignIn, TopBar } from "./shell.js";
 const VIEWS = {
   chat: () => import("./floors/chat.js"),
   documents: () => import("./floors/knowledge.js"),
+  tune: () => import("./floors/tune.js"),
   compare: () => import("./floors/compare.js"),
   prompts: () => import("./views/prompts.js"),
   models: () => import("./views/models.js"),

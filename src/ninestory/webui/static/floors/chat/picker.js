@@ -12,7 +12,9 @@ const DEFAULT_CONTEXT = 4096; // runtime.context when it is 0
 export function useModels(wanted) {
   const [installed, setInstalled] = useState([]);
   useEffect(() => {
-    own("GET", "/models").then((r) => setInstalled(r.data.filter((m) => m.task === "chat"))).catch(complain);
+    const tuned = own("GET", "/tuning/runs").then((r) => r.data.filter((run) => run.alias));
+    Promise.all([own("GET", "/models"), tuned]).then(([all, runs]) => setInstalled([
+      ...all.data.filter((m) => m.task === "chat"), ...runs.map((run) => ({ model: run.alias }))])).catch(complain);
   }, [restarts.value]);
   const remote = isRemote(wanted) ? [{ model: wanted }] : [];
   const rowOf = ({ model }) => loaded.value?.find((row) => row.model === model);

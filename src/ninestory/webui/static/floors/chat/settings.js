@@ -13,6 +13,9 @@ function remembered() {
 /** The model that the chat talked with last. */
 export const rememberedModel = () => remembered().model;
 
+/** The next conversation talks with `model`. */
+export const rememberModel = (model) => localStorage.setItem(KEY, JSON.stringify({ ...remembered(), model }));
+
 export function useSettings() {
   const [settings, setSettings] = useState(remembered);
   useEffect(() => { localStorage.setItem(KEY, JSON.stringify(settings)); }, [settings]);

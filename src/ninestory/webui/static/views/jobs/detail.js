@@ -9,20 +9,23 @@ import { jobEvent } from "../../live.js";
 const MOST_LINES = 200;
 const MOST_POINTS = 2000; // of one curve in memory; older ones are thinned out
 
-/** `events` added to {lines, curves}: numbers of a `metric` beside its `step` are points of curves by their names. */
+const FIGURES = { metric: "", step: "", evaluation: "held out: " }; // kinds of events → what their curves' names begin with
+
+/** `events` added to {lines, curves}: numbers of a figure beside its `step` are points of curves by their names. */
 function withEvents(before, events) {
   const fresh = events.filter((e) => e.seq > before.seq);
   if (!fresh.length) return before;
   const curves = new Map(before.curves);
   for (const { kind, data } of fresh) {
-    if (kind !== "metric" || !Number.isFinite(data.step)) continue;
+    if (!(kind in FIGURES) || !Number.isFinite(data.step)) continue;
     for (const [name, value] of Object.entries(data)) {
-      if (name === "step" || !Number.isFinite(value)) continue;
-      const points = [...(curves.get(name) || []), [data.step, value]];
-      curves.set(name, points.length > MOST_POINTS ? thinned(points) : points);
+      if (name === "step" || name === "total" || !Number.isFinite(value)) continue;
+      const curve = FIGURES[kind] + name;
+      const points = [...(curves.get(curve) || []), [data.step, value]];
+      curves.set(curve, points.length > MOST_POINTS ? thinned(points) : points);
     }
   }
-  const lines = [...before.lines, ...fresh.filter((e) => e.kind !== "metric")].slice(-MOST_LINES);
+  const lines = [...before.lines, ...fresh.filter((e) => !(e.kind in FIGURES))].slice(-MOST_LINES);
   return { lines, curves, seq: fresh[fresh.length - 1].seq };
 }
 

@@ -1,0 +1,71 @@
+// A new run: model, data and method, with a look at what would be learned before anything is trained.
+import { useEffect, useState } from "../../vendor/hooks.js";
+import { html, Drop, Field, Progress, complain } from "../../parts.js";
+import { t, translated } from "../../i18n.js";
+import { call, own, upload } from "../../api.js";
+import { jobs as changed } from "../../live.js";
+import { Inspection } from "./inspection.js";
+
+const DATA_FILES = ".json,.jsonl,.csv,.tsv,.parquet,.txt";
+const LORA_LIKE = ["lora", "rslora", "dora", "adalora", "qlora"];
+const FIRST = { method: "lora", steps: 60, batch: 8, rate: 0.0004, rank: 8, tokens: 512 };
+
+/** The body of `POST /v1/fine_tuning/jobs` for the form. Unusable rows are left out once they have been shown. */
+function requestOf(model, file, form, seen = false) {
+  const method = LORA_LIKE.includes(form.method) ? { name: form.method, rank: form.rank } : { name: form.method };
+  const train = { max_steps: form.steps, batch: form.batch, learning_rate: form.rate };
+  const data = { max_length: form.tokens, bad_rows: seen ? "skip" : "refuse" };
+  return { model, training_file: file.id, ninestory: { method, train, data } };
+}
+
+export function Start({ go }) {
+  const [models, setModels] = useState([]);
+  const [methods, setMethods] = useState([FIRST.method]);
+  const [model, setModel] = useState("");
+  const [file, setFile] = useState(null);
+  const [form, setForm] = useState(FIRST);
+  const [looked, setLooked] = useState(null); // the job that looks at the data
+  useEffect(() => {
+    own("GET", "/models").then((r) => {
+      const chat = r.data.filter((m) => m.task === "chat" && !m.model.startsWith("ft:"));
+      setModels(chat);
+      setModel((before) => before || chat[0]?.model || "");
+    }).catch(complain);
+    own("GET", "/tuning/methods").then((r) => setMethods(r.data)).catch(complain);
+  }, []);
+  const take = (files) => files[0] && upload(files[0], "fine-tune")
+    .then((stored) => { setFile(stored); setLooked(null); }).catch(complain);
+  const change = (name, value) => { setForm({ ...form, [name]: value }); setLooked(null); };
+  const look = () => own("POST", "/tuning/inspect", requestOf(model, file, form)).then(setLooked).catch(complain);
+  const job = looked && (changed.value.get(looked.id) || looked);
+  const seen = job?.state === "succeeded";
+  const start = () => call("POST", "/v1/fine_tuning/jobs", requestOf(model, file, form, seen))
+    .then((job) => go(`jobs?id=${job.id.replace("ftjob-", "job_")}`)).catch(complain);
+  const number = (name, step = 1) => html`<${Field} id=${`tune-${name}`} label=${t(`tune_${name}`)}
+    help=${t(`tune_${name}_help`)}><input id=${`tune-${name}`} type="number" min=${step} step=${step}
+    value=${form[name]} aria-describedby=${`tune-${name}-help`}
+    onChange=${(e) => change(name, Number(e.target.value) || FIRST[name])} /><//>`;
+  return html`<${Drop} onFiles=${take} class="tune-form"><form onSubmit=${(e) => { e.preventDefault(); look(); }}>
+    <${Field} id="tune-model" label=${t("model")}><select id="tune-model" value=${model} translate=${false}
+      onChange=${(e) => { setModel(e.target.value); setLooked(null); }}>
+      ${models.map((m) => html`<option value=${m.model}>${m.model}</option>`)}</select><//>
+    <${Field} id="tune-file" label=${t("trainingData")} help=${t("trainingDataHelp")}>
+      <input id="tune-file" type="file" accept=${DATA_FILES} aria-describedby="tune-file-help"
+        onChange=${(e) => take([...e.target.files])} /><//>
+    ${file && html`<p class="quiet" translate=${false}>${file.filename}</p>`}
+    <${Field} id="tune-method" label=${t("tuneMethod")} help=${translated(`method_${form.method}`)}>
+      <select id="tune-method" value=${form.method} aria-describedby="tune-method-help" translate=${false}
+        onChange=${(e) => change("method", e.target.value)}>
+        ${methods.map((name) => html`<option value=${name}>${name}</option>`)}</select><//>
+    <div class="fields">${number("steps")}${number("batch")}${number("rate", 0.00001)}
+      ${LORA_LIKE.includes(form.method) && number("rank")}${number("tokens")}</div>
+    <div class="row"><button class="main" disabled=${!file || !model}>${t("inspectData")}</button>
+      <button type="button" disabled=${!file || !model} onClick=${start}>${t("startRun")}</button></div></form>
+    ${job && html`<${Looked} job=${job} name=${file.filename} />`}<//>`;
+}
+
+function Looked({ job, name }) {
+  if (job.state === "succeeded") return html`<${Inspection} found=${job.result} name=${name} />`;
+  if (job.error) return html`<p class="bad" role="alert" lang="en">${job.error.message}</p>`;
+  return html`<${Progress} label=${t("inspectData")} done=${job.done} total=${job.total} />`;
+}
