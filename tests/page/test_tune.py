@@ -17,6 +17,11 @@ Visit = Callable[..., Page]
 ROWS = [{"instruction": f"Say the number {n}.", "input": "", "output": f"It is {n}."} for n in range(12)]
 
 
+def test_runs_are_empty_at_first(visit: Visit) -> None:
+    page = visit("tune?tab=runs", language="zh")
+    expect(page.get_by_text("还没有训练记录。")).to_be_visible()
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_look_at_the_data_start_and_stop(visit: Visit, server: ApiServer, tmp_path: Path, language: str) -> None:
     data = tmp_path / "numbers.jsonl"
@@ -37,8 +42,3 @@ def test_look_at_the_data_start_and_stop(visit: Visit, server: ApiServer, tmp_pa
     who.says("kind_tune")
     who.press("cancel")
     expect(page.get_by_text(who.text("cancelled"), exact=True)).to_be_visible(timeout=120_000)
-
-
-def test_runs_are_empty_at_first(visit: Visit) -> None:
-    page = visit("tune?tab=runs", language="zh")
-    expect(page.get_by_text("还没有训练记录。")).to_be_visible()
