@@ -113,3 +113,25 @@ def test_rwkv_7_of_wide_heads_runs_on_llama_cpp(tmp_path: Path) -> None:
         logits = load_rwkv(source, dtype=torch.float32)(torch.tensor([ids])).logits[0].numpy()
     actual = next_token_logprobs(report.path, [ids[: i + 1] for i in range(len(ids))], rows)
     np.testing.assert_allclose(actual, log_softmax(logits), atol=EXACT, rtol=0)
+
+
+@pytest.mark.torch
+def test_ids_of_rwkvs_world_vocabulary_are_llama_cpps(tmp_path: Path) -> None:
+    """The packaged vocabulary with the fixture's network behind a new embedding."""
+    from safetensors.numpy import save_file
+
+    from ninestory.tokenizers.rwkv import WORLD_ROWS, WorldTokenizer, packaged_world_vocabulary
+
+    from ..e2e.test_convert import nasty_strings, tokens_by_llama_cpp
+
+    weights = load_file(FIXTURES / "rwkv" / "v6" / "model.safetensors")
+    table = np.random.default_rng(0).standard_normal((WORLD_ROWS, weights["emb.weight"].shape[1])).astype(np.float32)
+    save_file({**weights, "emb.weight": table, "head.weight": table}, tmp_path / "model.safetensors")
+    report = convert_to_gguf(tmp_path / "model.safetensors", tmp_path / "out.gguf")
+    tokenizer, texts = WorldTokenizer(packaged_world_vocabulary()), nasty_strings(500)
+    different = [
+        (text, ours, theirs)
+        for text, theirs in zip(texts, tokens_by_llama_cpp(report.path, texts), strict=True)
+        if (ours := tokenizer.encode(text)) != theirs
+    ]
+    assert not different, f"{len(different)} of {len(texts)} differ, the first: {different[0]}"

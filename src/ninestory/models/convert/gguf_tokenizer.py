@@ -16,6 +16,8 @@ from ninestory.models.convert.checkpoint import read_json
 from ninestory.tokenizers.rwkv import WORLD_FILE, WORLD_ROWS, packaged_world_vocabulary
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6
+# llama.cpp's RWKV tokenizer finds every token in a user's text, the end mark too: so it is spelled in noncharacters.
+_RWKV_END = "\uffff\uffff"
 _BYTES = "bytes"  # GPT-2's own splitting
 _GPT4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{%s}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # How text is cut before merging, step by step → llama.cpp's name for it
@@ -208,7 +210,7 @@ def _begins_with_special(post: dict[str, Any]) -> bool:
 
 def _rwkv(path: Path) -> Vocabulary:
     """RWKV's World vocabulary: lines `id literal byte_length`; id 0 is the end of text and in no line."""
-    tokens = ["<s>"]
+    tokens = [_escaped(_RWKV_END.encode())]
     for line in path.read_text(encoding="utf-8").splitlines():
         number, _, rest = line.partition(" ")
         literal, _, length = rest.rpartition(" ")
@@ -219,9 +221,14 @@ def _rwkv(path: Path) -> Vocabulary:
                 raise ValueError(f"token {len(tokens)} was due")
         except (ValueError, TypeError, SyntaxError, MemoryError) as error:
             raise Damaged(f"{path.name} is no vocabulary of RWKV: {line[:60]!r} ({error}).") from error
-        tokens.append(repr(raw)[2:-1])  # llama.cpp unescapes it
+        tokens.append(_escaped(raw))
     types = [_CONTROL] + [_NORMAL] * (len(tokens) - 1)
     return Vocabulary("rwkv", "default", tokens, types, flags={"add_bos_token": False})
+
+
+def _escaped(raw: bytes) -> str:
+    """Bytes as llama.cpp's RWKV vocabulary writes them."""
+    return repr(raw)[2:-1]
 
 
 def _by_id(vocabulary: dict[str, int]) -> tuple[list[str], list[int]]:
