@@ -71,6 +71,14 @@ def test_int8_is_close_and_does_not_depend_on_its_neighbours(shape: tuple[int, i
         assert torch.equal(packed(loud)[:8], packed(x))
 
 
+def test_int8_does_not_overflow_at_the_ends_of_its_ranges() -> None:
+    packed = Int8Linear(torch.ones(32, 512), None)
+    x = torch.cat(
+        (torch.ones(1, 512), -torch.ones(1, 512), torch.ones(1, 512).index_fill(1, torch.arange(0, 512, 2), -1))
+    )
+    torch.testing.assert_close(packed(x), x.sum(1, keepdim=True).expand(-1, 32), atol=5.0, rtol=0.01)
+
+
 def test_int8_of_zeros_is_zero() -> None:
     linear = nn.Linear(8, 4, bias=False)
     nn.init.zeros_(linear.weight)
