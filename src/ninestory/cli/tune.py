@@ -158,7 +158,7 @@ def export(
 
     with ProgressBar(quiet=as_json) as bar:
         folder = export_merged(name, Path(out), Home.default(), bar)
-    print_json({"folder": str(folder)}) if as_json else print(f"{folder}: ninestory chat --model {folder}")
+    print_json({"folder": str(folder)}) if as_json else print(f"{folder}: ninestory chat {folder.resolve()}")
 
 
 def _recipe(
@@ -207,7 +207,7 @@ def _tune(recipe: Recipe, force: bool, as_json: bool) -> None:
         return
     print(f"{outcome['verdict']}: loss {outcome['base_loss']:.4f} → {outcome['tuned_loss']:.4f} on held-out rows")
     print(f"report: {outcome['report']}")
-    print(f"ninestory chat --model {outcome['reference']}")
+    print(f"ninestory chat {outcome['reference']}")
 
 
 def _show(found: Inspection, as_json: bool) -> None:
