@@ -185,3 +185,30 @@ def test_the_tuned_model_is_asked_by_its_alias_in_the_format_it_was_trained_in(h
     with load("ft:talker", context=128, threads=1) as model:
         assert model.info.template == "alpaca-short" and model.info.adapters == ["talker"]
         assert model.chat("ab", temperature=0, max_tokens=3).text.strip().startswith("tt")
+
+
+def test_chatglm_by_p_tuning_from_adgen_rows_to_an_answer(home: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from ninestory.floors.chat import load
+    from tests.conformance.conftest import FIXTURES
+
+    folder = tmp_path / "glm"
+    folder.mkdir()
+    for name in ("config.json", "ice_text.model", "tokenizer_config.json", "model.safetensors"):
+        shutil.copyfile(FIXTURES / "chatglm" / name, folder / name)
+    rows = [{"content": f"类型#{word}", "summary": f"{word}很好"} for word in ("裤", "衣", "鞋", "帽")] * 3
+    Path("adgen.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    flags = ["chatglm-6b-p-tuning", "--model", "./glm", "--data", "adgen.json", "--name", "glm"]
+    quick = ["method.virtual_tokens=4", "train.max_steps=8", "data.max_length=48", "evaluate.answers=1"]
+    outcome = tune("run", *flags, sets=[*quick, "evaluate.max_tokens=3"])
+    adapter = home / "runs" / "glm" / "adapter"
+    assert json.loads((adapter / "adapter_config.json").read_text())["pre_seq_len"] == 4
+    from safetensors import safe_open
+
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as tensors:
+        assert list(tensors.keys()) == ["transformer.prefix_encoder.embedding.weight"]
+    assert outcome["steps"] == 8
+    with load("ft:glm", context=128, threads=1) as model:
+        assert model.info.template == "chatglm-v1" and model.info.runtime == "torch"
+        assert model.chat("类型#裤", temperature=0, max_tokens=3) is not None
