@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import io
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
 
-from ninestory.core.errors import Damaged, InvalidRequest
+from ninestory.core import web
+from ninestory.core.errors import Damaged, InvalidRequest, NinestoryError
 from ninestory.core.paths import Home
 from ninestory.core.progress import Silent
 from ninestory.floors.retrieval import evaluate as evaluation
 from ninestory.floors.retrieval.archive import export_base, import_base
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.hits import Hit, SearchOptions
-from ninestory.floors.retrieval.ingest import IngestReport, add_paths, compact, ingest
+from ninestory.floors.retrieval.ingest import IngestReport, add_page, add_paths, compact, ingest
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, create, list_bases
 from ninestory.floors.retrieval.search import search
 from ninestory.floors.retrieval.table import ChunkReader
@@ -101,3 +105,30 @@ def test_evaluation_counts_what_is_found(base: KnowledgeBase, tmp_path: Path) ->
     path.write_text('{"question": "x"}\nnot json\n', encoding="utf-8")
     with pytest.raises(InvalidRequest, match="line 2"):
         evaluation.read_questions(path)
+
+
+def test_a_page_of_a_private_network_is_not_fetched(base: KnowledgeBase) -> None:
+    for url in ("http://127.0.0.1:1/x.html", "http://169.254.169.254/latest", "file:///etc/passwd"):
+        with pytest.raises(NinestoryError):
+            add_page(base, url, IngestReport())
+    assert len(base.files()) == 1 and len(list(base.documents.iterdir())) == 1
+
+
+def test_a_page_is_taken_in_under_its_address(
+    base: KnowledgeBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server on loopback, which this test lets the guarded client reach."""
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "index.html").write_text("<h1>Sails</h1><p>A sail catches the wind.</p>", encoding="utf-8")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "www"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{served.server_port}/"
+        allowed = functools.partial(web.fetch, private_hosts=frozenset({"127.0.0.1"}))
+        monkeypatch.setattr(web, "fetch", allowed)
+        report = IngestReport()
+        add_page(base, url, report)
+        served.shutdown()
+    ingest(base, Embedder(HashingEngine()), Silent(), report)
+    hit = find(base, "sail wind", SearchOptions(limit=1))[0]
+    assert (hit.file, hit.text) == (f"{url.rstrip('/')}.html", "A sail catches the wind.")

@@ -45,14 +45,18 @@ def create(
 @app.command()
 def add(
     name: Name,
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders; they are copied.")],
+    paths: Annotated[list[str], typer.Argument(help="Files, folders (they are copied) and http(s) addresses.")],
     as_json: Json = False,
 ) -> None:
-    """Add copies of files, or of a folder's files. A file of the same name is replaced."""
-    from ninestory.floors.retrieval.ingest import IngestReport, add_paths
+    """Add copies of files, of a folder's files, or pages by their address. A file of the same name is replaced."""
+    from ninestory.floors.retrieval.ingest import IngestReport, add_page, add_paths
 
     base, report = _open(name), IngestReport()
-    add_paths(base, paths, report)
+    for path in paths:
+        if path.startswith(("http://", "https://")):
+            add_page(base, path, report)
+        else:
+            add_paths(base, [Path(path)], report)
     _run_ingest(base, {"report": report.as_dict()}, as_json)
 
 

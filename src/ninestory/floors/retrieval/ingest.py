@@ -6,6 +6,7 @@ Every step can be repeated: a killed ingest leaves its files pending and readers
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,7 @@ from ninestory.floors.retrieval.parsing.isolated import ParserProcess
 from ninestory.floors.retrieval.table import ChunkWriter
 
 MAX_TOKENS, OVERLAP_TOKENS = 240, 32
+_ENDINGS = {"application/pdf": ".pdf", "text/plain": ".txt", "text/markdown": ".md", "application/json": ".json"}
 _SPECIAL_TOKENS = 8  # prefix and marks that the model adds to a passage
 _FATAL = frozenset({"cancelled", "disk_full", "shutting_down", "damaged_knowledge_base", "other_embedding_model"})
 
@@ -56,6 +58,25 @@ def add_paths(base: KnowledgeBase, paths: list[Path], report: IngestReport) -> N
             raise NotFound(f"{path} does not exist.", hint="Check the path.", hint_zh="请检查路径。", param="paths")
         for name, file in _files_below(path, report) if path.is_dir() else [(path.name, path)]:
             _add_copy(base, name, file, report)
+
+
+def add_page(base: KnowledgeBase, url: str, report: IngestReport) -> None:
+    """Fetch a page (or a document behind an address) by the guarded web client and register it under its address.
+
+    Raises:
+        Forbidden: the address leads into a private network. RemoteFailed, TooLarge, TimedOut: as `core.web.fetch`.
+    """
+    from ninestory.core.web import fetch
+
+    page = fetch(url)
+    name = page.url if is_supported(page.url) else f"{page.url.rstrip('/')}{_ENDINGS.get(page.content_type, '.html')}"
+    base.documents.mkdir(exist_ok=True)
+    fetched = base.documents / f"page-{secrets.token_hex(12)}.part"
+    try:
+        fetched.write_bytes(page.body)
+        _add_copy(base, name, fetched, report)
+    finally:
+        fetched.unlink(missing_ok=True)
 
 
 def _add_copy(base: KnowledgeBase, name: str, path: Path, report: IngestReport) -> None:
