@@ -71,7 +71,12 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
         limit: Limit = 20, order: Order = "desc", after: Cursor = None, before: Cursor = None
     ) -> dict[str, Any]:
         """All vector stores."""
-        return _page([store_object(base) for base in list_bases(context.home)], limit, order, after, before)
+        bases = list_bases(context.home)
+        try:
+            return _page([store_object(base) for base in bases], limit, order, after, before)
+        finally:
+            for base in bases:
+                base.close()
 
     @routes.get("/{vector_store_id}")
     def retrieve_store(vector_store_id: str) -> dict[str, Any]:
