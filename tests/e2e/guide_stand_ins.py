@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from ..conformance.conftest import FIXTURES
 from ..tiny_checkpoints import FAMILIES
 from ..tiny_rwkv import write_release
+from .random_checkpoints import FIXTURES
 
 PROMPTS = FIXTURES / "prompts"
 WIDTH, FFN, LAYERS, HEADS = 64, 96, 2, 4
