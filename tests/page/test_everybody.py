@@ -14,7 +14,7 @@ from tests.page.visitor import Visitor, accessibility_faults, settled
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
-VIEWS = ("chat", "prompts", "prompts?tab=workbench", "compare", "compare?tab=battle", "compare?tab=leaderboard",
+VIEWS = ("chat", "documents", "prompts", "prompts?tab=workbench", "compare", "compare?tab=battle", "compare?tab=leaderboard",
          "models", "jobs", "guides", "system", "style")  # fmt: skip
 CHINESE = re.compile("[\u4e00-\u9fff]")
 # Words of both languages: names of products and units, which no language changes.

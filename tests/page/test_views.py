@@ -19,6 +19,7 @@ VIEWS = {
     "chat": "chat",
     "talk": "chat?id={conversation}",
     "settings": "chat?id={conversation}",
+    "documents": "documents",
     "tune": "tune",
     "runs": "tune?tab=runs",
     "prompts": "prompts",

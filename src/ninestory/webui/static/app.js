@@ -10,7 +10,7 @@ import { Rail, Shortcuts, SignIn, TopBar } from "./shell.js";
 
 const VIEWS = {
   chat: () => import("./floors/chat.js"),
-  documents: () => import("./floors/knowledge.js"),
+  documents: () => import("./floors/documents.js"),
   tune: () => import("./floors/tune.js"),
   compare: () => import("./floors/compare.js"),
   prompts: () => import("./views/prompts.js"),

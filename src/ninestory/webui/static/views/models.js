@@ -89,7 +89,8 @@ function Card({ system, go }) {
     .then(() => toast(t("pulling", { model }), { action: { label: t("jobs"), run: () => go("jobs") } }))
       .catch(complain);
   const rows = (whole?.variants || []).map((v) => variantRow(system, v, plans, pull));
-  return html`<section class="card"><h3 translate=${system.title.en !== system.title.zh}>${inLanguage(system.title)}</h3>
+  return html`<section class="card"><h3 translate=${system.title.en !== system.title.zh}>${inLanguage(system.title)}
+    </h3>
     <p class="quiet">${t(`floor${system.floor}`)} · <${Name}>${system.name} · ${system.licence}<//></p>
     <p>${inLanguage(system.description)}</p>
     <details onToggle=${open}><summary>${t("variants")}</summary>${whole && html`
