@@ -78,12 +78,13 @@ def stream(page: Page, session: CDPSession, upstream: ScriptedUpstream) -> tuple
 
 
 def open_long(page: Page, url: str) -> tuple[float, float]:
-    """Seconds until the end of a conversation can be read (all its messages are there), and until all are painted."""
-    ready = """(last) => { const all = document.querySelectorAll(".message");
-      return all.length === 500 && all[last].querySelector("pre") !== null; }"""
+    """Seconds until the end of a conversation can be read and answered, and until all its messages are painted."""
+    ready = """() => { const all = document.querySelectorAll(".message");
+      return all.length > 0 && all[all.length - 1].querySelector("pre") !== null
+        && document.querySelector(".composer textarea") !== null; }"""
     began = time.perf_counter()
     page.goto(url)
-    page.wait_for_function(ready, arg=499)
+    page.wait_for_function(ready)
     opened = time.perf_counter() - began
     page.wait_for_function("() => document.querySelectorAll('.message .markdown pre').length === 250")
     return opened, time.perf_counter() - began

@@ -1,12 +1,14 @@
 // The page's words. `t(key, {n})` reads a signal, so every label changes in place when the language does.
+// Only the table of the language in use is fetched; the other one comes when it is chosen.
 import { signal } from "./vendor/signals.js";
-import en from "./i18n/en.js";
-import zh from "./i18n/zh.js";
 
-const tables = { en, zh };
+const fetchTable = { en: () => import("./i18n/en.js"), zh: () => import("./i18n/zh.js") };
+const tables = {};
 export const language = signal(document.documentElement.lang.startsWith("zh") ? "zh" : "en");
+tables[language.value] = (await fetchTable[language.value]()).default;
 
-export function setLanguage(value) {
+export async function setLanguage(value) {
+  tables[value] ??= (await fetchTable[value]()).default;
   language.value = value;
   localStorage.setItem("ninestory.language", value);
   document.documentElement.lang = value === "zh" ? "zh-CN" : "en";

@@ -45,7 +45,8 @@ export function TopBar({ needsKey }) {
     <a class="brand" ...${link("chat")}><svg viewBox="0 0 32 32" aria-hidden="true"><path d=${TOWER} /></svg>
       <h1>${t("title")}</h1></a><span class="grow"></span>
     ${!connected.value && html`<span class="bad" role="status">${t("offline")}</span>`}
-    <select aria-label=${t("language")} value=${language.value} onChange=${(e) => setLanguage(e.target.value)}>
+    <select aria-label=${t("language")} value=${language.value}
+      onChange=${(e) => setLanguage(e.target.value).catch(complain)}>
       <option value="en" lang="en">English</option><option value="zh" lang="zh-CN">简体中文</option></select>
     <select aria-label=${t("theme")} value=${theme.value} onChange=${(e) => chooseTheme(e.target.value)}>
       ${THEMES.map(([value, words]) => html`<option value=${value}>${t(words)}</option>`)}</select>

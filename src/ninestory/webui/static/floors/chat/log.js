@@ -1,16 +1,31 @@
 // The messages of the path, kept at their end while the reader is there; and what a first visitor reads.
-import { useEffect, useRef } from "../../vendor/hooks.js";
+import { useEffect, useRef, useState } from "../../vendor/hooks.js";
 import { html } from "../../parts.js";
 import { t } from "../../i18n.js";
 import { Message } from "./message.js";
 import { isRemote } from "./request.js";
 
 const NEAR_THE_END_PX = 60;
+const FIRST_SHOWN = 30; // messages of a long conversation that are there at once: its end is what one sees
+const MORE_AT_ONCE = 60;
+
+/** How many messages from the end are drawn now: few at first, then more and more until it is all of them. */
+function useGrowing(root, total) {
+  const [state, setState] = useState({ root, count: FIRST_SHOWN });
+  const count = state.root === root ? state.count : FIRST_SHOWN;
+  useEffect(() => {
+    if (count >= total) return undefined;
+    const timer = setTimeout(() => setState({ root, count: count + MORE_AT_ONCE }), 0);
+    return () => clearTimeout(timer);
+  }, [root, count, total]);
+  return count;
+}
 
 export function Log({ path, versions, reply, busy, leaf, canGoOn, act, children }) {
   const box = useRef();
   const inner = useRef();
   const atEnd = useRef(true);
+  const shown = useGrowing(path[0]?.id, path.length);
   useEffect(() => {
     const element = box.current;
     const follow = () => { if (atEnd.current) element.scrollTop = element.scrollHeight; };
@@ -22,7 +37,7 @@ export function Log({ path, versions, reply, busy, leaf, canGoOn, act, children 
     atEnd.current = target.scrollHeight - target.scrollTop - target.clientHeight < NEAR_THE_END_PX;
   };
   return html`<div class="log" ref=${box} onScroll=${scrolled} tabindex="0" aria-label=${t("floor1")} role="region">
-    <div ref=${inner}>${path.length === 0 ? children : path.map((m) => html`<${Message} key=${m.id} message=${m}
+    <div ref=${inner}>${path.length === 0 ? children : path.slice(-shown).map((m) => html`<${Message} key=${m.id} message=${m}
       state=${reply?.id === m.id ? reply : null} versions=${versions.get(m.id)} isTip=${leaf === m.id}
       busy=${busy} canGoOn=${canGoOn} act=${act} />`)}</div></div>`;
 }
