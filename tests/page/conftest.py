@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.conftest import CHROMIUM
 from tests.e2e.api_server import ApiServer
 from tests.page.scripted_upstream import ScriptedUpstream
 from tests.page.visitor import CHROMIUM_ARGUMENTS, Visitor
+
+expect.set_options(timeout=20_000)  # nothing here is about speed: a busy machine only takes longer
 
 
 @pytest.fixture(scope="session")
