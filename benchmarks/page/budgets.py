@@ -77,17 +77,19 @@ def stream(page: Page, session: CDPSession, upstream: ScriptedUpstream) -> tuple
     return shown, (cpu_seconds(session) - before) / TOKENS * 1000, float(page.evaluate("window.longest"))
 
 
-def open_long(page: Page, url: str) -> tuple[float, float]:
-    """Seconds until the end of a conversation can be read and answered, and until all its messages are painted."""
+def open_long(page: Page, session: CDPSession, url: str) -> tuple[float, float, float]:
+    """Seconds, and CPU seconds of the page, until the end of a conversation can be read and answered; seconds until
+    all its messages are painted."""
     ready = """() => { const all = document.querySelectorAll(".message");
       return all.length > 0 && all[all.length - 1].querySelector("pre") !== null
         && document.querySelector(".composer textarea") !== null; }"""
-    began = time.perf_counter()
+    page.goto("about:blank")
+    began, before = time.perf_counter(), cpu_seconds(session)
     page.goto(url)
     page.wait_for_function(ready)
-    opened = time.perf_counter() - began
+    opened, worked = time.perf_counter() - began, cpu_seconds(session) - before
     page.wait_for_function("() => document.querySelectorAll('.message .markdown pre').length === 250")
-    return opened, time.perf_counter() - began
+    return opened, worked, time.perf_counter() - began
 
 
 def live_curves(context: BrowserContext, server: ApiServer, home: Path) -> str:
@@ -140,7 +142,7 @@ def measure(browser: Browser, server: ApiServer, upstream: ScriptedUpstream, hom
     upstream.pieces = ["word " if i % 20 else "\n\n" for i in range(TOKENS - 1)] + ["LASTWORD"]
     upstream.tokens_per_second = TOKENS_PER_SECOND
     late, cpu, frame = stream(page, session, upstream)
-    opened, painted = open_long(page, f"{server.url}/ui/chat?id={long}")
+    opened, worked, painted = open_long(page, session, f"{server.url}/ui/chat?id={long}")
     curves = live_curves(context, server, home)
 
     before = gateway_bytes(server)
@@ -158,7 +160,11 @@ def measure(browser: Browser, server: ApiServer, upstream: ScriptedUpstream, hom
         ("Last of 600 tokens at 200/s shown late by", "≤ 0.1 s", f"{late:.2f} s"),
         ("Page CPU a token, 50 messages of history", "≤ 2.5 ms", f"{cpu:.2f} ms"),
         ("Longest frame while streaming", "≤ 100 ms", f"{frame:.0f} ms"),
-        ("A conversation of 500 messages opens", "≤ 1 s", f"{opened:.2f} s (all of it painted: {painted:.2f} s)"),
+        (
+            "A conversation of 500 messages opens",
+            "≤ 1 s",
+            f"{opened:.2f} s, {worked:.2f} CPU-s (all of it painted: {painted:.2f} s)",
+        ),
         ("Ten minutes of two live curves (1,200 points each)", "flat", curves),
         ("Gateway memory an open page", "≤ 0.2 MB", f"{grown:.2f} MB"),
         ("Tabs at once", "12", f"{len(tabs) + 1}"),

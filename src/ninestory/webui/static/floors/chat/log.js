@@ -37,8 +37,8 @@ export function Log({ path, versions, reply, busy, leaf, canGoOn, act, children 
     atEnd.current = target.scrollHeight - target.scrollTop - target.clientHeight < NEAR_THE_END_PX;
   };
   return html`<div class="log" ref=${box} onScroll=${scrolled} tabindex="0" aria-label=${t("floor1")} role="region">
-    <div ref=${inner}>${path.length === 0 ? children : path.slice(-shown).map((m) => html`<${Message} key=${m.id} message=${m}
-      state=${reply?.id === m.id ? reply : null} versions=${versions.get(m.id)} isTip=${leaf === m.id}
+    <div ref=${inner}>${path.length === 0 ? children : path.slice(-shown).map((m) => html`<${Message} key=${m.id}
+      message=${m} state=${reply?.id === m.id ? reply : null} versions=${versions.get(m.id)} isTip=${leaf === m.id}
       busy=${busy} canGoOn=${canGoOn} act=${act} />`)}</div></div>`;
 }
 
