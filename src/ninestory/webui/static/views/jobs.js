@@ -1,7 +1,7 @@
 // All long work, with progress, cancel and resume; kept current by the server's one event stream.
 import { useEffect, useState } from "../vendor/hooks.js";
 import { jobs as changed } from "../live.js";
-import { html, Progress, Table, complain, clock } from "../parts.js";
+import { html, Name, Progress, Table, clock, complain } from "../parts.js";
 import { t, translated, language } from "../i18n.js";
 import { own } from "../api.js";
 import { link } from "../router.js";
@@ -36,7 +36,7 @@ export default function Jobs({ query, go }) {
       empty=${t("noJobs")} /></div>`;
 }
 
-const kindOf = (job) => translated(`kind_${job.kind}`) || job.kind;
+const kindOf = (job) => translated(`kind_${job.kind}`) || html`<${Name}>${job.kind}<//>`;
 const subjectOf = (job) => job.params?.model || job.id;
 
 /** How far it is, or why it failed and what to do: the hint is in both languages. */
