@@ -212,3 +212,23 @@ def test_chatglm_by_p_tuning_from_adgen_rows_to_an_answer(home: Path, tmp_path: 
     with load("ft:glm", context=128, threads=1) as model:
         assert model.info.template == "chatglm-v1" and model.info.runtime == "torch"
         assert model.chat("类型#裤", temperature=0, max_tokens=3) is not None
+
+
+def test_moss_on_its_own_dialogues(home: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from tests.conformance.conftest import FIXTURES
+
+    folder = tmp_path / "moss"
+    folder.mkdir()
+    for name in ("config.json", "vocab.json", "merges.txt", "model.safetensors"):
+        shutil.copyfile(FIXTURES / "moss" / name, folder / name)
+    turn = {"Human": "<|Human|>: hi<eoh>\n", "MOSS": "<|MOSS|>: ho<eom>\n"}
+    rows = [{"meta_instruction": "m\n", "chat": {"turn_1": turn}}] * 6
+    Path("moss.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    quick = ["train.max_steps=6", "train.batch=2", "train.learning_rate=1e-2", "evaluate.answers=0"]
+    limits = ["data.max_length=64", "train.precision=float32"]
+    outcome = tune(
+        "run", "moss-sft", "--model", "./moss", "--data", "moss.jsonl", "--name", "m", sets=[*quick, *limits]
+    )
+    assert outcome["tuned_loss"] < outcome["base_loss"] and (home / "runs" / "m" / "model").is_dir()
