@@ -132,6 +132,16 @@ def in_store(reference: str, family: str) -> Callable[[Path], None]:
     return prepare
 
 
+def to_tune(cwd: Path) -> None:
+    """A small LLaMA, Alpaca's rows, OpenAssistant's, and text to calibrate on."""
+    FAMILIES["llama"](cwd / "llama-7b-hf")
+    rows = [{"instruction": f"Say {n}.", "input": "", "output": f"It is {n}."} for n in range(12)]
+    texts = [{"text": f"### Human: Say {n}.### Assistant: It is {n}."} for n in range(12)]
+    for name, lines in (("data.jsonl", rows), ("openassistant.jsonl", texts)):
+        (cwd / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (cwd / "calibration.txt").write_text(" ".join(f"The number {n} comes before {n + 1}." for n in range(300)))
+
+
 STAND_INS: dict[str, Callable[[Path], None]] = {
     "alpaca": alpaca,
     "belle": in_store("belle:7b-2m", "bloom"),
@@ -139,6 +149,8 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     "chatglm-6b": in_store("chatglm-6b:int4", "chatglm-int4"),
     "chatrwkv": chatrwkv,
     "chinese-llama-alpaca": chinese_llama_alpaca,
+    "guanaco": to_tune,
+    "llmtune": to_tune,
     "moss": in_store("moss:sft-int4", "moss-int4"),
     "openbuddy": in_store("openbuddy:falcon-7b-v5", "falcon"),
     "vicuna": vicuna,
