@@ -15,11 +15,8 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..architectures.gptq_linear import GPTQLinear, LLMTuneLinear
 from ..architectures.nf4_linear import Code, NF4Linear
-from ..architectures.quantized_linear import RowQuantizedLinear
-
-PACKED_LINEARS = (NF4Linear, GPTQLinear, LLMTuneLinear, RowQuantizedLinear)
+from ..runtimes.torch.adapters import PACKED_LINEARS
 
 
 def replace_linears(model: nn.Module, make: Callable[[str, nn.Linear], nn.Module | None]) -> list[str]:

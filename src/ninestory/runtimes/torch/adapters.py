@@ -1,7 +1,7 @@
 """Adapters put into a loaded model's weights before it runs: LoRA in peft's layout, and our own two kinds.
 
 Merged weights cost nothing a token and keep the promise of equal bits; so the weights of adapters are settled at
-load, by the reference (`BASE+ADAPTER=WEIGHT`).
+load, by the reference (`BASE+ADAPTER=WEIGHT`). Packed weights stay as they are: LoRA's factors are put beside them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,42 @@ from typing import Any
 import torch
 from torch import nn
 
+from ninestory.architectures.gptq_linear import GPTQLinear, LLMTuneLinear
+from ninestory.architectures.nf4_linear import NF4Linear
+from ninestory.architectures.quantized_linear import RowQuantizedLinear
 from ninestory.core.errors import Damaged, Unsupported
 from ninestory.models.convert.checkpoint import read_json, widen
 from ninestory.models.merge.adapter import open_adapter
 from ninestory.models.resolved import ResolvedAdapter
 
+PACKED_LINEARS = (NF4Linear, GPTQLinear, LLMTuneLinear, RowQuantizedLinear)
 # What `ninestory tune` writes for methods that peft has not: whole blocks, and ChatGLM's prefix encoder.
 _BLOCKS, _CHATGLM_PREFIX = "NINESTORY_FREEZE", "NINESTORY_CHATGLM_PREFIX"
+
+
+class BesidePacked(nn.Module):
+    """A packed linear with LoRA's two factors beside it: packing the sum again would undo the training."""
+
+    def __init__(self, linear: nn.Module, a: torch.Tensor, b: torch.Tensor) -> None:
+        super().__init__()
+        self.linear = linear
+        device = next(linear.parameters()).device
+        self.register_buffer("a", a.to(device), persistent=False)  # [r, in]
+        self.register_buffer("b", b.to(device), persistent=False)  # [out, r]
+
+    @classmethod
+    def of(cls, linear: Any, a: torch.Tensor, b: torch.Tensor, adapter: ResolvedAdapter) -> BesidePacked:
+        """Raises Damaged: the factors are not of this linear's shape."""
+        inner = linear
+        while isinstance(inner, BesidePacked):  # several adapters stand one around the other
+            inner = inner.linear
+        if (inner.out_features, inner.in_features) != (b.shape[0], a.shape[1]):
+            raise _foreign(adapter, f"factors of a {b.shape[0]} × {a.shape[1]} weight")
+        return cls(linear, a, b)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.get_buffer("a").to(x.dtype), self.get_buffer("b").to(x.dtype)
+        return self.linear(x) + (x @ a.T) @ b.T
 
 
 @torch.no_grad()
@@ -26,7 +55,7 @@ def apply_adapters(model: Any, adapters: Sequence[ResolvedAdapter]) -> None:
     """Change the model's weights by each adapter in turn.
 
     Raises:
-        Unsupported: a kind of adapter, or a weight, that cannot be merged; packed base weights.
+        Unsupported: a kind of adapter, or a weight, that cannot be merged; a packed weight that is to be replaced.
         Damaged: tensors that do not belong to this base.
     """
     for adapter in adapters:
@@ -54,6 +83,11 @@ def _merge_lora(model: Any, adapter: ResolvedAdapter) -> None:
         pair = lora.update(name)
         assert pair is not None
         a, b = (torch.from_numpy(side) for side in pair)  # float32 [r, in], [out, r]
+        module_name = name.removesuffix(".weight")
+        if isinstance(linear := _module(model, module_name, adapter), (*PACKED_LINEARS, BesidePacked)):
+            parent, _, leaf = module_name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, BesidePacked.of(linear, a, adapter.weight * b, adapter))
+            continue
         weight = _weight(model, name, (b.shape[0], a.shape[1]), adapter)
         weight += (adapter.weight * (b @ a)).to(weight.dtype).to(weight.device)
     for name, tensor in lora.full.items():
@@ -91,12 +125,9 @@ def _make_prefix_encoder(model: Any, adapter: ResolvedAdapter, settings: dict[st
 def _weight(model: Any, name: str, shape: tuple[int, ...], adapter: ResolvedAdapter) -> torch.Tensor:
     """The base's own tensor of this name and shape, to be changed in place."""
     module_name, _, leaf = name.rpartition(".")
-    try:
-        module = model.get_submodule(module_name)
-    except AttributeError:
-        raise _foreign(adapter, name) from None
+    module = _module(model, module_name, adapter)
     weight = getattr(module, leaf, None)
-    if hasattr(module, "qweight") or hasattr(module, "weight_scale"):
+    if isinstance(module, (*PACKED_LINEARS, BesidePacked)):
         raise Unsupported(
             f"{adapter.name} changes {name}, whose weights are packed.",
             hint="Load the base in half precision, or merge the adapter first.",
@@ -106,6 +137,13 @@ def _weight(model: Any, name: str, shape: tuple[int, ...], adapter: ResolvedAdap
     if not isinstance(weight, torch.Tensor) or tuple(weight.shape) != tuple(shape):
         raise _foreign(adapter, name)
     return weight
+
+
+def _module(model: Any, name: str, adapter: ResolvedAdapter) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        raise _foreign(adapter, name) from None
 
 
 def _foreign(adapter: ResolvedAdapter, what: str) -> Damaged:
