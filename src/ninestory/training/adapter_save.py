@@ -57,7 +57,9 @@ def save_model(module: Any, target: Path, base_folder: Path, note: dict[str, Any
             seen.add(tensor.data_ptr())
             tensors[name] = tensor.contiguous()
     save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
-    shutil.copyfile(base_folder / "config.json", part / "config.json")
+    config = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("quantization_config", None)  # what was packed has been widened
+    (part / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2), encoding="utf-8")
     copy_companions(base_folder, part)
     (part / "ninestory.json").write_text(json.dumps(note, ensure_ascii=False, indent=2), encoding="utf-8")
     _put_in_place(part, target)

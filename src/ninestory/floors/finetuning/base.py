@@ -10,6 +10,7 @@ from typing import Any
 from ninestory.core.errors import Unsupported
 from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
+from ninestory.models.convert.checkpoint import open_checkpoint
 from ninestory.models.convert.gguf_safetensors import float_checkpoint
 from ninestory.models.plan_tuning import TunedShape
 from ninestory.models.planning import tuned_shape
@@ -74,12 +75,12 @@ def load_weights(base: Base, home: Home, progress: Progress, *, packed: bool = F
     """The module in float32; `packed`: its linears in NF4 with double quantisation (QLoRA).
 
     Packed weights come from a 4-bit copy that is made once and kept in the home's cache: quantising in memory would
-    take more than a whole run does.
+    take more than a whole run does. A base that is packed on disk (`ninestory convert nf4`) is used as it is.
     """
     from ninestory.runtimes.torch.load_model import check_vocabulary, load_model
 
     resolved = base.resolved
-    if packed:
+    if packed and not open_checkpoint(base.folder).config.get("quantization_config"):
         from ninestory.training.nf4_checkpoint import convert_to_nf4
 
         folder = home.cache / "nf4" / base.fingerprint

@@ -56,8 +56,7 @@ def _merged(recipe: Recipe, base: Base, folder: RunFolder, home: Home, progress:
 
         return load_model(replace(base.resolved, path=folder.path / "model"))[0]
     model = load_weights(base, home, progress, packed=recipe.method.name == "qlora")
-    if recipe.method.name == "qlora":
-        dequantize_model(model)
+    dequantize_model(model)  # 4-bit linears become plain ones: only into those is a merge exact
     if recipe.method.name == "freeze":
         load_own(model, folder.adapter)
         return model
