@@ -31,7 +31,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "tune": ("tune", "Make a model yours, and see that it got better", "微调模型，并对比微调前后"),
     "list": ("catalogue", "The catalogue: every system of the tower", "目录：塔中的全部系统"),
     "show": ("catalogue", "One system: variants, sizes, licence, pitfalls", "一个系统：变体、大小、许可证与常见问题"),
-    "pull": ("pull", "Fetch a model (the only verb that uses the network)", "下载模型（唯一联网的命令）"),
+    "pull": ("pull", "Fetch a model from its hub", "从模型站点下载模型"),
     "ls": ("store", "Models on this machine", "本机已有的模型"),
     "rm": ("store", "Delete a model", "删除模型"),
     "verify": ("store", "Check a model's files without running anything", "检查模型文件（不执行任何内容）"),

@@ -1,4 +1,4 @@
-"""`ninestory pull`: the only verb that uses the network."""
+"""`ninestory pull`: a model from its hub."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@ import { useEffect, useRef, useState } from "../../vendor/hooks.js";
 import { html } from "../../parts.js";
 import { t } from "../../i18n.js";
 import { Message } from "./message.js";
+import { painted } from "./paint.js";
 import { isRemote } from "./request.js";
 
 const NEAR_THE_END_PX = 60;
@@ -15,8 +16,9 @@ function useGrowing(root, total) {
   const count = state.root === root ? state.count : FIRST_SHOWN;
   useEffect(() => {
     if (count >= total) return undefined;
-    const timer = setTimeout(() => setState({ root, count: count + MORE_AT_ONCE }), 0);
-    return () => clearTimeout(timer);
+    let wanted = true; // the older ones wait until the end of the conversation stands painted
+    painted().then(() => setTimeout(() => wanted && setState({ root, count: count + MORE_AT_ONCE }), 0));
+    return () => { wanted = false; };
   }, [root, count, total]);
   return count;
 }

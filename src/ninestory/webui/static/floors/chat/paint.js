@@ -4,6 +4,7 @@ import { t } from "../../i18n.js";
 
 const SLICE_MS = 12;
 const waiting = []; // the last one in is painted first: the end of the conversation is what one sees
+const idle = []; // who waits for `painted`
 let scheduled = false;
 const markdown = () => import("../../md.js"); // on the first answer: two thirds of the page's bytes
 
@@ -19,6 +20,9 @@ export function paint(element, text, live) {
   return () => { job.wanted = false; };
 }
 
+/** Resolves when nothing waits to be painted any more. */
+export const painted = () => markdown().then(() => scheduled && new Promise((resolve) => idle.push(resolve)));
+
 function schedule() {
   if (scheduled) return;
   scheduled = true;
@@ -30,6 +34,7 @@ function slice(render) {
   while (waiting.length && performance.now() < end) run(render, waiting.pop());
   scheduled = waiting.length > 0;
   if (scheduled) setTimeout(slice, 0, render);
+  else for (const resolve of idle.splice(0)) resolve();
 }
 
 function run(render, { element, text, live, wanted }) {
