@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ EXISTS = FOLDER.exists()
 PACKED = load_file(FOLDER / "gptq_v1_pack.safetensors") if EXISTS else {}
 LLMTUNE = load_file(FOLDER / "llmtune_layout.safetensors") if EXISTS else {}
 CASES = json.loads((FOLDER / "cases.json").read_text())["cases"] if EXISTS else []
+LORA_OUTPUT = re.compile(r"y_lora_r(\d+)_alpha(\d+)")
 SAME_ENTRIES = 0.995  # a rounding tie may flip one step and spread
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
@@ -129,13 +131,13 @@ def test_llmtune_forward_and_backward() -> None:
 
 
 def test_lora_over_packed_weights() -> None:
-    rank = LLMTUNE["lora_A"].shape[0]
+    key, rank, alpha = next((k, int(m[1]), int(m[2])) for k in LLMTUNE if (m := LORA_OUTPUT.fullmatch(k)))
     model = torch.nn.ModuleDict({"packed": llmtune_linear()})
-    config = with_packed_targets(LoraConfig(r=rank, lora_alpha=16, target_modules=["packed"]))
+    config = with_packed_targets(LoraConfig(r=rank, lora_alpha=alpha, target_modules=["packed"]))
     layer = get_peft_model(model, config).base_model.model["packed"]  # type: ignore[arg-type]
     layer.lora_A["default"].weight.data = LLMTUNE["lora_A"].clone()
     layer.lora_B["default"].weight.data = LLMTUNE["lora_B"].clone()
-    torch.testing.assert_close(layer(LLMTUNE["x"]), LLMTUNE["y_lora_r8_alpha16"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer(LLMTUNE["x"]), LLMTUNE[key], atol=1e-5, rtol=1e-5)
 
 
 def test_a_row_of_zeros_has_a_grid() -> None:
