@@ -77,7 +77,9 @@ def test_stream_tells_what_the_whole_answer_says(client: openai.OpenAI) -> None:
 def test_the_client_assembles_a_finished_stream(client: openai.OpenAI) -> None:
     yes_or_no = {"type": "object", "properties": {"answer": {"enum": ["yes", "no"]}}, "required": ["answer"]}
     text = {"format": {"type": "json_schema", "name": "verdict", "schema": yes_or_no, "strict": True}}
-    with client.responses.stream(model=MODEL, input="Is water wet?", text=text, max_output_tokens=40) as stream:
+    with client.responses.stream(
+        model=MODEL, input="Is water wet?", text=text, temperature=0, max_output_tokens=40
+    ) as stream:
         final = stream.until_done().get_final_response()
     assert final.status == "completed" and json.loads(final.output_text)["answer"] in ("yes", "no")
 
