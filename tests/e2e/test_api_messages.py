@@ -129,7 +129,7 @@ def test_key_in_anthropics_header(tmp_path_factory: pytest.TempPathFactory) -> N
         with pytest.raises(anthropic.AuthenticationError):
             wrong.messages.create(model=MODEL, max_tokens=2, messages=HELLO)
         right = anthropic.Anthropic(base_url=server.url, api_key="sesame", max_retries=0)
-        assert right.messages.create(model=MODEL, max_tokens=2, temperature=0, messages=HELLO).content
+        assert right.messages.create(model=MODEL, max_tokens=8, messages=HELLO, extra_body={"temperature": 0}).content
 
 
 def test_a_worker_killed_in_mid_answer_is_an_error_event(api_server: ApiServer, client: anthropic.Anthropic) -> None:
@@ -142,4 +142,4 @@ def test_a_worker_killed_in_mid_answer_is_an_error_event(api_server: ApiServer, 
     os.kill(next(row["pid"] for row in workers if row["model"] == MODEL), signal.SIGKILL)
     with pytest.raises(anthropic.APIStatusError, match="api_error"):
         list(stream)
-    assert client.messages.create(model=MODEL, max_tokens=2, temperature=0, messages=HELLO).content
+    assert client.messages.create(model=MODEL, max_tokens=8, messages=HELLO, extra_body={"temperature": 0}).content
