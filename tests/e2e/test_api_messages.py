@@ -32,7 +32,8 @@ def client(api_server: ApiServer) -> Iterator[anthropic.Anthropic]:
 
 
 def test_message_with_usage(client: anthropic.Anthropic) -> None:
-    message = client.messages.create(model=MODEL, max_tokens=5, system="Be brief.", messages=HELLO)
+    greedy = {"extra_body": {"temperature": 0}}
+    message = client.messages.create(model=MODEL, max_tokens=5, system="Be brief.", messages=HELLO, **greedy)
     assert message.content[0].type == "text" and message.content[0].text
     assert message.stop_reason == "max_tokens" and message.usage.output_tokens == 5
     cached = message.usage.cache_read_input_tokens or 0

@@ -199,7 +199,7 @@ def test_library_session_remembers(tmp_path: Path) -> None:
         "import ninestory as ns\n"
         f"with ns.load('{MODEL}', threads=1, slots=1, context=512) as model, model.chat_session('Be short.') as chat:\n"
         "    a = chat.ask('Say hello.', max_tokens=6, seed=1)\n"
-        "    pieces = list(model.chat('Hi', stream=True, max_tokens=4))\n"
+        "    pieces = list(model.chat('Hi', stream=True, max_tokens=4, seed=1))\n"
         "    print(len(chat.messages), bool(str(a)), len(pieces) > 0, len(model.tokenize('hello world')))\n"
     )
     done = subprocess.run(
