@@ -220,7 +220,7 @@ def trainer(configuration: Configuration, rows: list[Any], folder: Path) -> tupl
 
 
 def planned(configuration: Configuration, rows: list[Any]) -> int:
-    """The plan of the largest step, as `floors/finetuning/tuning.py` asks for it."""
+    """The plan of the largest step, as `floors/finetuning/preparation.py` asks for it."""
     from ninestory.models.plan import ModelShape
     from ninestory.models.plan_tuning import TunedShape, TuningJob, plan_tuning
     from ninestory.training.batches import rows_of_step

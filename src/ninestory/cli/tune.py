@@ -190,7 +190,7 @@ def _inspection(recipe: Recipe, samples: int = 3) -> Inspection:
     from ninestory.core.paths import Home
     from ninestory.core.progress_bar import ProgressBar
     from ninestory.floors.finetuning.inspection import inspect_run
-    from ninestory.floors.finetuning.tuning import prepare
+    from ninestory.floors.finetuning.preparation import prepare
 
     with ProgressBar() as bar:
         return inspect_run(prepare(recipe, Home.default().ensure(), bar), samples)

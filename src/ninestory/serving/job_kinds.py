@@ -39,8 +39,8 @@ def works(home: Home, hub: HubSettings) -> dict[str, Work]:
 
     def inspect_data(params: dict[str, Any], progress: Progress) -> dict[str, Any]:
         from ninestory.floors.finetuning.inspection import inspect_run
+        from ninestory.floors.finetuning.preparation import prepare
         from ninestory.floors.finetuning.recipe import from_dict
-        from ninestory.floors.finetuning.tuning import prepare
 
         return inspect_run(prepare(from_dict(params["recipe"]), home, progress, kind=params["kind"])).as_dict()
 

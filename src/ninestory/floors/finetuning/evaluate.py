@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ninestory.core.paths import atomic_write
 from ninestory.core.progress import Progress
@@ -14,9 +14,7 @@ from ninestory.evaluation.before_after import Case, Metrics, Side, measure
 from ninestory.floors.finetuning.data_files import read_rows
 from ninestory.floors.finetuning.examples import question
 from ninestory.floors.finetuning.masking import blocks
-
-if TYPE_CHECKING:
-    from ninestory.floors.finetuning.tuning import Prepared
+from ninestory.floors.finetuning.preparation import Prepared
 
 GENERAL_ROWS = 64  # blocks of general text that are measured
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ninestory.floors.finetuning.examples import Bad, Example
-from ninestory.floors.finetuning.tuning import Prepared
+from ninestory.floors.finetuning.preparation import Prepared
 from ninestory.models.plan_tuning import TuningPlan
 from ninestory.tokenizers.tokenizer import Decoder, Tokenizer
 from ninestory.training.batches import IGNORED
