@@ -16,7 +16,7 @@ import torch
 
 from ninestory.training import attention
 from ninestory.training.batches import IGNORED, Row
-from ninestory.training.loss import chunked_cross_entropy, label_losses
+from ninestory.training.loss import chunked_cross_entropy, chunked_label_losses, label_losses
 
 _LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
@@ -66,6 +66,22 @@ class CausalForward:
         if self.whole_logits:
             return torch.nn.functional.cross_entropy(states, inputs.labels, reduction="none")
         return label_losses(states, self.head.weight, self._bias(), inputs.labels)
+
+    def row_log_probabilities(self, rows: Sequence[Row]) -> torch.Tensor:
+        """Σ log p over the learned tokens of each row, float32 [rows], differentiable."""
+        inputs = self.inputs(rows)
+        states = self._states(inputs)
+        if self.whole_logits:
+            losses = torch.nn.functional.cross_entropy(states, inputs.labels, reduction="none")
+        else:
+            losses = chunked_label_losses(states, self.head.weight, self._bias(), inputs.labels)
+        counts = torch.tensor([row.learned for row in rows], device=self.device)
+        owners = torch.arange(len(rows), device=self.device).repeat_interleave(counts)
+        return -losses.new_zeros(len(rows)).index_add(0, owners, losses)
+
+    def figures(self) -> dict[str, float]:
+        """What an objective measured since it was last asked; next-token prediction has its loss alone."""
+        return {}
 
     def _bias(self) -> torch.Tensor | None:
         return getattr(self.head, "bias", None)

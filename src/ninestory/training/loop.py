@@ -23,6 +23,7 @@ from ninestory.training.checkpoints import Checkpoint
 from ninestory.training.forward import CausalForward
 from ninestory.training.methods import Tuned
 from ninestory.training.precision import autocast
+from ninestory.training.preference import Pair, PreferenceForward, forward_of
 from ninestory.training.run_folder import RunFolder
 from ninestory.training.schedule import learning_rate
 from ninestory.training.settings import TrainSettings
@@ -51,11 +52,11 @@ class Training:
     def __init__(
         self,
         tuned: Tuned,
-        rows: Sequence[Row],
+        rows: Sequence[Row] | Sequence[Pair],
         settings: TrainSettings,
         folder: RunFolder,
         progress: Progress,
-        held_out: Sequence[Row] = (),
+        held_out: Sequence[Row] | Sequence[Pair] = (),
     ) -> None:
         if not rows:
             raise InvalidRequest(
@@ -69,7 +70,7 @@ class Training:
         self.settings, self.folder, self.progress = settings, folder, progress
         if settings.gradient_checkpointing:
             _checkpoint_gradients(tuned)
-        self.forward = CausalForward(tuned.module, allow_packing=tuned.packs)
+        self.forward = forward_of(CausalForward(tuned.module, allow_packing=tuned.packs), settings)
         self.autocast = autocast(settings.precision, self.forward.device)
         decayed = [p for p in tuned.trainable.values() if p.dim() > 1]
         plain = [p for p in tuned.trainable.values() if p.dim() <= 1]
@@ -166,6 +167,7 @@ class Training:
         self.seen_tokens += tokens
         speed = tokens / max(seconds, 1e-9)
         values = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": tokens}
+        values |= self.forward.figures()
         self.folder.write("step", self.step, **values, tokens_per_second=round(speed, 1))
         self.progress.event("step", step=self.step, total=self.total, **values)
         self._message = f"loss {loss:.4f}, {speed:.0f} tokens/s"
@@ -191,8 +193,9 @@ class Training:
             return False
         self.evaluated = self.step
         loss = mean_loss(self.forward, self.held_out, self.settings.micro_batch_tokens)
-        self.folder.write("evaluation", self.step, loss=loss)
-        self.progress.event("evaluation", step=self.step, loss=loss)
+        values = {"loss": loss, **self.forward.figures()}
+        self.folder.write("evaluation", self.step, **values)
+        self.progress.event("evaluation", step=self.step, **values)
         better = self.best is None or loss < self.best[1]
         if better:
             self.best = (self.step, loss)
@@ -263,7 +266,9 @@ class Training:
             parameter.copy_(checkpoint.tensors[f"weight.{name}"])
 
 
-def mean_loss(forward: CausalForward, rows: Sequence[Row], micro_batch_tokens: int) -> float:
+def mean_loss(
+    forward: CausalForward | PreferenceForward, rows: Sequence[Row] | Sequence[Pair], micro_batch_tokens: int
+) -> float:
     """Mean −log p of the learned tokens of `rows`, dropout off."""
     training = forward.model.training
     forward.model.eval()

@@ -60,6 +60,46 @@ def chunked_cross_entropy(
     return ChunkedCrossEntropy.apply(hidden, weight, bias, labels, scale)
 
 
+class ChunkedLabelLosses(torch.autograd.Function):
+    """−log p of each label by itself. What multiplies them is known only afterwards, so the backward pass makes the
+    logits of each chunk once more."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, labels):
+        ctx.save_for_backward(hidden, weight, bias, labels)
+        return label_losses(hidden, weight, bias, labels)
+
+    @staticmethod
+    def backward(ctx, grad):
+        hidden, weight, bias, labels = ctx.saved_tensors
+        hidden32, weight32 = hidden.float(), weight.float()
+        d_hidden = torch.empty_like(hidden32)
+        d_weight = torch.zeros_like(weight32) if ctx.needs_input_grad[1] else None
+        d_bias = torch.zeros_like(weight32[:, 0]) if bias is not None and ctx.needs_input_grad[2] else None
+        for start in range(0, hidden.shape[0], CHUNK):
+            rows, gold = hidden32[start : start + CHUNK], labels[start : start + CHUNK, None]
+            logits = rows @ weight32.T  # [chunk, vocabulary]
+            if bias is not None:
+                logits += bias.float()
+            torch.softmax(logits, 1, out=logits)
+            logits.scatter_add_(1, gold, torch.full_like(gold, -1, dtype=logits.dtype))
+            logits *= grad[start : start + CHUNK, None]
+            torch.mm(logits, weight32, out=d_hidden[start : start + CHUNK])
+            if d_weight is not None:
+                d_weight.addmm_(logits.T, rows)
+            if d_bias is not None:
+                d_bias += logits.sum(0)
+            del logits
+        return d_hidden.to(hidden.dtype), d_weight, d_bias, None
+
+
+def chunked_label_losses(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
+) -> torch.Tensor:
+    """−log p(label) of each position, float32 [positions], differentiable; arguments as in `chunked_cross_entropy`."""
+    return ChunkedLabelLosses.apply(hidden, weight, bias, labels)
+
+
 @torch.no_grad()
 def label_losses(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor

@@ -13,6 +13,8 @@ MethodName = Literal[
     "full", "freeze", "lora", "rslora", "dora", "adalora", "ia3", "prompt", "prefix", "p_tuning_v2", "qlora"
 ]
 
+Objective = Literal["sft", "dpo"]
+
 
 @dataclass(frozen=True)
 class Method:
@@ -44,6 +46,8 @@ class TrainSettings:
     """How it is trained.
 
     Attributes:
+        objective: sft (the answers' tokens) or dpo (the better of two answers; needs rows of chosen and rejected).
+        beta: dpo: how strongly the model is held to its base; smaller lets it go further away.
         seed: of the batch order, new parameters and dropout.
         epochs: passes over the data, when `max_steps` is 0.
         max_steps: optimiser steps in all; 0 = by epochs.
@@ -62,6 +66,8 @@ class TrainSettings:
         patience: end after so many evaluations without a better loss; 0 = never.
     """
 
+    objective: Objective = "sft"
+    beta: float = 0.1
     seed: int = 0
     epochs: float = 1.0
     max_steps: int = 0
