@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -28,6 +28,20 @@ class Inputs:
     arguments: dict[str, Any]
     positions: torch.Tensor  # int64 [labels]: index into [batch · sequence]
     labels: torch.Tensor  # int64 [labels]
+
+
+class Forward(Protocol):
+    """What the loop asks of a model, whatever its rows are (texts, or pairs of them)."""
+
+    model: Any
+    device: torch.device
+    packed: bool
+
+    def loss(self, rows: Sequence[Any], scale: float) -> torch.Tensor: ...
+
+    def token_losses(self, rows: Sequence[Any]) -> torch.Tensor: ...
+
+    def figures(self) -> dict[str, float]: ...
 
 
 class CausalForward:

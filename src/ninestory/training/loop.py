@@ -20,10 +20,10 @@ from ninestory.core.progress import Progress
 from ninestory.training import checkpoints
 from ninestory.training.batches import Row, micro_batches, rows_of_step
 from ninestory.training.checkpoints import Checkpoint
-from ninestory.training.forward import CausalForward
+from ninestory.training.forward import CausalForward, Forward
 from ninestory.training.methods import Tuned
 from ninestory.training.precision import autocast
-from ninestory.training.preference import Pair, PreferenceForward, forward_of
+from ninestory.training.preference import Pair, forward_of
 from ninestory.training.run_folder import RunFolder
 from ninestory.training.schedule import learning_rate
 from ninestory.training.settings import TrainSettings
@@ -70,7 +70,7 @@ class Training:
         self.settings, self.folder, self.progress = settings, folder, progress
         if settings.gradient_checkpointing:
             _checkpoint_gradients(tuned)
-        self.forward = forward_of(CausalForward(tuned.module, allow_packing=tuned.packs), settings)
+        self.forward: Forward = forward_of(CausalForward(tuned.module, allow_packing=tuned.packs), settings)
         self.autocast = autocast(settings.precision, self.forward.device)
         decayed = [p for p in tuned.trainable.values() if p.dim() > 1]
         plain = [p for p in tuned.trainable.values() if p.dim() <= 1]
@@ -266,9 +266,7 @@ class Training:
             parameter.copy_(checkpoint.tensors[f"weight.{name}"])
 
 
-def mean_loss(
-    forward: CausalForward | PreferenceForward, rows: Sequence[Row] | Sequence[Pair], micro_batch_tokens: int
-) -> float:
+def mean_loss(forward: Forward, rows: Sequence[Row] | Sequence[Pair], micro_batch_tokens: int) -> float:
     """Mean −log p of the learned tokens of `rows`, dropout off."""
     training = forward.model.training
     forward.model.eval()

@@ -21,7 +21,7 @@ import torch
 from ninestory.core.paths import atomic_write
 from ninestory.core.progress import Progress
 from ninestory.training.batches import Row, micro_batches
-from ninestory.training.forward import CausalForward
+from ninestory.training.forward import CausalForward, Forward
 from ninestory.training.settings import TrainSettings
 
 
@@ -98,7 +98,7 @@ class PreferenceForward:
         return -torch.nn.functional.logsigmoid(rewards[:, 0] - rewards[:, 1])
 
 
-def forward_of(causal: CausalForward, settings: TrainSettings) -> CausalForward | PreferenceForward:
+def forward_of(causal: CausalForward, settings: TrainSettings) -> Forward:
     """The forward of the recipe's objective."""
     return PreferenceForward(causal, settings.beta) if settings.objective == "dpo" else causal
 
