@@ -50,12 +50,17 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Files of tests run beside one another, as many as WORKERS; within a file they keep their order, and a model of a few
+# thousand weights is slower on two threads than on one.
+WORKERS ?= 2
+PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 # The tests run in a network namespace that has nothing but loopback, where the system allows one.
 test: lint $(VENV)/.debian ## all gates and tests
-	$(BIN)/python tests/offline.py $(BIN)/python -m pytest
+	$(BIN)/python tests/offline.py env $(PYTEST)
 
 test-fast: $(VENV)/.dev ## unit tests only, within three minutes
-	$(BIN)/python -m pytest tests/unit tests/conformance -m "not slow and not browser"
+	$(PYTEST) tests/unit tests/conformance -m "not slow and not browser"
 
 benchmarks: $(VENV)/.dev
 	@echo "Each benchmark is a script of its own; see benchmarks/RESULTS.md for what each measured and where:"
