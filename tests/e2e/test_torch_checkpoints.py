@@ -79,6 +79,22 @@ def test_int8_scores_nearly_as_float32(tmp_path: Path) -> None:
     assert values[0] != values[1] == pytest.approx(values[0], rel=0.05)
 
 
+def test_fast_and_bfloat16_are_options_of_loading_and_the_report_says_so(tmp_path: Path) -> None:
+    folder = FAMILIES["llama"](tmp_path / "llama")
+    values = {}
+    for name, given in {"plain": {}, "fast": {"fast": True}, "narrow": {"dtype": "bfloat16"}}.items():
+        engine = _open(folder, tmp_path / "home", template="alpaca", **given)
+        assert engine.info.dtype == ("bfloat16" if name == "narrow" else "float32")  # too small to be timed
+        notes = "; ".join(engine.info.notes)
+        assert ("the fastest linears" in notes) == (name == "fast") or name == "narrow"
+        score = _run(engine, ScoreRequest(context="The tower", text=" has nine floors and a model on each."))[0]
+        assert isinstance(score, Scores)
+        values[name] = sum(score.values) / len(score.values)
+        engine.close()
+    assert values["fast"] == pytest.approx(values["plain"], rel=1e-4)
+    assert values["narrow"] == pytest.approx(values["plain"], rel=0.05)
+
+
 def test_a_dtype_or_device_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     folder = FAMILIES["llama"](tmp_path / "llama")
     with pytest.raises(InvalidRequest, match="int3"):

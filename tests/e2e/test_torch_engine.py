@@ -40,8 +40,7 @@ from ninestory.runtimes.protocol import (  # noqa: E402
 )
 from ninestory.runtimes.torch.decoder import decoder_of  # noqa: E402
 from ninestory.runtimes.torch.engine import TorchEngine  # noqa: E402
-from ninestory.runtimes.torch.packed_linear import Int8Linear, linears, replace_linears  # noqa: E402
-from ninestory.runtimes.torch.probe import choose_linears  # noqa: E402
+from ninestory.runtimes.torch.open import suit  # noqa: E402
 from tests.tiny_decoders import EOS, GMASK, PLAIN, SOP, VOCABULARY, ByteTokenizer, build  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -52,7 +51,7 @@ LONG = "The tower has nine floors, and on each of them lives a model that somebo
 
 def _engine(family: str, *, slots: int = SLOTS, int8: bool = False, template: str = "vicuna-v1.1") -> TorchEngine:
     model = build(family)
-    replace_linears(model, dict.fromkeys(linears(model), Int8Linear) if int8 else choose_linears(model).classes)
+    suit(model, "int8" if int8 else "float32")
     glm = family.startswith("chatglm")
     return TorchEngine(
         ResolvedModel(

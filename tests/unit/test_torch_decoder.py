@@ -9,8 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from ninestory.runtimes.torch.decoder import Decoder, decoder_of  # noqa: E402
-from ninestory.runtimes.torch.packed_linear import replace_linears  # noqa: E402
-from ninestory.runtimes.torch.probe import choose_linears  # noqa: E402
+from ninestory.runtimes.torch.open import suit  # noqa: E402
 from ninestory.runtimes.torch.step import Row  # noqa: E402
 from tests.tiny_decoders import FAMILIES, GMASK, PLAIN, SOP, build  # noqa: E402
 
@@ -59,7 +58,7 @@ def test_packed_rows_give_the_logits_of_the_plain_forward(family: str) -> None:
 def test_a_request_has_the_same_bits_alone_and_among_eight(family: str) -> None:
     """Prefill and twenty forced tokens: logits compared bit for bit, others joining and leaving around it."""
     model = build(family)
-    replace_linears(model, choose_linears(model).classes)
+    suit(model, "float32")
     decoder = decoder_of(model, slots=8, context=CONTEXT)
     text = torch.cat((_prompt(family, 67), _ids(20)))
     cuts = [64, 3] if decoder.chunked else [67]

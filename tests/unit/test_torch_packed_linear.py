@@ -7,12 +7,14 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
+from ninestory.runtimes.torch import probe  # noqa: E402
 from ninestory.runtimes.torch.packed_linear import (  # noqa: E402
     Int8Linear,
     MklLinear,
     OneDnnLinear,
     PackedLinear,
     PairedOneDnnLinear,
+    PlainLinear,
     RowByRowLinear,
     replace_linears,
 )
@@ -20,7 +22,7 @@ from ninestory.runtimes.torch.probe import choose_linears, is_invariant  # noqa:
 
 pytestmark = pytest.mark.torch
 SHAPES = [(64, 64), (192, 64), (64, 192), (320, 512), (1003, 517)]
-EXACT = [MklLinear, OneDnnLinear, PairedOneDnnLinear, RowByRowLinear]
+EXACT = [MklLinear, OneDnnLinear, PairedOneDnnLinear, PlainLinear, RowByRowLinear]
 
 
 def _linear(shape: tuple[int, int], bias: bool = True) -> nn.Linear:
@@ -97,11 +99,45 @@ def test_a_linear_that_depends_on_its_neighbours_is_found_out() -> None:
         assert is_invariant(RowByRowLinear(weight, None)) and not is_invariant(Leaky(weight, None))
 
 
-def test_every_linear_of_a_model_is_replaced() -> None:
+@pytest.mark.parametrize("fast", [False, True])
+def test_every_linear_of_a_model_is_replaced(fast: bool) -> None:
     model = nn.Sequential(_linear((64, 32)), nn.ReLU(), nn.Sequential(_linear((16, 64), bias=False)))
     x = _inputs(3, 32)
     with torch.inference_mode():
         wanted = model(x)
-        replace_linears(model, choose_linears(model).classes)
+        replace_linears(model, choose_linears(model, fast=fast).classes)
         torch.testing.assert_close(model(x), wanted, atol=1e-4, rtol=1e-5)
     assert not any(isinstance(module, nn.Linear) for module in model.modules())
+
+
+def test_the_faster_of_two_types_is_taken_and_its_times_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock says which type wins; that both run, and that the promise holds for both, is as it is."""
+    model = nn.Sequential(_linear((128, 64)), _linear((64, 128)))
+    for ratio, winner in ((0.5, torch.bfloat16), (0.9, torch.float32), (2.0, torch.float32)):
+        times = {torch.float32: 0.001, torch.bfloat16: 0.001 * ratio}
+        monkeypatch.setattr(probe, "_seconds", lambda linear, dtype, times=times: times[dtype])
+        choice = choose_linears(model, dtypes=[torch.float32, torch.bfloat16], fast=True)
+        assert choice.dtype == winner and set(choice.classes) == {(128, 64), (64, 128)}
+        assert f"float32 {2.0:.1f} ms, bfloat16 {2000 * 0.001 * ratio:.1f} ms" in choice.note
+        assert "may depend" in choice.note
+
+
+def test_bfloat16_is_not_chosen_where_its_rows_depend_on_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = probe._made
+    monkeypatch.setattr(
+        probe, "_made", lambda kind, w, fast: None if w.dtype == torch.bfloat16 else made(kind, w, fast)
+    )
+    choice = choose_linears(_linear((64, 64)), dtypes=[torch.float32, torch.bfloat16])
+    assert choice.dtype == torch.float32 and "bfloat16 not without" in choice.note
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_bfloat16_that_was_asked_for_runs(fast: bool) -> None:
+    model = nn.Sequential(_linear((64, 32)).bfloat16())
+    x = _inputs(3, 32).bfloat16()
+    with torch.inference_mode():
+        wanted = model(x)
+        choice = choose_linears(model, dtypes=[torch.bfloat16], fast=fast)
+        replace_linears(model, choice.classes)
+        assert model(x).dtype == torch.bfloat16
+        torch.testing.assert_close(model(x), wanted, atol=0.3, rtol=0.02)

@@ -98,10 +98,11 @@ def _rotary_table(positions: torch.Tensor, half: int, dtype: torch.dtype) -> tup
     The original keeps the frequencies in float16; a float32 run uses the rounded values.
     """
     exponents = torch.arange(0, half, 2, device=positions.device).float() / half
-    frequencies = (1.0 / (10000**exponents)).half().to(dtype)  # [half / 2]
-    angles = positions[..., None].to(dtype) * frequencies  # [batch, 2, seq, half / 2]
+    wide = torch.float32 if dtype == torch.bfloat16 else dtype  # bfloat16 has no places beyond 256
+    frequencies = (1.0 / (10000**exponents)).half().to(wide)  # [half / 2]
+    angles = positions[..., None].to(wide) * frequencies  # [batch, 2, seq, half / 2]
     angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -45,6 +45,10 @@ def chat(
     ] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of the conversation.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="torch: float32, bfloat16, float16 or int8.")] = None,
+    fast: Annotated[
+        bool | None, typer.Option("--fast", help="torch on a CPU: fastest linears, bits may depend on neighbours.")
+    ] = None,
     plugin: Annotated[
         list[str] | None, typer.Option(help="MOSS only: calculator, solver, search=COMMAND, draw=COMMAND; repeatable.")
     ] = None,
@@ -67,6 +71,8 @@ def chat(
         "runtime.runtime": runtime,
         "runtime.template": template,
         "runtime.rwkv_strategy": strategy,
+        "runtime.dtype": dtype,
+        "runtime.fast": fast,
         "runtime.slots": 1,
     }
     settings = load_settings(flags).settings
@@ -94,13 +100,8 @@ def chat(
             )
 
     asked = running_server(server)
-    if asked and template:
-        raise InvalidRequest(
-            "A running server loads its models itself: the prompt template is said there.",
-            hint=f"ninestory load {model} --template {template}",
-            hint_zh=f"请运行：ninestory load {model} --template {template}",
-            param="template",
-        )
+    if asked:
+        _leave_loading_to_the_server(model, template=template, dtype=dtype, fast=fast)
     here = None if asked else _resolved(model, strategy)
     if here and here.architecture == "rwkv" and not (raw or as_json):
         from ninestory.cli.rwkv_conversation import chat_program
@@ -129,6 +130,19 @@ def chat(
         return
     with open_model(model) as loaded:
         _answer_once(loaded, prompt, system, raw, options, as_json)
+
+
+def _leave_loading_to_the_server(model: str, **given: str | bool | None) -> None:
+    """Raises InvalidRequest: a flag says how to load a model, which a running server does itself."""
+    flags = [f"--{name}" if value is True else f"--{name} {value}" for name, value in given.items() if value]
+    if flags:
+        command = f"ninestory load {model} {' '.join(flags)}"
+        raise InvalidRequest(
+            f"A running server loads its models itself: {' '.join(flags)} is said there.",
+            hint=command,
+            hint_zh=f"请运行：{command}",
+            param=next(name for name, value in given.items() if value),
+        )
 
 
 def _format_of(model: ChatModel) -> list[str]:

@@ -23,6 +23,9 @@ def serve(
     context: Annotated[int | None, typer.Option(help="Tokens of one conversation.")] = None,
     slots: Annotated[int | None, typer.Option(help="Requests decoded together.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of one model.")] = None,
+    fast: Annotated[
+        bool | None, typer.Option("--fast", help="torch on a CPU: fastest linears, bits may depend on neighbours.")
+    ] = None,
     start_timeout: Annotated[float | None, typer.Option(help="Seconds a model may take to load.")] = None,
 ) -> None:
     """Run the server and the page until Ctrl-C or SIGTERM."""
@@ -45,6 +48,7 @@ def serve(
         "runtime.context": context,
         "runtime.slots": slots,
         "runtime.threads": threads,
+        "runtime.fast": fast,
     }
     loaded = load_settings(flags)
     set_up_logs(loaded.settings.log_level, loaded.settings.log_json)

@@ -43,14 +43,23 @@ def load(
     template: Annotated[
         str | None, typer.Option(help="Prompt template, or 'checkpoint'; else the catalogue's, then the checkpoint's.")
     ] = None,
+    dtype: Annotated[str | None, typer.Option(help="torch: float32, bfloat16, float16 or int8.")] = None,
+    fast: Annotated[
+        bool | None, typer.Option("--fast", help="torch on a CPU: fastest linears, bits may depend on neighbours.")
+    ] = None,
     server: Server = DEFAULT,
     as_json: Json = False,
 ) -> None:
     """Load a model in the running server."""
-    given = {"model": model, "keep_alive": keep_alive, "template": template}
+    given = {"model": model, "keep_alive": keep_alive, "template": template, "dtype": dtype, "fast": fast}
     body = {name: value for name, value in given.items() if value is not None}
     row = ServerClient(server).call("POST", "/ninestory/v1/load", json=body)
-    print_json(row) if as_json else print(f"{row['model']} is {row['state']} ({size(row['rss_bytes'])}).")
+    if as_json:
+        print_json(row)
+        return
+    print(f"{row['model']} is {row['state']} ({size(row['rss_bytes'])}).")
+    for note in (row.get("info") or {}).get("notes", []):
+        print(f"  {note}")
 
 
 @app.command("unload")

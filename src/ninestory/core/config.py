@@ -81,8 +81,13 @@ class RuntimeSettings:
     )
     dtype: str = _doc(
         "",
-        "float32, bfloat16, float16, int8 or empty (float32 on a CPU)",
-        "float32、bfloat16、float16、int8 或留空（CPU 上为 float32）",
+        "float32, bfloat16, float16, int8 or empty (on a CPU float32, or bfloat16 where it is timed to be faster)",
+        "float32、bfloat16、float16、int8 或留空（CPU 上为 float32，实测更快时为 bfloat16）",
+    )
+    fast: bool = _doc(
+        False,
+        "torch on a CPU: the fastest linears, without the promise that a request's bits do not depend on its neighbours",
+        "CPU 上的 torch：选用最快的线性层，不再保证结果逐位不受同批请求影响",
     )
     template: str = _doc(
         "",

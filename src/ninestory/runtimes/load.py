@@ -58,7 +58,8 @@ def load_engine(model: ResolvedModel, settings: RuntimeSettings) -> Engine:
         return RemoteEngine(model, settings)
     from ninestory.runtimes.torch.environment import prepare
 
-    prepare()
+    if not settings.fast:
+        prepare()
     require("torch", "torch", "Running checkpoints in their original layout")
     from ninestory.runtimes.torch.open import open_engine
 

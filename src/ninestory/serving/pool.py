@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ class Model:
 
     reference: str
     keep_alive: float
-    template: str = ""  # prompt template named at load; "" = the settings', then the model's own
+    chosen: dict[str, Any] = field(default_factory=dict)  # RuntimeSettings named at load, before the server's own
     worker: WorkerProcess | None = None
     running: int = 0
     waiting: int = 0
@@ -158,20 +158,24 @@ class Pool:
     # --- loading ------------------------------------------------------------------------------------------------
 
     async def load(
-        self, reference: str, keep_alive: float | None = None, template: str | None = None
+        self, reference: str, keep_alive: float | None = None, chosen: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Load a model, or load it anew when it was loaded with another prompt template."""
+        """Load a model, or load it anew when it was loaded otherwise.
+
+        Args:
+            chosen: fields of RuntimeSettings for this model (template, dtype, fast); those left out stay as they are.
+        """
         model = self._model(reference)
         if keep_alive is not None:
             model.keep_alive = keep_alive
-        before = model.template
-        if template is not None and template != before:
-            model.template = template
+        before, wanted = model.chosen, {**model.chosen, **(chosen or {})}
+        if wanted != before:
+            model.chosen = wanted
             await self.unload(reference)
         try:
             await self._ready(model)
         except NinestoryError:
-            model.template = before  # a wrong name must not stay with the model
+            model.chosen = before  # a wrong name must not stay with the model
             raise
         return self._row(model)
 
@@ -226,8 +230,8 @@ class Pool:
         if (wait := model.restart_at - time.monotonic()) > 0:
             await asyncio.sleep(wait)
         timeout = self._settings.serve.start_timeout
-        runtime = self._settings.runtime
-        runtime = dataclasses.replace(runtime, template=model.template or runtime.template)
+        named = {name: value for name, value in model.chosen.items() if value != ""}
+        runtime = dataclasses.replace(self._settings.runtime, **named)
         worker = WorkerProcess(model.reference, runtime, self._home.root)
         model.worker = worker
         self._on_change()

@@ -15,6 +15,7 @@ from ninestory.models.convert.lora_gguf import adapter_gguf
 from ninestory.models.gguf_reader import GgufFile, read_gguf
 from ninestory.models.resolved import ResolvedModel
 from ninestory.runtimes.answer_edit import AnswerEdit
+from ninestory.runtimes.dispatch import Handler, dispatch
 from ninestory.runtimes.json_schema import choices_grammar, schema_grammar
 from ninestory.runtimes.llamacpp.library import Library
 from ninestory.runtimes.llamacpp.prompts import GgufPrompts
@@ -42,7 +43,6 @@ from ninestory.runtimes.protocol import (
 )
 from ninestory.runtimes.reasoning import ThinkingSplitter
 from ninestory.runtimes.threads import free_processors
-from ninestory.runtimes.tool_calling import run_with_tools
 
 DEFAULT_CONTEXT = 4096
 _FORCING_BIAS = 1000.0  # logits differ by some tens
@@ -96,26 +96,14 @@ class LlamaCppEngine:
         )
 
     def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
-        if request.kind not in self.info.tasks:
-            raise Unsupported(
-                f"{self.info.model} by llama.cpp cannot answer {request.kind!r} requests; it takes "
-                f"{', '.join(self.info.tasks)}.",
-                hint="Name another model ('ninestory ls').",
-                hint_zh="请指定其他模型（ninestory ls）。",
-                param="model",
-            )
-        if isinstance(request, ChatRequest):
-            if request.tools and request.tool_choice != "none":
-                return run_with_tools(self, request, cancel)
-            return self._chat(request, cancel)
-        if isinstance(request, CompletionRequest):
-            return self._complete(request, cancel)
-        if isinstance(request, EmbeddingRequest):
-            return self._embed(request, cancel)
-        if isinstance(request, ScoreRequest):
-            return self._score(request, cancel)
-        assert isinstance(request, TokenizeRequest)
-        return self._tokenize(request)
+        answers: dict[str, Handler] = {
+            "chat": self._chat,
+            "completion": self._complete,
+            "embedding": self._embed,
+            "score": self._score,
+            "tokenize": self._tokenize,
+        }
+        return dispatch(self, answers, request, cancel)
 
     def close(self) -> None:
         self._library.close()
@@ -155,7 +143,7 @@ class LlamaCppEngine:
             vectors.append(self._library.embeddings({"input": [ids]})["data"][0]["embedding"])
         yield Embeddings(vectors=vectors, prompt_tokens=sum(len(ids) for ids in inputs))
 
-    def _tokenize(self, request: TokenizeRequest) -> Iterator[Chunk]:
+    def _tokenize(self, request: TokenizeRequest, _: threading.Event) -> Iterator[Chunk]:
         segments = [(request.text or "", False)]
         if request.messages is not None:
             chat = ChatRequest(messages=request.messages, template=request.template)

@@ -1,8 +1,7 @@
 """Where transformers' attention is replaced by `Step.attend`.
 
-LLaMA-like families look their attention up in a registry and pass unknown keywords down to it, so their modules run as
-they are, with the step as a keyword. GPT-J, CodeGen (MOSS), BLOOM and Falcon have it written out and pass down nothing
-but the cache: their attention's `forward` is replaced, and the step stands in the cache's place.
+GPT-J, CodeGen (MOSS), BLOOM and Falcon pass nothing but the cache down to their attention: its `forward` is replaced,
+and the step stands in the cache's place. LLaMA has a forward of its own (llama.py), ChatGLM and RWKV are our modules.
 """
 
 from __future__ import annotations
@@ -12,19 +11,10 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from ninestory.core.errors import Unsupported
 
 NAME = "ninestory"
-
-
-def _registered(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None, **given: Any
-) -> tuple[torch.Tensor, None]:
-    """transformers' attention signature: q, k, v [1, heads, T, head_dim] → [1, T, heads · head_dim]."""
-    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-    return given["step"].attend(module.layer_idx, q, k, v, scale=given.get("scaling"))[None], None
 
 
 def _kind(config: Any) -> str:
@@ -32,41 +22,23 @@ def _kind(config: Any) -> str:
     return str(type(config).model_type)
 
 
-def install(model: Any, context: int) -> bool:
-    """Make the model's attention ours. True = the step is passed as the keyword `step`, else in the cache's place.
+def install(model: Any) -> None:
+    """Make the model's attention ours.
 
     Raises:
-        Unsupported: see `_check_plain`, or an attention that neither road reaches.
+        Unsupported: a family whose attention is not among those below.
     """
-    from transformers import AttentionInterface
-
-    _check_plain(model.config, context)
-    AttentionInterface.register(NAME, _registered)
-    if forward := _WRITTEN_OUT.get(_kind(model.config)):
-        for module in model.modules():
-            if hasattr(module, "layer_idx"):
-                module.forward = MethodType(forward, module)
-        model.config._attn_implementation_internal = NAME  # no masks are made for a name that has none
-        return False
-    if not getattr(model, "_supports_attention_backend", False):
+    forward = _WRITTEN_OUT.get(_kind(model.config))
+    if forward is None:
         raise Unsupported(
             f"The torch runtime has no batched attention for {model.config.model_type!r}.",
             hint="Convert the model to GGUF if llama.cpp runs this family.",
             hint_zh="若 llama.cpp 支持该系列，请转换为 GGUF。",
         )
-    model.set_attn_implementation(NAME)
     for module in model.modules():
-        if type(module).__name__ in _PLAIN_NORMS:
-            module.forward = MethodType(_rms_norm, module)
-    return True
-
-
-# Written out in transformers as six operations; torch has one. Others (Gemma's) add something and are left alone.
-_PLAIN_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
-
-
-def _rms_norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-    return F.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+        if hasattr(module, "layer_idx"):
+            module.forward = MethodType(forward, module)
+    model.config._attn_implementation_internal = NAME  # no masks are made for a name that has none
 
 
 def kv_heads(config: Any) -> int:
@@ -104,7 +76,7 @@ def _alibi_slopes(heads: int, device: torch.device) -> torch.Tensor:
     return torch.cat((slopes, 2.0 ** (-4.0 / whole * between)))
 
 
-# --- attentions that are written out in their modules; `self` is the module, tokens are [1, T, hidden] ---------------
+# --- the attentions; `self` is the module, tokens are [1, T, hidden] ---------------
 
 
 def _rotate_pairs(x: torch.Tensor, sincos: torch.Tensor) -> torch.Tensor:
@@ -177,22 +149,3 @@ _WRITTEN_OUT: dict[str, Callable[..., Any]] = {
     "bloom": _bloom,
     "falcon": _falcon,
 }
-
-
-def _check_plain(config: Any, context: int) -> None:
-    """Refuse what the step's attention and the plain head do not compute."""
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    odd = {
-        "sliding-window attention": window is not None and window < context,
-        "attention of several kinds": len(set(getattr(config, "layer_types", None) or ["full_attention"])) > 1,
-        "capped scores": getattr(config, "attn_logit_softcapping", None) is not None,
-        "capped logits": getattr(config, "final_logit_softcapping", None) is not None,
-        "scaled logits": getattr(config, "logit_scale", None) not in (None, 1.0)
-        or getattr(config, "logits_scaling", None) not in (None, 1.0),
-    }
-    if named := [what for what, present in odd.items() if present]:
-        raise Unsupported(
-            f"{config.model_type!r} has {', '.join(named)}, which the torch runtime does not compute.",
-            hint="Use a GGUF of this model, or a shorter --context for sliding windows.",
-            hint_zh="请改用该模型的 GGUF；滑动窗口模型也可用更小的 --context。",
-        )

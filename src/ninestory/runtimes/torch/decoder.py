@@ -55,7 +55,7 @@ class TransformersDecoder:
         context: tokens of one slot.
 
     Raises:
-        Unsupported: the architecture's attention cannot be replaced, or differs from plain attention.
+        Unsupported: the architecture's attention is not known here.
     """
 
     chunked = True
@@ -63,7 +63,7 @@ class TransformersDecoder:
     def __init__(self, model: Any, *, slots: int, context: int) -> None:
         config = model.config
         self.device = model.device
-        self._takes_keyword = attention.install(model, context)
+        attention.install(model)
         self._base: nn.Module = model.base_model
         self._head: nn.Module = model.get_output_embeddings()
         self._bias = attention.bias(model, context)
@@ -82,10 +82,7 @@ class TransformersDecoder:
     def forward(self, ids: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
         step = Step(rows, self.store, bias=self._bias)
         places = positions(rows, self.device)[None]
-        if self._takes_keyword:
-            out = self._base(input_ids=ids[None], position_ids=places, step=step, use_cache=False)
-        else:
-            out = self._base(input_ids=ids[None], position_ids=places, past_key_values=step, use_cache=False)
+        out = self._base(input_ids=ids[None], position_ids=places, past_key_values=step, use_cache=False)
         return out.last_hidden_state[0]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -158,6 +155,10 @@ def decoder_of(model: Any, *, slots: int, context: int) -> Decoder:
         from ninestory.runtimes.torch.rwkv import RwkvDecoder
 
         return RwkvDecoder(model, slots=slots)
+    if kind == "llama":
+        from ninestory.runtimes.torch.llama import LlamaDecoder
+
+        return LlamaDecoder(model, slots=slots, context=context)
     if kind == "chatglm":
         return ChatGLMDecoder(model, slots=slots, context=context)
     return TransformersDecoder(model, slots=slots, context=context)

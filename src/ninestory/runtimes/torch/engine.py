@@ -14,6 +14,7 @@ import torch
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Cancelled, InvalidRequest, Unsupported
 from ninestory.models.resolved import ResolvedModel
+from ninestory.runtimes.dispatch import Handler, dispatch
 from ninestory.runtimes.prompts import Prompt
 from ninestory.runtimes.protocol import (
     ChatRequest,
@@ -34,7 +35,6 @@ from ninestory.runtimes.protocol import (
 from ninestory.runtimes.reasoning import ThinkingSplitter
 from ninestory.runtimes.text_stream import TextStream
 from ninestory.runtimes.threads import free_processors
-from ninestory.runtimes.tool_calling import run_with_tools
 from ninestory.runtimes.torch.answer import Answer, Score
 from ninestory.runtimes.torch.batch import Batch
 from ninestory.runtimes.torch.constraint import Grammars
@@ -98,24 +98,13 @@ class TorchEngine:
         )
 
     def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
-        if request.kind not in self.info.tasks:
-            raise Unsupported(
-                f"{self.info.model} by torch cannot answer {request.kind!r} requests; it takes "
-                f"{', '.join(self.info.tasks)}.",
-                hint="Name another model ('ninestory ls').",
-                hint_zh="请指定其他模型（ninestory ls）。",
-                param="model",
-            )
-        if isinstance(request, ChatRequest):
-            if request.tools and request.tool_choice != "none":
-                return run_with_tools(self, request, cancel)
-            return self._chat(request, cancel)
-        if isinstance(request, CompletionRequest):
-            return self._complete(request, cancel)
-        if isinstance(request, ScoreRequest):
-            return self._score(request, cancel)
-        assert isinstance(request, TokenizeRequest)
-        return self._tokenize(request)
+        answers: dict[str, Handler] = {
+            "chat": self._chat,
+            "completion": self._complete,
+            "score": self._score,
+            "tokenize": self._tokenize,
+        }
+        return dispatch(self, answers, request, cancel)
 
     def close(self) -> None:
         self._batch.close()
@@ -145,7 +134,7 @@ class TorchEngine:
         streams = [TextStream(i, request.stop) for i in range(request.n)]
         yield from self._generate(prompt, request, streams, cancel, echo=echo, starts_text=False)
 
-    def _tokenize(self, request: TokenizeRequest) -> Iterator[Chunk]:
+    def _tokenize(self, request: TokenizeRequest, _: threading.Event) -> Iterator[Chunk]:
         segments = [(request.text or "", False)]
         if request.messages is not None:
             chat = ChatRequest(messages=request.messages, template=request.template)

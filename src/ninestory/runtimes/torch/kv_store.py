@@ -35,16 +35,20 @@ class KVStore:
         if prefix:
             self._keys[:, :, :, : self.prefix] = prefix[0][:, None]
             self._values[:, :, :, : self.prefix] = prefix[1][:, None]
+        # Per layer and slot [kv_heads, prefix + length, head_dim]: a view costs as much as copying a token.
+        self._views = [
+            [(self._keys[layer, slot], self._values[layer, slot]) for slot in range(slots)] for layer in range(layers)
+        ]
 
     def write(
         self, layer: int, slot: int, start: int, k: torch.Tensor, v: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Put k, v [n, kv_heads, head_dim] behind the slot's `start` tokens; views of all [kv_heads, keys, head_dim]."""
-        first, end = self.prefix + start, self.prefix + start + k.shape[0]
-        keys, values = self._keys[layer, slot, :, :end], self._values[layer, slot, :, :end]
-        keys[:, first:] = k.transpose(0, 1)
-        values[:, first:] = v.transpose(0, 1)
-        return keys, values
+        first, n = self.prefix + start, k.shape[0]
+        keys, values = self._views[layer][slot]
+        keys.narrow(1, first, n).copy_(k.transpose(0, 1))
+        values.narrow(1, first, n).copy_(v.transpose(0, 1))
+        return keys.narrow(1, 0, first + n), values.narrow(1, 0, first + n)
 
     # --- slots.Store --------------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ class LoadReport:
         shared: the model's name → the other of its names whose memory it shares.
         computed: the model's name → why no file holds it.
         packed: linears that keep their quantised weights.
+        stored: the type of most of the stored tensors (F32, F16, BF16); empty for an RWKV.
     """
 
     loaded: dict[str, str] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class LoadReport:
     shared: dict[str, str] = field(default_factory=dict)
     computed: dict[str, str] = field(default_factory=dict)
     packed: list[str] = field(default_factory=list)
+    stored: str = ""
 
     def summary(self) -> str:
         """One line for the log and `show`."""
@@ -87,7 +89,8 @@ def load_model_folder(
     checkpoint = open_checkpoint(path)
     family = find_family(checkpoint.config, reference)
     model = _build(family, checkpoint, reference)
-    report = LoadReport()
+    kinds = [tensor.dtype for tensor in checkpoint.tensors.values()]
+    report = LoadReport(stored=max(set(kinds), key=kinds.count) if kinds else "")
     _put_packed_linears(model, checkpoint, report)
     _fill(model, family, checkpoint, report, _chosen_dtype(checkpoint, dtype, device), device)
     return model.eval(), report

@@ -12,12 +12,14 @@ from ninestory.models.resolved import ResolvedModel
 from ninestory.runtimes.torch.adapters import apply_adapters
 from ninestory.runtimes.torch.decoder import decoder_of
 from ninestory.runtimes.torch.engine import TorchEngine
+from ninestory.runtimes.torch.llama import fuse_linears
 from ninestory.runtimes.torch.load_model import check_vocabulary, load_model
 from ninestory.runtimes.torch.packed_linear import Int8Linear, linears, replace_linears
 from ninestory.runtimes.torch.probe import choose_linears
 from ninestory.tokenizers.load import load_tokenizer
 
 DEFAULT_CONTEXT = 4096
+_WORTH_NARROWING = 16_000_000  # weights; fewer stay in a processor's cache, and half of little time is little
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
 
 
@@ -42,7 +44,8 @@ def open_engine(model: ResolvedModel, settings: RuntimeSettings) -> TorchEngine:
     if strategy:
         dtype, note = strategy, "plain linears, as the strategy lays them out: last bits may depend on what else runs"
     else:
-        dtype, note = _suit(loaded, settings.dtype, device)
+        narrow = report.stored in ("F16", "BF16") and not (report.packed or model.architecture == "rwkv")
+        dtype, note = suit(loaded, settings.dtype, fast=settings.fast, may_narrow=narrow)
     notes = [report.summary(), note]
     if report.packed:
         notes.append("packed weights are widened for each product: their last bits may depend on what else runs")
@@ -59,24 +62,43 @@ def open_engine(model: ResolvedModel, settings: RuntimeSettings) -> TorchEngine:
     )
 
 
-def _suit(model: Any, wanted: str, device: torch.device) -> tuple[str, str]:
-    """Pack the linears for this processor; the dtype they compute in, and a note for the log."""
+def suit(model: Any, wanted: str, *, fast: bool = False, may_narrow: bool = False) -> tuple[str, str]:
+    """Lay the linears out for this processor.
+
+    Args:
+        wanted: the dtype that was asked for; "" leaves it to a timing.
+        fast: linears may be chosen whose rows depend on their neighbours in the last bits.
+        may_narrow: bfloat16 is tried where nothing was asked for: the weights were released in 16 bits.
+
+    Returns:
+        The dtype the linears compute in, and a note for the log.
+
+    Raises:
+        Unsupported: int8 on a GPU.
+    """
     dtype = str(model.dtype).removeprefix("torch.")
+    if wanted == "int8" and model.device.type != "cpu":
+        raise Unsupported(
+            f"int8 is for processors; the device is {model.device}.",
+            hint="Leave --dtype out on a GPU.",
+            hint_zh="在 GPU 上请去掉 --dtype。",
+            param="dtype",
+        )
+    if model.config.model_type == "llama":
+        fuse_linears(model)
     if wanted == "int8":
-        if device.type != "cpu":
-            raise Unsupported(
-                f"int8 is for processors; the device is {device}.",
-                hint="Leave --dtype out on a GPU.",
-                hint_zh="在 GPU 上请去掉 --dtype。",
-                param="dtype",
-            )
         replace_linears(model, dict.fromkeys(linears(model), Int8Linear))
         return "int8", "linears in int8; their rows do not depend on their neighbours"
-    if device.type != "cpu" or model.dtype != torch.float32:
+    if model.device.type != "cpu" or model.dtype == torch.float16:
         return dtype, f"plain linears in {dtype}: last bits may depend on what else runs"
-    choice = choose_linears(model)
+    large = sum(parameter.numel() for parameter in model.parameters()) >= _WORTH_NARROWING
+    narrow = [torch.bfloat16] if may_narrow and large and not wanted else []
+    choice = choose_linears(model, dtypes=[model.dtype, *narrow], fast=fast)
+    for parameter in model.parameters():  # and no buffer: rotary frequencies stay as exact as they are
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(choice.dtype)
     replace_linears(model, choice.classes)
-    return dtype, choice.note
+    return str(choice.dtype).removeprefix("torch."), choice.note
 
 
 def _dtype(name: str) -> torch.dtype | None:

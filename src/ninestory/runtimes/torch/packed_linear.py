@@ -1,7 +1,8 @@
-"""Linears whose weights are laid out once for the processor, and whose rows do not depend on one another.
+"""Linears whose weights are laid out once for the processor.
 
-A plain matrix product may add up a row in another order when it has other neighbours. Each class here is invariant on
-some processors; `probe.py` finds out which ones on this one. The original weight can be freed after the making.
+A matrix product may add up a row in another order when it has other neighbours. Each class here but `PlainLinear` is
+free of that on some processors; `probe.py` finds out which ones on this one. The original weight can be freed after
+the making.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 class PackedLinear(nn.Module):
-    """A linear of float32 on a CPU: [..., in_features] → [..., out_features]."""
+    """A linear on a CPU: [..., in_features] → [..., out_features]. float32, some kinds also bfloat16."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
@@ -23,7 +25,7 @@ class PackedLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.product(x.reshape(-1, self.in_features)).unflatten(0, x.shape[:-1])
+        return self.product(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """[M, in_features] → [M, out_features]"""
@@ -68,6 +70,17 @@ class PairedOneDnnLinear(OneDnnLinear):
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         return super().product(x.expand(2, -1))[:1] if x.shape[0] == 1 else super().product(x)
+
+
+class PlainLinear(PackedLinear):
+    """torch's own product of the weight as it is: what the others are measured against where no bits are promised."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self._weight = weight.detach().contiguous()
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self._weight, self.bias)
 
 
 class RowByRowLinear(PackedLinear):

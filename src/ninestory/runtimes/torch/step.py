@@ -46,6 +46,7 @@ class Step:
         self, rows: Sequence[Row], store: KVStore, *, bias: torch.Tensor | None = None, seen: Sequence[int] = ()
     ) -> None:
         self.rows, self.store = rows, store
+        self._sizes = [row.n for row in rows]
         self._masks = [
             _mask(row, store.prefix, seen[i] if seen else 0, bias, store.device) for i, row in enumerate(rows)
         ]
@@ -63,24 +64,21 @@ class Step:
         Returns:
             [T, heads · head_dim]
         """
-        out = torch.empty(q.shape[0], q.shape[1], v.shape[2], dtype=q.dtype, device=q.device)
-        grouped = q.shape[1] != k.shape[1]
-        at = 0
-        for row, mask in zip(self.rows, self._masks, strict=True):
-            span = slice(at, at + row.n)
-            at += row.n
-            keys, values = self.store.write(layer, row.slot, row.start, k[span], v[span])
+        contexts = []
+        parts = zip(self.rows, self._masks, *(t.split(self._sizes) for t in (q, k, v)), strict=True)
+        for row, mask, own_q, own_k, own_v in parts:
+            keys, values = self.store.write(layer, row.slot, row.start, own_k, own_v)
             context = F.scaled_dot_product_attention(
-                q[span].transpose(0, 1)[None],
+                own_q.transpose(0, 1)[None],
                 keys[None],
                 values[None],
                 attn_mask=mask,
                 is_causal=mask is None and row.n > 1,
                 scale=scale,
-                enable_gqa=grouped,
+                enable_gqa=q.shape[1] != k.shape[1],
             )  # [1, heads, n, head_dim]
-            out[span] = context[0].transpose(0, 1)
-        return out.flatten(1)
+            contexts.append(context[0].transpose(0, 1).flatten(1))
+        return torch.cat(contexts) if len(contexts) > 1 else contexts[0]
 
     # Families whose blocks pass nothing but the cache down to their attention are given the step in the cache's place;
     # their models ask it for a length, which only makes up positions and masks that are not used here.

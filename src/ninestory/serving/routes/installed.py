@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Field
@@ -38,6 +38,13 @@ class LoadRequest(ModelName):
         default=None,
         max_length=100,
         description="Prompt template to ask it in, or 'checkpoint'; else the catalogue's, then the checkpoint's own.",
+    )
+    dtype: Literal["", "float32", "bfloat16", "float16", "int8"] | None = Field(
+        default=None, description="Type to compute in (torch); empty leaves it to the server's settings."
+    )
+    fast: bool | None = Field(
+        default=None,
+        description="torch on a processor: the fastest linears, without the promise that neighbours change no bit.",
     )
 
 
@@ -119,7 +126,8 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.post("/load")
     async def load(body: LoadRequest) -> dict[str, Any]:
         """Load a model and answer when it is ready."""
-        return await context.pool.load(named(body.model), body.keep_alive, body.template)
+        given = body.model_dump(include={"template", "dtype", "fast"}, exclude_none=True)
+        return await context.pool.load(named(body.model), body.keep_alive, given)
 
     @routes.post("/unload")
     async def unload(body: ModelName) -> dict[str, Any]:
