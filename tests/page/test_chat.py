@@ -12,17 +12,15 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.api_server import MODEL, ApiServer
 from tests.page.scripted_upstream import ScriptedUpstream
-from tests.page.visitor import set_settings
+from tests.page.visitor import SCRIPTED
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
 
 
-def settle(page: Page, **settings: object) -> None:
-    """Short, repeatable answers."""
-    values = {"temperature": 0, "max_tokens": 16, "seed": 7, **settings}
-    set_settings(page, values)
-    expect(page.get_by_role("combobox", name="Model")).to_have_value(MODEL)
+def short(**settings: object) -> dict[str, object]:
+    """Settings of short, repeatable answers."""
+    return {"temperature": 0, "max_tokens": 16, "seed": 7, **settings}
 
 
 def say(page: Page, text: str) -> None:
@@ -42,8 +40,7 @@ def wait_for_answer(page: Page, count: int = 1) -> None:
 
 
 def test_a_real_answer_streams_is_kept_and_opens_in_another_browser(visit: Visit, server: ApiServer) -> None:
-    page = visit("chat")
-    settle(page)
+    page = visit("chat", settings=short())
     say(page, "Name a colour.")
     wait_for_answer(page)
     text = answers(page).locator(".markdown").inner_text()
@@ -56,8 +53,7 @@ def test_a_real_answer_streams_is_kept_and_opens_in_another_browser(visit: Visit
 
 
 def test_the_first_visit_says_what_the_starter_is_and_its_prompts_work(visit: Visit) -> None:
-    page = visit("chat")
-    settle(page)
+    page = visit("chat", settings=short())
     expect(page.get_by_text("speaks only English")).to_be_visible()
     prompts = page.locator(".tries button")
     expect(prompts).to_have_count(3)
@@ -66,8 +62,7 @@ def test_the_first_visit_says_what_the_starter_is_and_its_prompts_work(visit: Vi
 
 
 def test_stop_keeps_what_came_and_go_on_adds_to_it(visit: Visit, server: ApiServer) -> None:
-    page = visit("chat")
-    settle(page, max_tokens=400)
+    page = visit("chat", settings=short(max_tokens=400))
     say(page, "Write a long story about a lighthouse keeper.")  # goes on past 400 tokens
     expect(answers(page).locator(".markdown")).to_contain_text(re.compile(r"\w+"), timeout=60_000)
     page.keyboard.press("Escape")
@@ -85,8 +80,7 @@ def test_stop_keeps_what_came_and_go_on_adds_to_it(visit: Visit, server: ApiServ
 
 
 def test_a_question_is_kept_when_the_tab_closes_in_mid_answer(visit: Visit) -> None:
-    page = visit("chat")
-    settle(page, max_tokens=400)
+    page = visit("chat", settings=short(max_tokens=400))
     say(page, "Write a long story about a lighthouse keeper.")
     expect(answers(page).locator(".markdown")).to_contain_text(re.compile(r"\w+"), timeout=60_000)
     page.reload()
@@ -99,8 +93,7 @@ def test_a_question_is_kept_when_the_tab_closes_in_mid_answer(visit: Visit) -> N
 
 
 def test_editing_and_answering_again_make_branches_that_can_be_walked(visit: Visit) -> None:
-    page = visit("chat")
-    settle(page, max_tokens=6)
+    page = visit("chat", settings=short(max_tokens=6))
     say(page, "First question?")
     wait_for_answer(page)
     page.get_by_role("button", name="Answer again").click()
@@ -170,8 +163,7 @@ def test_export_and_import_bring_a_conversation_back(visit: Visit, server: ApiSe
 def test_two_tabs_on_one_conversation_the_stale_one_is_told_and_nothing_is_lost(
     visit: Visit, server: ApiServer
 ) -> None:
-    page = visit("chat", expects="409")
-    settle(page, max_tokens=4)
+    page = visit("chat", expects="409", settings=short(max_tokens=4))
     say(page, "One.")
     wait_for_answer(page)
     page.wait_for_url("**/chat?id=*")
@@ -190,8 +182,7 @@ def test_two_tabs_on_one_conversation_the_stale_one_is_told_and_nothing_is_lost(
 
 
 def test_settings_reach_the_server_and_presets_keep_them(visit: Visit) -> None:
-    page = visit("chat")
-    settle(page)
+    page = visit("chat", settings=short())
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("System message", exact=True).fill("You are terse.")
     page.get_by_label("Longest answer", exact=True).fill("5")
@@ -215,8 +206,7 @@ def test_settings_reach_the_server_and_presets_keep_them(visit: Visit) -> None:
 
 
 def test_a_value_that_the_server_refuses_is_explained_in_the_pages_language(visit: Visit) -> None:
-    page = visit("chat", language="zh", expects="400")
-    set_settings(page, {"temperature": 99})
+    page = visit("chat", language="zh", expects="400", settings={"temperature": 99})
     expect(page.get_by_role("combobox", name="模型")).to_have_value(MODEL)
     page.get_by_role("textbox", name="消息").fill("Hi")
     page.keyboard.press("Enter")
@@ -226,8 +216,7 @@ def test_a_value_that_the_server_refuses_is_explained_in_the_pages_language(visi
 
 
 def test_a_chinese_input_method_does_not_send_while_composing(visit: Visit, upstream: ScriptedUpstream) -> None:
-    page = visit("chat")
-    set_settings(page, {"model": "openai:scripted"})
+    page = visit("chat", settings=SCRIPTED)
     box = page.get_by_role("textbox", name="Message", exact=True)
     box.focus()
     keyboard = page.context.new_cdp_session(page)
@@ -244,8 +233,7 @@ def test_a_chinese_input_method_does_not_send_while_composing(visit: Visit, upst
 
 
 def test_copied_commands_are_the_request(visit: Visit) -> None:
-    page = visit("chat")
-    settle(page)
+    page = visit("chat", settings=short())
     say(page, "It's me.")
     wait_for_answer(page)
     for name, start in (("Copy as curl", "curl http"), ("Copy as Python", "from openai import OpenAI")):

@@ -11,8 +11,8 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.api_server import MODEL
 from tests.page.scripted_upstream import ScriptedUpstream
-from tests.page.test_chat import answers, say, settle, wait_for_answer
-from tests.page.visitor import set_settings
+from tests.page.test_chat import answers, say, short, wait_for_answer
+from tests.page.visitor import SCRIPTED
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
@@ -32,8 +32,7 @@ def drop(page: Page, name: str, content: list[int]) -> None:
 
 
 def test_text_files_are_dropped_sent_and_shown_folded(visit: Visit, upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    page = visit("chat")
-    set_settings(page, {"model": "openai:scripted"})
+    page = visit("chat", settings=SCRIPTED)
     drop(page, "photo.png", [137, 80, 78, 71, 0, 255])
     expect(page.get_by_text("photo.png is not a text file.")).to_be_visible()
     drop(page, "note.txt", list(b"the secret word is heron\n```"))
@@ -58,8 +57,7 @@ def test_text_files_are_dropped_sent_and_shown_folded(visit: Visit, upstream: Sc
 
 
 def test_probabilities_of_every_token_and_of_its_rivals(visit: Visit) -> None:
-    page = visit("chat")
-    settle(page, logprobs=True, max_tokens=5)
+    page = visit("chat", settings=short(logprobs=True, max_tokens=5))
     say(page, "Name a colour.")
     wait_for_answer(page)
     page.get_by_text("Probabilities").click()
@@ -76,8 +74,7 @@ def test_probabilities_of_every_token_and_of_its_rivals(visit: Visit) -> None:
 
 def test_tool_calls_are_folded_and_their_results_sent(visit: Visit, upstream: ScriptedUpstream) -> None:
     upstream.pieces, upstream.tool_calls = [], [("weather", '{"city": "Paris"}')]
-    page = visit("chat")
-    set_settings(page, {"model": "openai:scripted"})
+    page = visit("chat", settings=SCRIPTED)
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("Tools", exact=True).fill("[1]")
     expect(page.get_by_text("must be a JSON list")).to_be_visible()
@@ -98,14 +95,13 @@ def test_tool_calls_are_folded_and_their_results_sent(visit: Visit, upstream: Sc
 
 
 def test_the_context_meter_says_what_would_be_left_out_and_the_server_does_so(visit: Visit) -> None:
-    page = visit("chat")
-    settle(page, max_tokens=4)
-    say(page, "Read this: " + COUNTED * 90)
+    page = visit("chat", settings=short(max_tokens=4))
+    say(page, "Read this: " + COUNTED * 40)
     wait_for_answer(page)
     expect(page.get_by_role("article", name="You").first).to_contain_text("Read this")
     meter = page.get_by_role("button", name="Context:")
-    expect(meter).to_contain_text("/ 2048 tokens")
-    page.get_by_role("textbox", name="Message", exact=True).fill("And this: " + COUNTED * 130)
+    expect(meter).to_contain_text("/ 1024 tokens")
+    page.get_by_role("textbox", name="Message", exact=True).fill("And this: " + COUNTED * 65)
     expect(meter).to_contain_text("2 old messages will not fit")
     meter.click()
     dialog = page.get_by_role("dialog", name="Context")

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.e2e.api_server import ApiServer
 from tests.page.test_ground import words
-from tests.page.visitor import Visitor, accessibility_faults, settled
+from tests.page.visitor import Contexts, Visitor, accessibility_faults, show, turn_to
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
@@ -45,16 +45,15 @@ def untranslated(texts: list[str], language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_nothing_is_left_untranslated(visit: Visit, server: ApiServer, language: str) -> None:
+def test_nothing_is_left_untranslated(visit: Visit, language: str) -> None:
     page = visit("chat", language=language)
     faults = []
     for view in VIEWS:
-        page.goto(f"{server.url}/ui/{view}")
-        settled(page)
+        turn_to(page, view)
         for details in page.locator("main details:not([open]) > summary").all()[:3]:
             details.click()
         faults += [(view, text) for text in untranslated(page.evaluate(TEXTS), language)]
-    page.goto(f"{server.url}/ui/chat")
+    turn_to(page, "chat")
     page.get_by_role("button", name={"en": "Settings", "zh": "设置"}[language]).click()
     faults += [("settings", text) for text in untranslated(page.evaluate(TEXTS), language)]
     assert not faults, "\n".join(map(str, faults))
@@ -74,14 +73,13 @@ def test_every_setting_has_a_meaning_in_both_languages(server: ApiServer) -> Non
         assert CHINESE.search(row["doc"]["zh"]) or row["key"] == "log_level", row
 
 
-def test_at_twice_the_size_everything_is_in_reach(browser: Browser, server: ApiServer) -> None:
-    visitor = Visitor(browser, server.url, size="zoomed")  # a window of 1280 × 800 at 200 %
-    for view in VIEWS:
-        page = visitor.open(view)
-        settled(page)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
-        page.close()
+def test_at_twice_the_size_everything_is_in_reach(contexts: Contexts, server: ApiServer) -> None:
+    visitor = Visitor(contexts.fresh(scale=2), server.url, size="zoomed")  # a window of 1280 × 800 at 200 %
     page = visitor.open("chat")
+    for view in VIEWS:
+        turn_to(page, view)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
+    turn_to(page, "chat")
     box = page.get_by_role("textbox", name="Message", exact=True)
     expect(box).to_be_in_viewport()
     page.get_by_role("button", name="Settings").click()
@@ -90,19 +88,16 @@ def test_at_twice_the_size_everything_is_in_reach(browser: Browser, server: ApiS
     assert accessibility_faults(page) == []
     page.get_by_role("button", name="Close").click()
     expect(box).to_be_in_viewport()
-    visitor.close()
+    visitor.context.close()
     assert not visitor.faults
 
 
-def test_nothing_moves_for_who_wants_no_motion(browser: Browser, server: ApiServer) -> None:
+def test_nothing_moves_for_who_wants_no_motion(visit: Visit) -> None:
     moving = """() => [...document.querySelectorAll("*")].filter((e) => {
       const s = getComputedStyle(e);
       return parseFloat(s.transitionDuration) > 0 || s.animationName !== "none"; }).length"""
-    counts = {}
-    for motion in ("reduce", "no-preference"):
-        visitor = Visitor(browser, server.url, size="phone", motion=motion)
-        page = visitor.open("chat")
-        expect(page.get_by_role("textbox", name="Message")).to_be_visible()
-        counts[motion] = page.evaluate(moving)
-        visitor.close()
-    assert counts["reduce"] == 0 < counts["no-preference"]
+    page = visit("chat", size="phone")
+    expect(page.get_by_role("textbox", name="Message")).to_be_visible()
+    assert page.evaluate(moving) == 0
+    show(page, size="phone", motion="no-preference")
+    assert page.evaluate(moving) > 0

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.e2e.api_server import MODEL, ApiServer
 from tests.page.cuttable import Cable
 from tests.page.scripted_upstream import ScriptedUpstream
-from tests.page.test_chat import answers, say, settle, wait_for_answer
-from tests.page.visitor import Visitor, set_settings
+from tests.page.test_chat import answers, say, short, wait_for_answer
+from tests.page.visitor import SCRIPTED, Contexts, Visitor, set_settings
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
@@ -37,8 +37,7 @@ def cable(server: ApiServer) -> Iterator[Cable]:
 
 
 def test_the_network_is_cut_in_mid_answer_and_one_click_goes_on(visit: Visit, server: ApiServer, cable: Cable) -> None:
-    page = visit("chat", url=cable.url, expects=NETWORK)
-    settle(page, max_tokens=300)
+    page = visit("chat", url=cable.url, expects=NETWORK, settings=short(max_tokens=300))
     say(page, "Write a long story about a lighthouse keeper.")
     expect(answers(page).locator(".markdown")).to_contain_text(re.compile(r"\w+ \w+"), timeout=60_000)
     cable.cut()
@@ -58,16 +57,15 @@ def test_the_network_is_cut_in_mid_answer_and_one_click_goes_on(visit: Visit, se
 
 
 def test_a_restarted_server_is_noticed_and_what_was_written_meanwhile_is_stored(
-    browser: Browser, tmp_path: Path, upstream: ScriptedUpstream, server_environment: None
+    contexts: Contexts, tmp_path: Path, upstream: ScriptedUpstream, server_environment: None
 ) -> None:
     upstream.reset()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     first = ApiServer(tmp_path, serve_port=port).start()
-    visitor = Visitor(browser, first.url, expects=f"{NETWORK}|503")
+    visitor = Visitor(contexts.fresh(), first.url, expects=f"{NETWORK}|503", settings=SCRIPTED)
     page = visitor.open("chat")
-    set_settings(page, {"model": "openai:scripted"})
     say(page, "Before.")
     wait_for_answer(page)
     first.kill()
@@ -83,7 +81,7 @@ def test_a_restarted_server_is_noticed_and_what_was_written_meanwhile_is_stored(
         wait_for_answer(page, 2)
         stored = second.http.get(f"/ninestory/v1/conversations/{page.url.split('id=')[1]}").json()["messages"]
         assert [m["content"] for m in stored] == ["Before.", "Hello.", "While it was away.", "", "Hello."]
-        visitor.close()
+        visitor.context.close()
     assert not visitor.faults
 
 
@@ -100,14 +98,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_said_and_the_words_wait_until_there_is_room(
-    browser: Browser, small_disk: Path, upstream: ScriptedUpstream, server_environment: None
+    contexts: Contexts, small_disk: Path, upstream: ScriptedUpstream, server_environment: None
 ) -> None:
     upstream.reset()
     upstream.pieces = ["A long answer. "] * 2000
     with ApiServer(small_disk / "home") as server:
-        visitor = Visitor(browser, server.url, language="zh", expects="507")
+        visitor = Visitor(contexts.fresh("zh"), server.url, expects="507", settings=SCRIPTED)
         page = visitor.open("chat")
-        set_settings(page, {"model": "openai:scripted"})
         filler = small_disk / "filler"
         with filler.open("wb", buffering=0) as file:
             try:
@@ -129,7 +126,7 @@ def test_a_full_disk_is_said_and_the_words_wait_until_there_is_room(
         expect(page).to_have_url(re.compile("id=conv_"))
         page.reload()
         expect(page.get_by_role("article", name="助手")).to_contain_text("A long answer.")
-        visitor.close()
+        visitor.context.close()
         assert not visitor.faults
 
 
@@ -137,8 +134,7 @@ def test_an_answer_that_lost_the_race_with_another_tab_becomes_a_version_beside_
     visit: Visit, server: ApiServer, upstream: ScriptedUpstream
 ) -> None:
     upstream.pieces, upstream.tokens_per_second = ["slow "] * 40, 20
-    page = visit("chat", expects="409")
-    set_settings(page, {"model": "openai:scripted"})
+    page = visit("chat", expects="409", settings=SCRIPTED)
     say(page, "A question.")
     expect(answers(page)).to_contain_text("slow")
     identity = page.url.split("id=")[1]
@@ -163,8 +159,7 @@ def test_leaving_in_mid_answer_keeps_what_came_where_it_belongs(
     other = {"title": "Untouched", "messages": [message], "leaf": "m"}
     other = server.http.post("/ninestory/v1/conversations", json=other).json()
     upstream.pieces, upstream.tokens_per_second = ["slow "] * 400, 20
-    page = visit("chat")
-    set_settings(page, {"model": "openai:scripted"})
+    page = visit("chat", settings=SCRIPTED)
     say(page, "A question that is left.")
     expect(answers(page)).to_contain_text("slow")
     identity = page.url.split("id=")[1]

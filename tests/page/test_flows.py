@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, Page, expect
 from tests.e2e.api_server import MODEL, ApiServer
 from tests.page.scripted_upstream import ScriptedUpstream
 from tests.page.test_ground import words
-from tests.page.visitor import set_settings, settled
+from tests.page.visitor import SCRIPTED, settled
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
@@ -54,8 +54,7 @@ class Visitor:
 
 
 def test_chat(visit: Visit, upstream: ScriptedUpstream, language: str) -> None:
-    page = visit("chat", language=language)
-    set_settings(page, {"model": "openai:scripted"})
+    page = visit("chat", language=language, settings=SCRIPTED)
     who = Visitor(page, language)
     who.says("welcomeRemote")
     page.get_by_role("textbox", name=who.text("message"), exact=True).fill(f"Question in {language}")
@@ -100,8 +99,7 @@ def test_chat(visit: Visit, upstream: ScriptedUpstream, language: str) -> None:
 
 
 def test_prompts_and_compare(visit: Visit, upstream: ScriptedUpstream, language: str) -> None:
-    page = visit("chat", language=language)
-    set_settings(page, {"model": "openai:scripted"})
+    page = visit("chat", language=language, settings=SCRIPTED)
     who = Visitor(page, language)
     who.go("prompts")
     who.press("newPrompt")
@@ -150,12 +148,17 @@ def test_models_jobs_guides_and_system(visit: Visit, server: ApiServer, language
     job.get_by_role("button", name=who.text("log")).click()
     expect(page.get_by_role("heading", name=who.text("kind_pull"))).to_be_visible()
     who.go("guides")
-    who.fill("searchGuides", "gpt4all")
-    page.locator(".guides aside a").first.click()
+    who.fill("searchGuides", "ninestory plan gpt4all")  # stands in the text of one guide
+    expect(page.locator(".guides aside a")).to_have_count(1)
+    page.locator(".guides aside a").click()
     expect(page.locator(".guides .markdown h1").first).to_be_visible()
-    page.locator(".guides pre .copy").first.click()
-    expect(page.locator(".guides pre .copy").first).to_have_text(who.text("copied"))
+    page.locator(".guides .copy").first.click()
+    expect(page.locator(".guides .copy").first).to_have_text(who.text("copied"))
     who.go("system")
+    who.says("serverAnswers")
+    expect(page.get_by_role("table", name=who.text("health")).get_by_role("row", name=MODEL)).to_contain_text(
+        who.text("worker_ready")
+    )
     who.says("configuration")
     who.says("freeCores", free=server.http.get("/ninestory/v1/system").json()["processor"]["free_cores"],
              total=server.http.get("/ninestory/v1/system").json()["processor"]["cores"])  # fmt: skip

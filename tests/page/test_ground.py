@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Page, Request, expect
 
 from tests.e2e.api_server import MODEL, ApiServer
-from tests.page.visitor import Visitor, settled
+from tests.page.visitor import Contexts, Visitor, settled
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
@@ -48,8 +48,8 @@ def test_nothing_but_the_pages_own_files_is_served(server: ApiServer, path: str)
     assert "import" not in answer.text
 
 
-def test_the_first_load_is_light_and_what_was_loaded_is_kept(server: ApiServer, browser: Browser) -> None:
-    visitor = Visitor(browser, server.url)
+def test_the_first_load_is_light_and_what_was_loaded_is_kept(server: ApiServer, contexts: Contexts) -> None:
+    visitor = Visitor(contexts.fresh(), server.url)
     finished: list[Request] = []
     visitor.context.on("requestfinished", lambda request: finished.append(request))
     page = visitor.open("chat")
@@ -59,7 +59,7 @@ def test_the_first_load_is_light_and_what_was_loaded_is_kept(server: ApiServer, 
     modules = [request for request in finished if "/ui/at-" in request.url]
     assert len(modules) > 20
     assert all("immutable" in (request.response().all_headers()["cache-control"]) for request in modules)
-    visitor.close()
+    visitor.context.close()
 
 
 def test_a_page_of_another_release_never_gets_modules_of_this_one(server: ApiServer, visit: Visit) -> None:
@@ -130,14 +130,8 @@ def test_the_whole_page_can_be_reached_by_keyboard(visit: Visit) -> None:
     expect(page.get_by_role("dialog")).to_have_count(0)
 
 
-@pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with ApiServer(tmp_path_factory.mktemp("locked"), serve_api_key="open-sesame") as running:
-        yield running
-
-
-def test_with_a_key_the_page_signs_in_and_an_expired_session_asks_again(locked: ApiServer, browser: Browser) -> None:
-    visitor = Visitor(browser, locked.url, expects="401")
+def test_with_a_key_the_page_signs_in_and_an_expired_session_asks_again(locked: ApiServer, contexts: Contexts) -> None:
+    visitor = Visitor(contexts.fresh(), locked.url, expects="401")
     page = visitor.open("chat")
     page.get_by_label("API key").fill("wrong")
     page.get_by_role("button", name="Sign in").click()
@@ -163,5 +157,5 @@ def test_with_a_key_the_page_signs_in_and_an_expired_session_asks_again(locked: 
     page.get_by_role("menuitem", name="Copy as curl").click()
     copied = page.evaluate("navigator.clipboard.readText()")
     assert "Bearer $NINESTORY_API_KEY" in copied and "sesame" not in copied
-    visitor.close()
+    visitor.context.close()
     assert not visitor.faults

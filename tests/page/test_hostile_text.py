@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.api_server import MODEL, ApiServer
 from tests.page.scripted_upstream import ScriptedUpstream
-from tests.page.visitor import set_settings
+from tests.page.visitor import SCRIPTED, set_settings
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
@@ -36,8 +36,7 @@ def scripted(visit: Visit) -> Callable[..., Page]:
     """A page that talks with the scripted endpoint through the gateway, as with any remote model."""
 
     def opened(**options: object) -> Page:
-        page = visit("chat", **options)
-        set_settings(page, {"model": "openai:scripted"})
+        page = visit("chat", settings=SCRIPTED, **options)
         expect(page.get_by_role("combobox", name="Model")).to_have_value("openai:scripted")
         return page
 
@@ -112,8 +111,7 @@ def test_thinking_is_folded(scripted: Callable[..., Page], upstream: ScriptedUps
 
 
 def test_a_worker_that_dies_in_mid_answer_is_said_and_the_next_question_works(visit: Visit, server: ApiServer) -> None:
-    page = visit("chat", expects="Failed to load|ERR_")
-    set_settings(page, {"max_tokens": 600, "temperature": 0})
+    page = visit("chat", expects="Failed to load|ERR_", settings={"max_tokens": 600, "temperature": 0})
     expect(page.get_by_role("combobox", name="Model")).to_have_value(MODEL)
     ask(page, "Write a long story about a lighthouse.")
     expect(page.locator(".markdown").last).to_contain_text(re.compile(r"\w+ \w+"), timeout=60_000)

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from ninestory.core.state import State
 from ninestory.jobs.store import JobStore
 from tests.e2e.api_server import ApiServer
-from tests.page.visitor import accessibility_faults
+from tests.page.visitor import photograph
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
@@ -34,7 +34,11 @@ def test_curves_grow_as_the_job_reports_and_end_with_it(visit: Visit, server: Ap
     expect(page.get_by_role("img", name="loss: 0.125")).to_be_visible()
     expect(page.get_by_text("75 %")).to_be_visible()
     assert 100 < len((curve.locator("polyline").get_attribute("points") or "").split()) <= 501
-    assert accessibility_faults(page) == []
+    assert photograph(page, "job", "en") == []
+    page.get_by_label("Language").select_option("zh")
+    expect(page.get_by_role("heading", name="日志")).to_be_visible()
+    assert photograph(page, "job", "zh") == []
+    page.get_by_label("语言").select_option("en")
     store.finish(claim, "succeeded")
     expect(page.get_by_text("succeeded")).to_be_visible()
     state.close()

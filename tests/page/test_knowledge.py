@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.page.visitor import accessibility_faults
+from tests.page.visitor import accessibility_faults, photograph
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
@@ -42,8 +42,13 @@ def test_create_upload_ask_and_look_at_the_passage(visit: Visit, tmp_path: Path)
     dialog = page.get_by_role("dialog")
     expect(dialog.locator("mark")).to_contain_text("茶叶应放在密封的罐子里")
     expect(dialog).to_contain_text("第一章 保存")
-    assert accessibility_faults(page) == []
+    assert photograph(page, "passage", "zh") == []
     page.keyboard.press("Escape")
+    assert photograph(page, "answer", "zh") == []
+    page.get_by_label("语言").select_option("en")
+    expect(page.get_by_role("heading", name="Ask your documents")).to_be_visible()
+    assert photograph(page, "answer", "en") == []
+    page.get_by_label("Language").select_option("zh")
     page.get_by_label("回答方式").select_option("search")
     page.get_by_role("button", name="提问").click()
     expect(page.locator(".found li").first).to_contain_text(re.compile(r"余弦 0\.\d+"), timeout=READING)

@@ -71,7 +71,7 @@ def test_versions_answer_cases_in_a_table(visit: Visit, tmp_path: Path) -> None:
     expect(second.get_by_label("Prompt", exact=True)).to_have_value("Repeat: {{word}}")
     second.get_by_label("Prompt", exact=True).fill("Say only the word {{word}}.")
     (tmp_path / "cases.csv").write_text('word,expected\n"red, not blue",\nblue,zzzz\n', encoding="utf-8")
-    page.get_by_label("Import cases from CSV").set_input_files(tmp_path / "cases.csv")
+    page.get_by_label("Import cases from CSV").and_(page.locator("input")).set_input_files(tmp_path / "cases.csv")
     expect(page.get_by_label("word", exact=True).first).to_have_value("red, not blue")
     page.get_by_role("button", name="Run").click()
     expect(page.get_by_role("button", name="Run")).to_be_visible(timeout=240_000)
@@ -84,5 +84,19 @@ def test_versions_answer_cases_in_a_table(visit: Visit, tmp_path: Path) -> None:
     download.value.save_as(tmp_path / "out.csv")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text("utf-8-sig"))))
     assert [row["word"] for row in rows] == ["red, not blue", "blue"] and all(row["A"] and row["B"] for row in rows)
-    page.reload()
-    expect(page.get_by_label("word", exact=True).last).to_have_value("blue")
+    elsewhere = visit("prompts?tab=workbench")  # the bench is the server's, not a browser's
+    expect(elsewhere.get_by_label("word", exact=True).last).to_have_value("blue")
+
+
+def test_a_bench_that_another_tab_changed_is_not_overwritten(visit: Visit, server: ApiServer) -> None:
+    page = visit("prompts?tab=workbench", expects="409")
+    text = page.get_by_label("Prompt", exact=True)
+    with page.expect_response("**/presets"):
+        text.fill("One")
+    kept = server.http.get("/ninestory/v1/presets?floor=workbench").json()["data"][0]
+    kept["settings"]["versions"][0]["text"] = "Two"
+    change = {"revision": kept["revision"], "settings": kept["settings"]}
+    server.http.patch(f"/ninestory/v1/presets/{kept['id']}", json=change).raise_for_status()
+    text.fill("Three")
+    expect(page.get_by_text("Another tab changed the workbench")).to_be_visible()
+    expect(text).to_have_value("Two")

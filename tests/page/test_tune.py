@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.api_server import ApiServer
 from tests.page.test_flows import Visitor
+from tests.page.visitor import photograph
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow, pytest.mark.torch]
 Visit = Callable[..., Page]
@@ -28,7 +29,7 @@ def test_look_at_the_data_start_and_stop(visit: Visit, server: ApiServer, tmp_pa
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS) + '{"question": "?"}\n')
     page = visit("tune", language=language)
     who = Visitor(page, language)
-    page.get_by_label(who.text("trainingData"), exact=True).set_input_files(data)
+    page.get_by_label(who.text("chooseFile"), exact=True).and_(page.locator("input")).set_input_files(data)
     expect(page.get_by_text(data.name)).to_be_visible()
     who.fill("tune_steps", "3")
     who.press("inspectData")
@@ -37,6 +38,7 @@ def test_look_at_the_data_start_and_stop(visit: Visit, server: ApiServer, tmp_pa
     expect(table.get_by_role("row", name=who.text("dataForm"))).to_contain_text("alpaca")
     expect(page.locator(".sample .is-learned").first).to_contain_text("It is")
     expect(page.get_by_text(f"{data.name}:13")).to_be_visible()  # the bad row is named
+    assert photograph(page, "inspection", language) == []
     who.press("startRun")
     page.wait_for_url(f"{server.url}/ui/jobs?id=job_*")
     who.says("kind_tune")

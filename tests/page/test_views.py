@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.api_server import ApiServer
-from tests.page.visitor import accessibility_faults, settled
+from tests.page.visitor import (
+    SCRIPTED,
+    Contexts,
+    Visitor,
+    accessibility_faults,
+    photograph,
+    set_settings,
+    settled,
+    turn_to,
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
-ARTIFACTS = Path(__file__).parents[2] / "test-artifacts"
 VIEWS = {
-    "chat": "chat",
     "talk": "chat?id={conversation}",
     "settings": "chat?id={conversation}",
     "documents": "documents",
@@ -32,9 +38,12 @@ VIEWS = {
     "guides": "guides",
     "guide": "guides?name=gpt4all",
     "system": "system",
+    "shortcuts": "guides",
     "style": "style",
+    "style-open": "style",
 }
 LOGPROBS = [["A", -0.2, [["A", -0.2], ["The", -2.1], ["One", -3.4]]], [" short", -1.2, [[" short", -1.2]]]]
+CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
 ANSWER = """A short **answer** with `code`, a table and a formula $a^2 + b^2$.
 
 | Floor | 层 |
@@ -51,8 +60,12 @@ def greet(name: str) -> str:
 @pytest.fixture(scope="module")
 def conversation(server: ApiServer) -> str:
     messages = [
-        {"id": "q", "parent": None, "role": "user", "content": "Show me what you can do."},
-        {"id": "a", "parent": "q", "role": "assistant", "content": ANSWER, "reasoning": "Think first.",
+        {"id": "q", "parent": None, "role": "user", "content": [
+            {"type": "text", "text": "Show me what you can do."},
+            {"type": "text", "name": "notes.txt", "text": "Bring an umbrella."}]},
+        {"id": "c", "parent": "q", "role": "assistant", "content": "", "data": {"tool_calls": [CALL]}},
+        {"id": "r", "parent": "c", "role": "tool", "content": "Sunny", "data": {"tool_call_id": "call_1"}},
+        {"id": "a", "parent": "r", "role": "assistant", "content": ANSWER, "reasoning": "Think first.",
          "finish_reason": "length", "data": {"tokens_per_second": 41.3, "first_token_seconds": 0.21, "logprobs": LOGPROBS}},
     ]  # fmt: skip
     body = {"title": "A first conversation", "messages": messages, "leaf": "a"}
@@ -76,8 +89,19 @@ def fill_in(page: Page, view: str) -> None:
         expect(page.locator(".katex").first).to_be_visible()
         expect(page.locator(".hljs-keyword").first).to_be_visible()
         page.locator("details summary").filter(has_text=re.compile("Probabilities|概率")).click()
+    elif view == "battle":
+        set_settings(page, SCRIPTED)  # a second model
+        expect(page.locator("main textarea")).to_be_visible()
     elif view == "settings":
         page.get_by_role("button", name=re.compile("^(Settings|设置)$")).click()
+    elif view == "style-open":
+        page.get_by_role("button", name=re.compile("^(Copied|已复制)$")).click()
+        page.get_by_role("button", name=re.compile("^(Error|错误)$")).click()
+        page.locator("main").get_by_role("button", name=re.compile("^(Menu|菜单)$")).click()
+    elif view == "shortcuts":
+        page.locator("main").focus()
+        page.keyboard.press("?")
+        expect(page.get_by_role("dialog")).to_be_visible()
     elif view == "prompts":
         page.get_by_role("button", name="Haiku").click()
     elif view == "workbench":
@@ -88,30 +112,34 @@ def fill_in(page: Page, view: str) -> None:
     settled(page)
 
 
-@pytest.mark.parametrize("size", ["wide", "phone"])
-@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_views(
-    visit: Visit, conversation: str, something_everywhere: None, language: str, theme: str, size: str
+    visit: Visit, locked: ApiServer, contexts: Contexts, conversation: str, something_everywhere: None, language: str
 ) -> None:
-    faults: list[str] = []
-    page = visit("chat", language=language, theme=theme, size=size)
+    page = visit("chat", language=language)
+    settled(page)
+    faults = photograph(page, "first-visit", language)
     for view, path in VIEWS.items():
-        page.goto(f"{page.url.split('/ui/')[0]}/ui/{path.format(conversation=conversation)}")
-        settled(page)
+        turn_to(page, path.format(conversation=conversation))
         fill_in(page, view)
-        ARTIFACTS.mkdir(exist_ok=True)
-        page.screenshot(path=str(ARTIFACTS / f"{view}-{language}-{theme}-{size}.png"))
-        if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
-            faults.append(f"{view}: scrolls sideways")
-        faults += [f"{view}: {fault}" for fault in accessibility_faults(page)]
-    assert not faults, "\n".join(faults)
+        faults += photograph(page, view, language)
+        page.keyboard.press("Escape")
+    visitor = Visitor(contexts.fresh(language), locked.url)
+    page = visitor.open("chat")
+    expect(page.get_by_role("button")).to_be_visible()
+    faults += photograph(page, "sign-in", language)
+    visitor.context.close()
+    assert not faults + visitor.faults, "\n".join(faults + visitor.faults)
 
 
 def test_the_catalogue_is_filtered_by_floor_and_by_text(visit: Visit) -> None:
     page = visit("models")
     cards = page.locator(".cards .card")
     expect(cards).to_have_count(26)
+    page.get_by_role("combobox", name="Show").select_option("fits")
+    expect(cards).not_to_have_count(26)
+    expect(cards.get_by_role("heading", name="ChatGLM-6B")).to_have_count(1)  # its 4-bit variant
+    page.get_by_role("combobox", name="Show").select_option("all")
     page.get_by_role("combobox", name="Floors").select_option("1")
     expect(cards).not_to_have_count(26)
     page.get_by_label("Search models").fill("moss")

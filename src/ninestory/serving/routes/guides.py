@@ -6,9 +6,9 @@ import importlib.resources
 import re
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from ninestory.core.errors import NotFound
 from ninestory.models.catalogue import load_catalogue
@@ -24,12 +24,18 @@ def router(context: GatewayContext) -> APIRouter:
     routes = APIRouter(prefix="/ninestory/v1/guides", tags=["guides"])
 
     @routes.get("")
-    async def guides() -> dict[str, Any]:
-        """The guides that exist, in the order of the floors."""
+    async def guides(q: Annotated[str, Query(max_length=200)] = "") -> dict[str, Any]:
+        """The guides that exist, or those in whose text `q` stands, in the order of the floors."""
         floors = {name: system.floor for name, system in load_catalogue().items()}
         rows = [
-            {"name": name, "floor": floors.get(name), "title": {lang: _title(texts[lang]) for lang in LANGUAGES}}
+            {
+                "name": name,
+                "floor": floors.get(name),
+                "title": {lang: _title(texts[lang]) for lang in LANGUAGES},
+                "excerpt": {lang: _excerpt(texts[lang], q) for lang in LANGUAGES},
+            }
             for name, texts in read_guides().items()
+            if any(q.casefold() in text.casefold() for text in (name, *texts.values()))
         ]
         return {"object": "list", "data": sorted(rows, key=lambda row: (row["floor"] or 0, row["name"]))}
 
@@ -64,6 +70,16 @@ def _directory() -> Traversable:
     package = importlib.resources.files("ninestory")
     installed = package / "guides"
     return installed if installed.is_dir() else Path(str(package)).parent.parent / "docs" / "guides"
+
+
+def _excerpt(markdown: str, wanted: str) -> str:
+    """What stands around the first `wanted` of the text below the title, on its line, or ""."""
+    for line in markdown.splitlines()[1:] if wanted else ():
+        at = line.casefold().find(wanted.casefold())
+        if at >= 0:
+            begin = max(0, at - 30)
+            return ("… " if begin else "") + line[begin : at + 90].strip()
+    return ""
 
 
 def _title(markdown: str) -> str:

@@ -6,7 +6,7 @@ import { t } from "./i18n.js";
 import { needsKey, own, pending, signedOut } from "./api.js";
 import { listen } from "./live.js";
 import { go, route } from "./router.js";
-import { Rail, Shortcuts, SignIn, TopBar } from "./shell.js";
+import { Brand, Rail, Shortcuts, SignIn, TopBar } from "./shell.js";
 
 const VIEWS = {
   chat: () => import("./floors/chat.js"),
@@ -26,8 +26,11 @@ function useView(name) {
   const [view, setView] = useState(null);
   useEffect(() => {
     const load = VIEWS[name];
-    if (!load) { go("chat", { replace: true }); return; }
-    load().then((module) => setView({ name, View: module.default }), () => setView({ name, View: Outdated }));
+    if (!load) { go("chat", { replace: true }); return undefined; }
+    let wanted = true; // a view that one has left may arrive after the one that is wanted now
+    const show = (View) => wanted && setView({ name, View });
+    load().then((module) => show(module.default), () => show(Outdated));
+    return () => { wanted = false; };
   }, [name]);
   return view?.name === name ? view.View : null;
 }
@@ -64,7 +67,8 @@ function App() {
   useEffect(() => { if (ready) listen(); }, [ready]);
   useEffect(() => { document.title = name === "chat" || !VIEWS[name] ? t("title") : `${t(name)} · ${t("title")}`; });
   if (!session) return null;
-  if (!ready) return html`<main class="centre"><${SignIn} onDone=${ask} /></main><${Toasts} />`;
+  if (!ready) return html`<main class="centre"><div class="door"><div class="brand"><${Brand} /></div>
+    <${SignIn} onDone=${ask} /></div></main><${Toasts} />`;
   const signedIn = () => { signedOut.value = false; listen(); ask(); };
   return html`<a class="skip" href="#content">${t("skip")}</a><${Rail} built=${VIEWS} />
     <div class="body"><${TopBar} needsKey=${session.required} />

@@ -68,6 +68,8 @@ function enrich(block, labels) {
 function enrichCode(code, labels) {
   const pre = code.parentElement;
   const language = (code.className.match(/language-([\w-]+)/) || [])[1];
+  const frame = make("div", { className: "code" });
+  const bar = make("div", { className: "code-bar" });
   const button = make("button", { type: "button", className: "copy", textContent: labels.copy });
   button.onclick = async () => {
     await copyText(language === "console" ? commandsOf(code.textContent) : code.textContent);
@@ -75,7 +77,9 @@ function enrichCode(code, labels) {
     setTimeout(() => (button.textContent = labels.copy), 1500);
   };
   pre.tabIndex = 0; // it scrolls sideways
-  pre.append(button);
+  bar.append(make("span", { textContent: language || "", translate: false }), button);
+  pre.replaceWith(frame);
+  frame.append(bar, pre);
   if (!language || code.textContent.length > MOST_COLOURED_CHARACTERS) return;
   loadHighlighter().then((hljs) => {
     if (hljs.getLanguage(language)) code.innerHTML = hljs.highlight(code.textContent, { language }).value;

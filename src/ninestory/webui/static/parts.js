@@ -8,7 +8,7 @@ export { Menu } from "./parts/menu.js";
 export { Dialog, Ask, Confirm } from "./parts/dialog.js";
 export { Tabs } from "./parts/tabs.js";
 export { toast, complain, Toasts } from "./parts/toasts.js";
-export { Drop, readTexts, TEXT_FILES } from "./parts/files.js";
+export { Drop, FilePicker, readTexts, TEXT_FILES } from "./parts/files.js";
 export { bytes, clock, copyText, download, isShortened, LONGEST_LINE } from "./parts/format.js";
 
 /** Text that is the same in every language: a model's name, what a user wrote. Page translators leave it alone. */
@@ -23,10 +23,12 @@ export function Field({ id, label, help, children }) {
 /** `columns`: titles ("" for a column of actions); `rows`: lists of cells. */
 export function Table({ caption, columns, rows, empty }) {
   if (!rows.length) return html`<${Empty} text=${empty || t("empty")} />`;
-  const head = columns.map((c) => html`<th scope="col">${c || html`<span class="hidden">${t("actions")}</span>`}</th>`);
-  const body = rows.map((row) => html`<tr>${row.map((cell) => html`<td>${cell}</td>`)}</tr>`);
-  return html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}><table>
-    <caption class="hidden">${caption}</caption><thead><tr>${head}</tr></thead><tbody>${body}</tbody></table></div>`;
+  const named = (title) => title || html`<span class="hidden">${t("actions")}</span>`;
+  const cells = (row) => row.map((cell, i) => html`<td data-label=${columns[i]}>${cell}</td>`); // a phone shows no head
+  const head = columns.map((title) => html`<th scope="col">${named(title)}</th>`);
+  const body = rows.map((row) => html`<tr>${cells(row)}</tr>`);
+  return html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}><table
+    class="stacks">    <caption class="hidden">${caption}</caption><thead><tr>${head}</tr></thead><tbody>${body}</tbody></table></div>`;
 }
 
 export const Empty = ({ text, children }) => html`<div class="empty"><p>${text}</p>${children}</div>`;

@@ -10,7 +10,8 @@ import { link, route } from "./router.js";
 const FLOORS = ["chat", "documents", "draw", "look", "listen", "speak", "agents", "tune", "fields"];
 const TOOLS = ["prompts", "compare", "models", "jobs", "guides", "system"];
 const THEMES = [["auto", "themeAuto"], ["light", "themeLight"], ["dark", "themeDark"]];
-const SHORTCUTS = ["shortcutSend", "shortcutBreak", "shortcutStop", "shortcutNew", "shortcutHelp"];
+const SHORTCUTS = [["Enter", "shortcutSend"], ["Shift+Enter", "shortcutBreak"], ["Esc", "shortcutStop"],
+  ["Alt+N", "shortcutNew"], ["?", "shortcutHelp"]];
 
 // The shape of icon.svg, here in the colour of the theme.
 const TOWER = "M16 2 10 7h12zM9 8h14l2 4H7zM7 13h18l2 4H5zM5 18h22l2 5H3zM3 24h26v5H3z";
@@ -37,13 +38,15 @@ export function Rail({ built }) {
     ${railOpen.value && html`<div class="curtain" onClick=${close}></div>`}`;
 }
 
+export const Brand = () => html`<svg viewBox="0 0 32 32" aria-hidden="true"><path d=${TOWER} /></svg>
+  <h1>${t("title")}</h1>`;
+
 export function TopBar({ needsKey }) {
   const signOut = () => own("DELETE", "/session").then(() => location.reload()).catch(complain);
   return html`<header class="top">
     <${IconButton} icon="menu" label=${t("menu")} class="icon-button narrow-only" aria-expanded=${railOpen.value}
       onClick=${() => { railOpen.value = !railOpen.value; }} />
-    <a class="brand" ...${link("chat")}><svg viewBox="0 0 32 32" aria-hidden="true"><path d=${TOWER} /></svg>
-      <h1>${t("title")}</h1></a><span class="grow"></span>
+    <a class="brand" ...${link("chat")}><${Brand} /></a><span class="grow"></span>
     ${!connected.value && html`<span class="bad" role="status">${t("offline")}</span>`}
     <select aria-label=${t("language")} value=${language.value}
       onChange=${(e) => setLanguage(e.target.value).catch(complain)}>
@@ -75,5 +78,6 @@ export function SignIn({ onDone }) {
 
 export function Shortcuts({ onClose }) {
   return html`<${Dialog} title=${t("shortcuts")} onClose=${onClose}>
-    <ul>${SHORTCUTS.map((words) => html`<li>${t(words)}</li>`)}</ul><//>`;
+    <dl class="shortcuts">${SHORTCUTS.map(([keys, words]) => html`<dt><kbd>${keys}</kbd></dt><dd>${t(words)}</dd>`)}
+    </dl><//>`;
 }

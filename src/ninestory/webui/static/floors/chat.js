@@ -104,7 +104,7 @@ function Bar({ models, model, row, path, settings, setSettings, open, toggle, go
       onChange=${(value) => setSettings({ ...settings, model: value })} />
     <span class="grow"></span>
     ${context && html`<${ContextMeter} context=${context} total=${total} onClick=${() => toggle("context")} />`}
-    <${IconButton} icon="compare" label=${t("compare")} onClick=${() => go("compare")} />
+    <${IconButton} icon="compare" label=${t("compare")} class="icon-button wide-only" onClick=${() => go("compare")} />
     <${Menu} label=${t("copyRequest")} icon="copy" items=${[
       [t("copyCurl"), () => copy(asCurl)], [t("copyPython"), () => copy(asPython)]]} />
     <${IconButton} icon="gear" label=${t("settings")} aria-expanded=${open.panel} onClick=${() => toggle("panel")} />

@@ -1,6 +1,6 @@
 // Floor 2: vector stores, their files and passages, and questions answered from them with citations to look at.
 import { useEffect, useRef, useState } from "../vendor/hooks.js";
-import { html, Icon, Table, Field, Dialog, Empty, Progress, toast, complain, bytes } from "../parts.js";
+import { html, FilePicker, Table, Field, Dialog, Empty, Progress, toast, complain, bytes } from "../parts.js";
 import { t } from "../i18n.js";
 import { call, own, events, upload } from "../api.js";
 
@@ -40,7 +40,7 @@ export default function Knowledge({ query, go }) {
         ${stores.map((s) => html`<option value=${s.id}>${s.name || s.id}</option>`)}</select><//>`}
       <form class="row filters" onSubmit=${create}><${Field} id="name" label=${t("newKnowledgeBase")}><input id="name"
         name="name" required maxlength="200" /><//>
-        <button>${t("create")}</button></form></div>
+        <button class=${chosen ? "" : "main"}>${t("create")}</button></form></div>
     ${chosen ? html`<${Ask} key=${`ask-${chosen.id}`} store=${chosen} models=${models} onPassage=${setPassage} />
       <${Files} key=${chosen.id} store=${chosen} onChange=${refresh} onPassage=${setPassage}
         onRemove=${() => remove(chosen)} />` : html`<${Empty} text=${t("noKnowledge")} />`}
@@ -65,9 +65,8 @@ function Files({ store, onChange, onPassage, onRemove }) {
     } catch (error) { complain(error); }
   };
   useEffect(() => { follow(); return () => { alive.current = false; }; }, []);
-  const add = async (e) => {
-    const chosen = [...e.target.files], ids = [];
-    e.target.value = "";
+  const add = async (chosen) => {
+    const ids = [];
     try {
       for (const file of chosen) {
         setSent({ done: ids.length, total: chosen.length });
@@ -82,10 +81,9 @@ function Files({ store, onChange, onPassage, onRemove }) {
   const inspect = (file) => onPassage({ store: store.id, file: file.id, filename: file.filename });
   const remark = (f) => f.last_error ? html`<span class="bad">${f.last_error.message}</span>` : f.notes.join("; ");
   const reading = files.filter((f) => f.status === "in_progress").length;
-  return html`<section class="card" aria-label=${t("documents")}><div class="row"><h3>${t("documents")}</h3><span
+  return html`<section class="card"><div class="row"><h3>${t("documents")}</h3><span
     class="grow"></span>
-      <label class="button"><${Icon} name="clip" /> ${t("addDocuments")}<input class="hidden" type="file" multiple
-        onChange=${add} /></label>
+      <${FilePicker} label=${t("addDocuments")} multiple=${true} onFiles=${add} />
       <button type="button" onClick=${() => setSure(true)}>${t("remove")}</button></div>
     ${sent && html`<p role="status">${t("uploading", sent)} <${Progress} label=${t("progress")} done=${sent.done}
       total=${sent.total} /></p>`}
@@ -165,11 +163,11 @@ function Answer({ reply, onPassage }) {
   const mark = (piece) => reply.marks.find((m) => `[${m.number}]` === piece);
   const open = ({ vector_store_id, file_id, filename, ordinal }) =>
     onPassage({ store: vector_store_id, file: file_id, filename, ordinal });
-  return html`<div class="answer" aria-live="polite">${pieces.map((piece) => mark(piece)
+  return html`${reply.search?.notice && html`<p class="quiet">${reply.search.notice}</p>`}
+    <div class="answer" aria-live="polite">${pieces.map((piece) => mark(piece)
       ? html`<button type="button" class="cite"
         aria-label=${t("showPassage", { n: mark(piece).number, file: mark(piece).filename })}
         onClick=${() => open(mark(piece))}>${piece}</button>` : piece)}</div>
-    ${reply.search?.notice && html`<p class="quiet">${reply.search.notice}</p>`}
     ${reply.search?.results?.length > 0 && html`<details><summary>${t("sources")}</summary><ol>
       ${reply.search.results.map((r) => html`<li><strong>${r.filename}</strong>
       ${r.page ? ` · ${t("page", { n: r.page })}` : ""} · ${r.context}<p class="quiet answer">${r.text}</p></li>`)}

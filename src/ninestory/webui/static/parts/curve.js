@@ -4,6 +4,7 @@ import { html } from "./html.js";
 const WIDTH = 560;
 const HEIGHT = 160;
 const LEFT = 56;
+const RIGHT = 20; // half of the last mark
 const BOTTOM = 24;
 const MOST_POINTS = 500;
 
@@ -37,7 +38,7 @@ export function Curve({ name, points }) {
   const values = points.map(([, value]) => value);
   const [from, to] = [Math.min(...steps), Math.max(...steps)];
   const [low, high] = [Math.min(...values), Math.max(...values)];
-  const x = (step) => LEFT + ((step - from) / (to - from || 1)) * (WIDTH - LEFT - 8);
+  const x = (step) => LEFT + ((step - from) / (to - from || 1)) * (WIDTH - LEFT - RIGHT);
   const y = (value) => 8 + (1 - (value - low) / (high - low || 1)) * (HEIGHT - BOTTOM - 8);
   const line = points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
   const last = shown(values[values.length - 1]);

@@ -1,6 +1,7 @@
 // Text files from the user's disk, by a dialog or by drop.
 import { useRef, useState } from "../vendor/hooks.js";
 import { html } from "./html.js";
+import { Icon } from "./icons.js";
 import { toast } from "./toasts.js";
 import { t } from "../i18n.js";
 import { bytes } from "./format.js";
@@ -23,6 +24,20 @@ export async function readTexts(files) {
     } catch { toast(t("fileNotText", { name: file.name }), { error: true }); }
   }
   return taken;
+}
+
+/** A button that lets one choose files; the browser's own field would speak the browser's language, not the page's. */
+export function FilePicker({ id, label, help, accept, multiple = false, icon = "clip", onFiles }) {
+  const field = useRef();
+  const chosen = (e) => {
+    const files = [...e.target.files];
+    e.target.value = ""; // so that the same file can be chosen again
+    if (files.length) onFiles(files);
+  };
+  return html`<button type="button" id=${id} aria-describedby=${help} onClick=${() => field.current.click()}>
+      <${Icon} name=${icon} /> ${label}</button>
+    <input ref=${field} type="file" accept=${accept} aria-label=${label} multiple=${multiple} hidden
+      onChange=${chosen} />`;
 }
 
 /** A region onto which files may be dropped. */

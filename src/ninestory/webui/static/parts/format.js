@@ -9,7 +9,7 @@ export function bytes(n) {
 
 /** Unix seconds as a short date and time in the page's language. */
 export const clock = (seconds) =>
-  new Date(seconds * 1000).toLocaleString(document.documentElement.lang, { dateStyle: "short", timeStyle: "short" });
+  new Date(seconds * 1000).toLocaleString(document.documentElement.lang, { dateStyle: "medium", timeStyle: "short" });
 
 /** The longest line of a text that is shown whole. */
 export const LONGEST_LINE = 20000;

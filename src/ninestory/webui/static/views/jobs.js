@@ -10,17 +10,26 @@ import { JobDetail } from "./jobs/detail.js";
 const UNFINISHED = ["queued", "running"];
 const RESUMABLE = ["failed", "cancelled"];
 
-export default function Jobs({ query, go }) {
+/** All jobs by id, as they stand now, and how to `act` on one: "cancel", "resume". */
+export function useJobs() {
   const [jobs, setJobs] = useState([]);
   const refresh = () => own("GET", "/jobs?limit=100").then((r) => setJobs(r.data)).catch(complain);
   useEffect(() => { refresh(); }, []);
   const newest = new Map(jobs.map((job) => [job.id, job]));
   for (const [id, job] of changed.value) if (!(newest.get(id)?.updated_at > job.updated_at)) newest.set(id, job);
   const act = (job, name) => own("POST", `/jobs/${job.id}/${name}`).then(refresh).catch(complain);
-  const button = (words, onClick) => html`<button type="button" onClick=${onClick}>${words}</button>`;
-  const actions = (job) => html`<div class="row">
-    ${UNFINISHED.includes(job.state) && button(t("cancel"), () => act(job, "cancel"))}
-    ${RESUMABLE.includes(job.state) && button(t("resume"), () => act(job, "resume"))}
+  return { newest, act };
+}
+
+const button = (words, onClick) => html`<button type="button" onClick=${onClick}>${words}</button>`;
+
+export const StartAndStop = ({ job, act }) => html`
+  ${UNFINISHED.includes(job.state) && button(t("cancel"), () => act(job, "cancel"))}
+  ${RESUMABLE.includes(job.state) && button(t("resume"), () => act(job, "resume"))}`;
+
+export default function Jobs({ query, go }) {
+  const { newest, act } = useJobs();
+  const actions = (job) => html`<div class="row"><${StartAndStop} job=${job} act=${act} />
     ${!query.id && button(t("log"), () => go(`jobs?id=${job.id}`))}</div>`;
   const shown = newest.get(query.id);
   if (query.id) {
@@ -37,16 +46,17 @@ export default function Jobs({ query, go }) {
 }
 
 const kindOf = (job) => translated(`kind_${job.kind}`) || html`<${Name}>${job.kind}<//>`;
-const subjectOf = (job) => job.params?.model || job.id;
+const subjectOf = ({ params, id }) => params?.model || params?.recipe?.model?.name || params?.knowledge_base || id;
 
 /** How far it is, or why it failed and what to do: the hint is in both languages. */
-function JobState({ job }) {
+export function JobState({ job }) {
   const hint = job.error && (language.value === "zh" ? job.error.hint_zh : job.error.hint);
   const percent = job.total ? ` · ${Math.floor((100 * job.done) / job.total)} %` : "";
   return html`<div class="job-state">
     ${job.state === "running" && html`<${Progress} label=${t("progress")} done=${job.done} total=${job.total} />`}
     <span>${t(job.state)}${job.state === "running" && percent}</span>
-    ${!job.error && job.message && html`<small class="quiet" lang="en">${job.message}</small>`}
-    ${job.error && html`<small class="bad" lang="en">${job.error.message}</small>`}
-    ${hint && html`<small class="quiet">${hint}</small>`}</div>`;
+    ${job.state === "running" && job.message && html`<small class="quiet" lang="en">${job.message}</small>`}
+    ${job.error && (language.value === "en" ? html`<small class="bad">${job.error.message}</small>
+      ${hint && html`<small class="quiet">${hint}</small>`}` : html`<small class="bad">${hint || t("refused")}</small>
+      <small class="quiet" lang="en">${job.error.message}</small>`)}</div>`;
 }

@@ -1,32 +1,35 @@
 // What is installed, what is loaded, and the catalogue floor by floor.
 import { useEffect, useState } from "../vendor/hooks.js";
-import { html, Confirm, Field, Name, Table, bytes, complain, copyText, toast } from "../parts.js";
+import { html, Confirm, Empty, Field, Name, Table, bytes, complain, copyText, toast } from "../parts.js";
 import { t, translated, inLanguage } from "../i18n.js";
 import { own } from "../api.js";
+import { loaded } from "../live.js";
+import { JobState, StartAndStop, useJobs } from "./jobs.js";
 
+const SHOWN_SECONDS = 24 * 3600; // a download that broke off stands beside the models for a day
+const SHOWN = ["all", "here", "fits"];
 const ALL_FLOORS = [1, 2, 3, 4, 5, 6, 7, 8, 9];
 
 export default function Models({ go }) {
-  return html`<div class="view"><${Installed} /><${Catalogue} go=${go} /></div>`;
+  const [installed, setInstalled] = useState([]);
+  const refresh = () => own("GET", "/models").then((r) => setInstalled(r.data)).catch(complain);
+  useEffect(() => { refresh(); }, []);
+  return html`<div class="view"><${Installed} installed=${installed} refresh=${refresh} />
+    <${Downloads} onDone=${refresh} /><${Catalogue} installed=${installed} go=${go} /></div>`;
 }
 
-function Installed() {
-  const [installed, setInstalled] = useState([]);
-  const [loaded, setLoaded] = useState([]);
+function Installed({ installed, refresh }) {
   const [busy, setBusy] = useState("");
   const [removing, setRemoving] = useState(null);
-  const refresh = () => Promise.all([own("GET", "/models"), own("GET", "/ps")])
-    .then(([all, running]) => { setInstalled(all.data); setLoaded(running.data); }).catch(complain);
-  useEffect(() => { refresh(); }, []);
   const act = async (path, model, said = "") => {
     setBusy(model);
     try { await own("POST", path, { model }); if (said) toast(said); } catch (e) { complain(e); }
     setBusy("");
-    refresh();
   };
   const remove = ({ model }) => own("DELETE", `/models?model=${encodeURIComponent(model)}`)
     .then(refresh).catch(complain).finally(() => setRemoving(null));
-  const rows = installed.map((m) => installedRow(m, loaded.find((r) => r.model === m.model), busy === m.model, {
+  const running = new Map((loaded.value || []).map((row) => [row.model, row]));
+  const rows = installed.map((m) => installedRow(m, running.get(m.model), busy === m.model, {
     onAct: act, onRemove: () => setRemoving(m),
   }));
   const columns = [t("model"), t("task"), t("size"), t("source"), t("licence"), t("memory"), ""];
@@ -45,7 +48,7 @@ function installedRow(m, running, busy, { onAct, onRemove }) {
     bytes(m.bytes),
     translated(`source_${m.source}`) || m.source,
     html`<${Name}>${m.licence || "–"}<//>`,
-    running ? `${t("loaded")} · ${bytes(running.rss_bytes)}` : "–",
+    running ? `${translated(`worker_${running.state}`) || running.state} · ${bytes(running.rss_bytes)}` : "–",
     html`<div class="row">
       ${running && button(t("unload"), () => onAct("/unload", m.model))}
       ${!running && button(t("load"), () => onAct("/load", m.model))}
@@ -54,21 +57,55 @@ function installedRow(m, running, busy, { onAct, onRemove }) {
   ];
 }
 
-function Catalogue({ go }) {
+/** Downloads that run, and those that broke off and can go on. */
+function Downloads({ onDone }) {
+  const { newest, act } = useJobs();
+  const pulls = [...newest.values()].filter((job) => job.kind === "pull").sort((a, b) => b.created_at - a.created_at);
+  const last = pulls.filter((job, i) => i === pulls.findIndex((other) => other.params.model === job.params.model));
+  const done = last.filter((job) => job.state === "succeeded").length;
+  useEffect(() => { if (done) onDone(); }, [done]);
+  const isShown = (job) => job.state !== "succeeded" && job.updated_at > Date.now() / 1000 - SHOWN_SECONDS;
+  const rows = last.filter(isShown).map((job) => [
+    html`<${Name}>${job.params.model}<//>`, html`<${JobState} job=${job} />`,
+    html`<div class="row"><${StartAndStop} job=${job} act=${act} /></div>`]);
+  return rows.length > 0 && html`<h2>${t("downloads")}</h2>
+    <${Table} caption=${t("downloads")} columns=${[t("model"), t("progress"), ""]} rows=${rows} />`;
+}
+
+/** The names of the systems of which some variant fits here, or null: asked once, when it is wanted. */
+function useFitting(systems, isWanted) {
+  const [fitting, setFitting] = useState(null);
+  useEffect(() => {
+    if (!isWanted || fitting || !systems.length) return;
+    const sized = systems.filter((s) => s.variants?.some((v) => v.nbytes));
+    Promise.all(sized.map((s) => own("POST", "/plan", { model: s.name }).then((p) => p.largest_that_fits && s.name, () => null)))
+      .then((names) => setFitting(new Set(names))).catch(complain);
+  }, [isWanted, systems]);
+  return fitting;
+}
+
+function Catalogue({ installed, go }) {
   const [systems, setSystems] = useState([]);
   const [floor, setFloor] = useState("");
   const [search, setSearch] = useState("");
+  const [show, setShow] = useState("all");
+  const fitting = useFitting(systems, show === "fits");
   useEffect(() => { own("GET", "/catalogue").then((r) => setSystems(r.data)).catch(complain); }, []);
   const wanted = search.toLowerCase();
-  const found = systems.filter((s) => (!floor || s.floor === Number(floor))
+  const here = new Set(installed.map((m) => m.model.split(":")[0]));
+  const isShown = { all: () => true, here: (s) => here.has(s.name), fits: (s) => fitting?.has(s.name) }[show];
+  const found = systems.filter((s) => (!floor || s.floor === Number(floor)) && isShown(s)
     && JSON.stringify([s.name, s.title, s.description]).toLowerCase().includes(wanted));
   return html`<h2>${t("catalogue")}</h2><div class="row filters">
       <${Field} id="floor" label=${t("floors")}><select id="floor" value=${floor}
         onChange=${(e) => setFloor(e.target.value)}>
         <option value="">${t("allFloors")}</option>
         ${ALL_FLOORS.map((n) => html`<option value=${n}>${n} · ${t(`floor${n}`)}</option>`)}</select><//>
+      <${Field} id="show" label=${t("show")}><select id="show" value=${show} onChange=${(e) => setShow(e.target.value)}>
+        ${SHOWN.map((name) => html`<option value=${name}>${t(`show_${name}`)}</option>`)}</select><//>
       <${Field} id="search" label=${t("searchModels")}>
         <input id="search" type="search" value=${search} onInput=${(e) => setSearch(e.target.value)} /><//></div>
+    ${systems.length > 0 && (show !== "fits" || fitting) && found.length === 0 && html`<${Empty} text=${t("nothingFound")} />`}
     <div class="cards">${found.map((s) => html`<${Card} key=${s.name} system=${s} go=${go} />`)}</div>`;
 }
 

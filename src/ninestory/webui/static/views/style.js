@@ -1,6 +1,8 @@
 // Every part once, for the eye and for the tests' photographs.
 import { useState } from "../vendor/hooks.js";
-import { html, Confirm, Drop, Empty, Field, IconButton, Menu, Name, Progress, Table, toast } from "../parts.js";
+import {
+  html, Confirm, Drop, Empty, Field, FilePicker, IconButton, Menu, Name, Progress, Table, toast,
+} from "../parts.js";
 import { t } from "../i18n.js";
 
 export default function Style() {
@@ -18,6 +20,8 @@ export default function Style() {
     <${Drop} class="drop-here" aria-label=${t("attach")}
       onFiles=${(files) => toast(files.map((f) => f.name).join(", "))}>
       <p>${t("dropHere")}</p><//>
+    <div class="row"><${FilePicker} label=${t("chooseFile")}
+      onFiles=${(files) => toast(files.map((f) => f.name).join(", "))} /></div>
     <${Empty} text=${t("empty")} />
     <div class="row"><button type="button" onClick=${() => toast(t("copied"), { hint: t("temperatureHelp") })}>
       ${t("copied")}</button>

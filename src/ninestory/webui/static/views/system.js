@@ -3,7 +3,7 @@ import { useEffect, useState } from "../vendor/hooks.js";
 import { html, Name, Table, bytes, clock, complain } from "../parts.js";
 import { t, translated, inLanguage } from "../i18n.js";
 import { own } from "../api.js";
-import { restarts } from "../live.js";
+import { connected, loaded, restarts } from "../live.js";
 
 export default function System() {
   const [system, setSystem] = useState(null);
@@ -18,13 +18,25 @@ export default function System() {
     translated(`origin_${s.origin}`) || html`<${Name}>${s.origin}<//>`, inLanguage(s.doc)]);
   const asked = requests.map((r) => [
     clock(r.time), html`<code>${r.method} ${r.path}</code>`, r.status, `${r.seconds.toFixed(3)} s`]);
-  return html`<div class="view"><${Machine} system=${system} /><${Versions} system=${system} />
+  return html`<div class="view"><${Health} />
+    <${Machine} system=${system} /><${Versions} system=${system} />
     <h2>${t("configuration")}</h2>
     <${Table} caption=${t("configuration")} columns=${[t("setting"), t("value"), t("from"), t("meaning")]}
       rows=${settings} />
     <h2>${t("requests")}</h2>
     <${Table} caption=${t("requests")} columns=${[t("time"), t("request"), t("answer"), t("duration")]}
       rows=${asked} /></div>`;
+}
+
+/** Whether the server answers, and every model's process as it is now. */
+function Health() {
+  const rows = (loaded.value || []).map((m) => [
+    html`<${Name}>${m.model}<//>`, translated(`worker_${m.state}`) || m.state, bytes(m.rss_bytes), m.pid ?? "–"]);
+  return html`<h2>${t("health")}</h2>
+    <p class=${connected.value ? "good" : "bad"} role="status">
+      ${connected.value ? t("serverAnswers") : t("offline")}</p>
+    <${Table} caption=${t("health")} columns=${[t("model"), t("fileState"), t("memory"), t("process")]} rows=${rows}
+      empty=${t("noneLoaded")} />`;
 }
 
 const valueOf = ({ value }) => (value === "" || value?.length === 0 ? "–" : String(value));

@@ -39,7 +39,7 @@ export function Composer({ busy, ready, onSend, onStop }) {
     if (e.key === "Escape" && busy) onStop();
   };
   const chosen = (e) => { attach([...e.target.files]); e.target.value = ""; };
-  return html`<form class="composer" onSubmit=${submit}>
+  return html`<form class="composer" onSubmit=${submit}><div class="box">
     ${files.length > 0 && html`<ul class="files" aria-label=${t("attachments")}>${files.map((f, i) => html`<li key=${i}>
       <${Name}>${f.name}<//> <span class="quiet">${bytes(f.text.length)}</span>
       <${IconButton} icon="close" label=${t("removeFile", { name: f.name })}
@@ -52,5 +52,5 @@ export function Composer({ busy, ready, onSend, onStop }) {
       ? html`<button type="button" class="main" aria-label=${t("stop")} title=${t("stop")} onClick=${onStop}>
           <${Icon} name="stop" /></button>`
       : html`<button class="main" aria-label=${t("send")} title=${t("send")} disabled=${!canSend}>
-          <${Icon} name="send" /></button>`}</form>`;
+          <${Icon} name="send" /></button>`}</div></form>`;
 }

@@ -10,7 +10,7 @@ const SEARCH_PAUSE_MS = 200;
 
 /** The rows that fit the search, and how to load them again. */
 export function useList() {
-  const [rows, setRows] = useState([]);
+  const [rows, setRows] = useState(null); // not known yet
   const [search, setSearch] = useState("");
   const wanted = useRef();
   wanted.current = search; // an answer that ends later refreshes by what is searched for then
@@ -38,14 +38,14 @@ export function ConversationList({ list, isOpen, at, onOpen, onChange, onRemoved
       <button type="button" class="main" onClick=${() => onOpen(null)}><${Icon} name="plus" /> ${t("newChat")}</button>
       <${Menu} label=${t("more")} icon="more" items=${[
         [t("importFile"), () => file.current.click()],
-        rows.length > 0 && [t("exportAll"), saveAll],
+        rows?.length > 0 && [t("exportAll"), saveAll],
       ]} /><input ref=${file} type="file" accept=".json,.md" aria-label=${t("importFile")} hidden
         onChange=${importFile} />
     </div>
     <input type="search" aria-label=${t("searchChats")} placeholder=${t("searchChats")} value=${search}
       onInput=${(e) => setSearch(e.target.value)} />
-    ${rows.length === 0 ? html`<${Empty} text=${search ? t("nothingFound") : t("noChats")} />` : html`<ul>
-      ${rows.map((row) =>
+    ${rows?.length === 0 ? html`<${Empty} text=${search ? t("nothingFound") : t("noChats")} />` : html`<ul>
+      ${rows?.map((row) =>
       html`<${Row} key=${row.id} row=${row} isCurrent=${row.id === at} onOpen=${onOpen} onRename=${setRenaming}
         onPin=${() => onChange(row, { pinned: !row.pinned })} onRemove=${() => remove(row, list, onRemoved)} />`)}
           </ul>`}

@@ -2,6 +2,7 @@
 import { useEffect, useRef, useState } from "../../vendor/hooks.js";
 import { html } from "../../parts.js";
 import { t } from "../../i18n.js";
+import { link } from "../../router.js";
 import { Message } from "./message.js";
 import { painted } from "./paint.js";
 import { isRemote } from "./request.js";
@@ -48,7 +49,8 @@ export function Log({ path, versions, reply, busy, leaf, canGoOn, act, children 
 export function Welcome({ model, onTry }) {
   return html`<div class="welcome"><h2>${t("welcome")}</h2>
     <p>${isRemote(model) ? t("welcomeRemote") : t("welcome1")}</p>
-    ${(!model || model.startsWith("starter:")) && html`<p>${t("welcome2")}</p>`}<p>${t("welcome3")}</p>
+    ${(!model || model.startsWith("starter:")) && html`<p>${t("welcome2")}</p>`}
+    <p>${t("welcome3")} <a ...${link("models")}>${t("toModels")}</a></p>
     <div class="tries">${["try1", "try2", "try3"].map((key) =>
       html`<button type="button" lang="en" key=${key} onClick=${() => onTry(t(key))}>${t(key)}</button>`)}</div></div>`;
 }

@@ -5,19 +5,20 @@ import { t, language } from "../../i18n.js";
 import { render } from "../../md.js";
 import { isComposing } from "../chat/composer.js";
 import { replyTo } from "../chat/reply.js";
+import { requestBody } from "../chat/request.js";
+import { newMessage } from "../chat/tree.js";
 
 const PAINT_EVERY_MS = 40;
 
-/** `ask(text, columns)` resolves to the answers when all have ended; a column is {model, temperature?, seed?}. */
+/** `ask(text, columns)` resolves to the answers when all have ended; a column is {model, settings}. */
 export function useAnswers() {
   const [answers, setAnswers] = useState([]);
   const running = useRef(null);
   useEffect(() => () => running.current?.abort(), []);
 
-  const run = async (text, { model, ...numbers }, i) => {
+  const run = async (text, { model, settings }, i) => {
     const put = (values) => setAnswers((all) => all.map((a, k) => (k === i ? { ...a, ...values } : a)));
-    const body = { model, messages: [{ role: "user", content: text }], stream: true };
-    for (const [name, value] of Object.entries(numbers)) if (value !== "") body[name] = Number(value);
+    const body = requestBody([newMessage("user", null, text)], settings, model);
     let draft = { text: "" };
     let painted = 0;
     let failed = false;
@@ -61,13 +62,13 @@ export function Question({ busy, ready, onAsk, onStop }) {
     if (e.key === "Enter" && !e.shiftKey && !isComposing(e)) submit(e);
     if (e.key === "Escape") onStop();
   };
-  return html`<form class="composer" onSubmit=${submit}>
+  return html`<form class="composer" onSubmit=${submit}><div class="box">
     <textarea rows="2" aria-label=${t("message")} placeholder=${t("placeholder")} value=${text}
       onInput=${(e) => setText(e.target.value)} onKeyDown=${keys}></textarea>
     ${busy
       ? html`<button type="button" class="main" aria-label=${t("stop")} title=${t("stop")} onClick=${onStop}>
           <${Icon} name="stop" /></button>`
       : html`<button class="main" aria-label=${t("send")} title=${t("send")} disabled=${!can}><${Icon} name="send" />
-        </button>`}
+        </button>`}</div>
     <div class="hidden" role="status">${busy ? t("answering") : ""}</div></form>`;
 }

@@ -25,7 +25,7 @@ export function Battle({ models, go }) {
   const begin = async (question) => {
     const drawn = draw(models);
     setFight({ models: drawn, question, voted: false });
-    const given = await ask(question, drawn.map((model) => ({ model, max_tokens: LONGEST_ANSWER })));
+    const given = await ask(question, drawn.map((model) => ({ model, settings: { max_tokens: LONGEST_ANSWER } })));
     const whole = given.every((a) => a.text && !a.failed);
     setFight(whole ? { models: drawn, question, answers: given, voted: false } : null);
   };

@@ -8,9 +8,9 @@ export function Leaderboard() {
   const [board, setBoard] = useState(null);
   useEffect(() => { own("GET", "/votes/leaderboard").then(setBoard).catch(complain); }, []);
   if (!board) return null;
-  const columns = ["rank", "model", "rating", "interval", "battles", "wins", "losses", "ties"].map((key) => t(key));
+  const columns = ["model", "rating", "interval", "battles", "wins", "losses", "ties"].map((key) => t(key));
   const rows = board.data.map((row, i) => [
-    i + 1, html`<${Name}>${row.model}<//>`, Math.round(row.rating),
+    html`${i + 1}. <${Name}>${row.model}<//>`, Math.round(row.rating),
     `${Math.round(row.interval.low)} – ${Math.round(row.interval.high)}`, row.battles, row.wins, row.losses, row.ties,
   ]);
   return html`${board.votes > 0 && html`<p class="quiet">${t("leaderboardHelp", { n: board.votes })}</p>`}

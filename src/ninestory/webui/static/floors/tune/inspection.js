@@ -20,7 +20,8 @@ export function Inspection({ found, name }) {
     <${Table} caption=${t("inspectData")} columns=${[t("figure"), t("value")]} rows=${facts} />
     ${bad.length > 0 && html`<h3>${t("rowsUnusable")}</h3>
       <${Table} caption=${t("rowsUnusable")} columns=${[t("place"), t("reason")]} rows=${bad} />`}
-    <h3>${t("rowLengths")}</h3><${Table} caption=${t("rowLengths")} columns=${[t("tokenCount"), t("rows")]} rows=${bars} />
+    <h3>${t("rowLengths")}</h3>
+    <${Table} caption=${t("rowLengths")} columns=${[t("tokenCount"), t("rows")]} rows=${bars} />
     <h3>${t("rowsRendered")}</h3><p class="quiet">${t("rowsRenderedHelp")}</p>
     ${found.samples.map((sample) => html`<pre class="sample" tabindex="0" translate=${false}>${sample.pieces
       .map(([text, learned]) => html`<span class=${learned ? "is-learned" : "is-given"}>${text}</span>`)}</pre>`)}

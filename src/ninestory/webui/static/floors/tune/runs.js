@@ -19,7 +19,7 @@ export function Runs({ query, go }) {
         onClick=${() => { rememberModel(run.alias); go("chat"); }}>${t("chatWithIt")}</button></div>`
       : html`<span class="quiet">${t("unfinished")}</span>`]);
   return html`<${Table} caption=${t("runs")} empty=${t("noRuns")} rows=${rows}
-    columns=${[t("run"), t("model"), t("tuneMethod"), t("tune_steps"), t("loss"), ""]} />`;
+    columns=${[t("runName"), t("model"), t("tuneMethod"), t("tune_steps"), t("loss"), ""]} />`;
 }
 
 function Report({ name }) {

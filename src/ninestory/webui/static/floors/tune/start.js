@@ -1,6 +1,6 @@
 // A new run: model, data and method, with a look at what would be learned before anything is trained.
 import { useEffect, useState } from "../../vendor/hooks.js";
-import { html, Drop, Field, Progress, complain } from "../../parts.js";
+import { html, Drop, Field, FilePicker, Progress, complain } from "../../parts.js";
 import { t, translated } from "../../i18n.js";
 import { call, own, upload } from "../../api.js";
 import { jobs as changed } from "../../live.js";
@@ -50,9 +50,9 @@ export function Start({ go }) {
       onChange=${(e) => { setModel(e.target.value); setLooked(null); }}>
       ${models.map((m) => html`<option value=${m.model}>${m.model}</option>`)}</select><//>
     <${Field} id="tune-file" label=${t("trainingData")} help=${t("trainingDataHelp")}>
-      <input id="tune-file" type="file" accept=${DATA_FILES} aria-describedby="tune-file-help"
-        onChange=${(e) => take([...e.target.files])} /><//>
-    ${file && html`<p class="quiet" translate=${false}>${file.filename}</p>`}
+      <div class="row"><${FilePicker} id="tune-file" help="tune-file-help" label=${t("chooseFile")}
+        accept=${DATA_FILES} onFiles=${take} /><span class="chosen" translate=${!file}>
+        ${file ? file.filename : t("noFileChosen")}</span></div><//>
     <${Field} id="tune-method" label=${t("tuneMethod")} help=${translated(`method_${form.method}`)}>
       <select id="tune-method" value=${form.method} aria-describedby="tune-method-help" translate=${false}
         onChange=${(e) => change("method", e.target.value)}>

@@ -9,7 +9,8 @@ import { jobEvent } from "../../live.js";
 const MOST_LINES = 200;
 const MOST_POINTS = 2000; // of one curve in memory; older ones are thinned out
 
-const FIGURES = { metric: "", step: "", evaluation: "held out: " }; // kinds of events → what their curves' names begin with
+// Kinds of events, and what the names of their curves begin with.
+const FIGURES = { metric: "", step: "", evaluation: "held out: " };
 
 /** `events` added to {lines, curves}: numbers of a figure beside its `step` are points of curves by their names. */
 function withEvents(before, events) {

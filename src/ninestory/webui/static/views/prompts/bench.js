@@ -1,9 +1,12 @@
-// What stands on the workbench: versions of a prompt and cases, kept in this browser; and how they are run.
+// What stands on the workbench: versions of a prompt and cases, kept on the server; and how they are run.
 import { signal } from "../../vendor/signals.js";
-import { call } from "../../api.js";
+import { complain, toast } from "../../parts.js";
+import { t } from "../../i18n.js";
+import { call, own } from "../../api.js";
 import { messagesOf } from "./template.js";
 
-const KEY = "ninestory.workbench";
+const FLOOR = "workbench"; // the bench is kept as the one preset of this floor
+const STORE_AFTER_MS = 400;
 const AT_ONCE = 2; // requests that wait for one another's words
 export const LONGEST_ANSWER = 512; // tokens
 const MOST_VERSIONS = 6;
@@ -12,13 +15,47 @@ const newVersion = (more = {}) => ({ model: "", system: "", text: "", temperatur
 const newCase = () => ({ values: {}, expected: "" });
 const empty = () => ({ versions: [newVersion()], cases: [newCase()] });
 
-function remembered() {
-  try { return JSON.parse(localStorage.getItem(KEY)) || empty(); } catch { return empty(); }
+/** {versions: [{model, system, text, temperature}], cases: [{values, expected}]} */
+export const bench = signal(empty());
+let kept = null; // {id, revision} of the server's row
+let stored = bench.value; // what stands on the server
+let timer = 0;
+let storing = Promise.resolve();
+
+async function fetchBench() {
+  const [row] = (await own("GET", `/presets?floor=${FLOOR}`)).data;
+  kept = row ? { id: row.id, revision: row.revision } : null;
+  const isWhole = row?.settings.versions?.length > 0 && row.settings.cases?.length > 0;
+  stored = isWhole ? { versions: row.settings.versions, cases: row.settings.cases } : empty();
+  bench.value = stored;
 }
 
-/** {versions: [{model, system, text, temperature}], cases: [{values, expected}]} */
-export const bench = signal(remembered());
-bench.subscribe((value) => localStorage.setItem(KEY, JSON.stringify(value)));
+/** Bring what stands on the server, once what was changed here is there. */
+export function loadBench() {
+  clearTimeout(timer);
+  storing = storing.catch(() => {}).then(store).then(fetchBench);
+  return storing;
+}
+
+/** Store the bench; when another tab was first, its bench is shown, and that is said. */
+async function store() {
+  const value = bench.value;
+  if (value === stored) return;
+  try {
+    const row = kept ? await own("PATCH", `/presets/${kept.id}`, { revision: kept.revision, settings: value })
+      : await own("POST", "/presets", { name: FLOOR, floor: FLOOR, settings: value });
+    kept = { id: row.id, revision: row.revision };
+    stored = value;
+  } catch (e) {
+    if (e.status !== 409 && e.status !== 404) { complain(e); return; }
+    await fetchBench();
+    toast(t("benchChanged"), { error: true });
+  }
+}
+bench.subscribe((value) => {
+  clearTimeout(timer);
+  if (value !== stored) timer = setTimeout(() => { storing = storing.then(store, store); }, STORE_AFTER_MS);
+});
 
 export const letter = (i) => "ABCDEF"[i];
 export const canAddVersion = () => bench.value.versions.length < MOST_VERSIONS;

@@ -6,7 +6,7 @@ import { draft } from "../../floors/chat/composer.js";
 import { EXAMPLES } from "./examples.js";
 import { deletePrompt, emptyPrompt, listPrompts, storePrompt } from "./store.js";
 import { fill, variablesOf } from "./template.js";
-import { addVersion } from "./bench.js";
+import { addVersion, loadBench } from "./bench.js";
 
 export function Library({ go }) {
   const [prompts, setPrompts] = useState([]);
@@ -56,7 +56,11 @@ function Editor({ prompt, onChange, onSave, onRemove, go }) {
   const names = variablesOf(prompt.system, prompt.text);
   const submit = (e) => { e.preventDefault(); onSave(prompt); };
   const tryIt = () => { draft.value = fill(prompt.text, prompt.values); go("chat"); };
-  const compare = () => { addVersion(prompt); go("prompts?tab=workbench"); };
+  const compare = async () => {
+    try { await loadBench(); } catch (e) { complain(e); return; }
+    addVersion(prompt);
+    go("prompts?tab=workbench");
+  };
   return html`<form class="editor" onSubmit=${submit}>
     <${Field} id="prompt-name" label=${t("promptName")}><input id="prompt-name" value=${prompt.name} required
       maxlength="100"
@@ -64,7 +68,7 @@ function Editor({ prompt, onChange, onSave, onRemove, go }) {
     <${Field} id="prompt-system" label=${t("systemPrompt")}><textarea id="prompt-system" rows="2" value=${prompt.system}
       onInput=${(e) => set({ system: e.target.value })}></textarea><//>
     <${Field} id="prompt-text" label=${t("promptText")} help=${t("promptTextHelp")}><textarea id="prompt-text"
-      rows="8" required
+      rows="6" required
       aria-describedby="prompt-text-help" value=${prompt.text} onInput=${(e) => set({ text: e.target.value })}>
         </textarea><//>
     ${names.length > 0 && html`<fieldset><legend>${t("values")}</legend>${names.map((name) => html`

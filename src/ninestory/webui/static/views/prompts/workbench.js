@@ -1,9 +1,11 @@
 // Versions of a prompt × cases: every version answers every case, and one reads along the rows.
-import { useEffect, useRef, useState } from "../../vendor/hooks.js";
-import { html, Field, Icon, IconButton, Name, complain, download, readTexts, toast } from "../../parts.js";
+import { useEffect, useState } from "../../vendor/hooks.js";
+import {
+  html, Field, FilePicker, Icon, IconButton, Name, complain, download, readTexts, toast,
+} from "../../parts.js";
 import { t } from "../../i18n.js";
 import { own } from "../../api.js";
-import { LONGEST_ANSWER, addCase, addVersion, bench, canAddVersion, change, letter, remove, run } from "./bench.js";
+import { LONGEST_ANSWER, addCase, addVersion, bench, canAddVersion, change, letter, loadBench, remove, run } from "./bench.js";
 import { parseCsv, toCsv } from "./csv.js";
 import { variablesOf } from "./template.js";
 
@@ -11,7 +13,9 @@ export function Workbench() {
   const [models, setModels] = useState([]);
   const [cells, setCells] = useState({}); // "version case" → {state, text, seconds, passed}
   const [running, setRunning] = useState(null);
+  const [isLoaded, setLoaded] = useState(false);
   useEffect(() => {
+    loadBench().catch(complain).finally(() => setLoaded(true));
     own("GET", "/models").then((r) => setModels(r.data.filter((m) => m.task === "chat").map((m) => m.model)))
       .catch(complain);
   }, []);
@@ -28,6 +32,7 @@ export function Workbench() {
   };
   const ready = models.length > 0 && versions.every((v) => v.text.trim());
   const edit = (action) => { setCells({}); action(); };
+  if (!isLoaded) return null;
   return html`<p class="quiet">${t("workbenchHelp", { n: LONGEST_ANSWER })}</p>
     <div class="versions">${versions.map((version, i) => html`<${Version} key=${i} i=${i} version=${version}
       models=${models}
@@ -111,11 +116,9 @@ function Summary({ v, cells }) {
 }
 
 function CsvButtons({ names, cells }) {
-  const file = useRef();
   const { versions, cases } = bench.value;
-  const take = async (e) => {
-    const [read] = await readTexts([...e.target.files]);
-    e.target.value = "";
+  const take = async (files) => {
+    const [read] = await readTexts(files);
     if (!read) return;
     const [head, ...rows] = parseCsv(read.text);
     if (!names.every((name) => head.includes(name))) {
@@ -134,8 +137,7 @@ function CsvButtons({ names, cells }) {
       ...versions.map((_, v) => cells[`${v} ${c}`]?.text || "")]);
     download("workbench.csv", toCsv([head, ...rows]));
   };
-  return html`<button type="button" disabled=${!names.length} onClick=${() => file.current.click()}>
-    ${t("importCases")}</button>
-    <input ref=${file} type="file" accept=".csv,text/csv" aria-label=${t("importCases")} hidden onChange=${take} />
+  return html`${names.length > 0 && html`<${FilePicker} label=${t("importCases")} accept=".csv,text/csv"
+      onFiles=${take} />`}
     <button type="button" disabled=${!Object.keys(cells).length} onClick=${save}>${t("exportTable")}</button>`;
 }
