@@ -185,3 +185,21 @@ def test_schedules_rise_and_fall() -> None:
     assert rates[9] == 1.0 and rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
     assert learning_rate(55, 100, 1.0, 10, "linear") == pytest.approx(0.5)
     assert learning_rate(99, 100, 1.0, 10, "constant") == 1.0
+
+
+def test_answers_given_together_are_those_given_alone() -> None:
+    forward = CausalForward(tiny_llama().eval())
+    assert forward.packed
+    questions = [row.ids for row in rows(5)]
+    longest = max(map(len, questions))
+
+    def answers(ids: list[list[int]], mask: list[list[int]]) -> list[list[int]]:
+        made = forward.base.generate(
+            input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask), max_new_tokens=5, do_sample=False
+        )
+        return made[:, len(ids[0]) :].tolist()
+
+    with forward.masked_attention():
+        padded = [[0] * (longest - len(ids)) + ids for ids in questions]
+        together = answers(padded, [[int(token > 0) for token in ids] for ids in padded])
+    assert together == [answers([ids], [[1] * len(ids)])[0] for ids in questions]

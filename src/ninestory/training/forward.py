@@ -97,6 +97,18 @@ class CausalForward:
         """What an objective measured since it was last asked; next-token prediction has its loss alone."""
         return {}
 
+    @contextmanager
+    def masked_attention(self) -> Iterator[None]:
+        """Attention that heeds a mask, for answers of rows padded on the left; the packed rows' own has none."""
+        if not self.packed:
+            yield
+            return
+        self.base.set_attn_implementation("sdpa")
+        try:
+            yield
+        finally:
+            self.base.set_attn_implementation(attention.NAME)
+
     def _bias(self) -> torch.Tensor | None:
         return getattr(self.head, "bias", None)
 

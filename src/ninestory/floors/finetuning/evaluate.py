@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ninestory.core.paths import atomic_write
 from ninestory.core.progress import Progress
@@ -16,7 +16,11 @@ from ninestory.floors.finetuning.examples import question
 from ninestory.floors.finetuning.masking import blocks
 from ninestory.floors.finetuning.preparation import Prepared
 
-GENERAL_ROWS = 64  # blocks of general text that are measured
+if TYPE_CHECKING:
+    from ninestory.training.forward import CausalForward
+
+GENERAL_ROWS = 32  # blocks of general text that are measured
+ANSWERED_TOGETHER = 16  # questions
 
 
 class Evaluator:
@@ -45,30 +49,40 @@ class Evaluator:
         budget = self._prepared.recipe.train.micro_batch_tokens
         loss = mean_loss(forward, [example.row for example in self._prepared.held_out], budget)
         general = mean_loss(forward, self._general, budget) if self._general else None
-        answers = iter(self._answers(model))
+        answers = iter(self._answers(forward))
         return measure(self.cases, loss, general, (lambda _: next(answers)) if self.cases else None)
 
-    def _answers(self, model: Any) -> list[str]:
+    def _answers(self, forward: CausalForward) -> list[str]:
+        """Greedy answers, of questions of about one length together; one by one where padding would be seen."""
+        order = sorted(range(len(self._questions)), key=lambda i: len(self._questions[i]))
+        together = ANSWERED_TOGETHER if forward.packed else 1
+        answers = [""] * len(order)
+        forward.model.eval()
+        with forward.masked_attention():
+            for start in range(0, len(order), together):
+                chosen = order[start : start + together]
+                made = self._generated(forward.model, [self._questions[i] for i in chosen])
+                for i, answer in zip(chosen, made, strict=True):
+                    answers[i] = answer
+                self._progress.update(start + len(chosen), len(order), "answers of the held-out rows")
+        return answers
+
+    def _generated(self, model: Any, questions: list[list[int]]) -> list[str]:
+        """One answer a question; the shorter ones are padded on the left."""
         import torch
 
-        tokenizer = self._prepared.base.tokenizer
-        most = self._prepared.recipe.evaluate.max_tokens
-        model.eval()
-        answers = []
-        for number, ids in enumerate(self._questions, 1):
-            given = torch.tensor([ids])
-            with torch.no_grad():
-                made = model.generate(
-                    input_ids=given,
-                    attention_mask=torch.ones_like(given),
-                    max_new_tokens=most,
-                    do_sample=False,
-                    eos_token_id=sorted(tokenizer.eos_ids) or None,
-                    pad_token_id=min(tokenizer.eos_ids, default=0),
-                )
-            answers.append(tokenizer.decode(made[0, len(ids) :].tolist()).strip())
-            self._progress.update(number, len(self._questions), "answers of the held-out rows")
-        return answers
+        tokenizer, longest = self._prepared.base.tokenizer, max(map(len, questions))
+        pad = min(tokenizer.eos_ids, default=0)
+        with torch.no_grad():
+            made = model.generate(
+                input_ids=torch.tensor([[pad] * (longest - len(ids)) + ids for ids in questions]),
+                attention_mask=torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in questions]),
+                max_new_tokens=self._prepared.recipe.evaluate.max_tokens,
+                do_sample=False,
+                eos_token_id=sorted(tokenizer.eos_ids) or None,
+                pad_token_id=pad,
+            )
+        return [tokenizer.decode(row[longest:].tolist()).strip() for row in made]
 
 
 def kept_side(file: Path, make: Callable[[], Side]) -> Side:
