@@ -221,12 +221,30 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         folder.open({"name": "a"}, {"base": "x", "data": "z"})
 
 
-def test_the_log_keeps_every_bit_and_the_curve_is_a_picture(tmp_path: Path) -> None:
-    run = training(tmp_path / "run", METHODS["lora"], evaluate_every=4)
-    run.run()
+def test_the_log_keeps_every_bit_and_the_curves_are_a_picture_and_tensorboards(tmp_path: Path) -> None:
+    class StopAt7(Silent):
+        def update(self, done: float, total: float | None = None, message: str = "") -> None:
+            if done == 7:
+                raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        training(tmp_path / "run", METHODS["lora"], evaluate_every=4, progress=StopAt7()).run()
+    training(tmp_path / "run", METHODS["lora"], evaluate_every=4).run()
     lines = [json.loads(text) for text in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "step"]
     assert [line["step"] for line in lines if line["kind"] == "step"] == [*range(1, 13)]
     assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert _tensorboard(tmp_path / "run" / "tensorboard", "step/loss") == pytest.approx(dict(enumerate(losses, 1)))
+    assert set(_tensorboard(tmp_path / "run" / "tensorboard", "evaluation/loss")) == {4, 8, 12}
+
+
+def _tensorboard(folder: Path, tag: str) -> dict[int, float]:
+    """Step → value, read by TensorBoard itself."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars(tag)}
 
 
 def test_no_rows_at_all_is_said(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -198,8 +199,14 @@ def _inspection(recipe: Recipe, samples: int = 3) -> Inspection:
 
 def _tune(recipe: Recipe, force: bool, as_json: bool) -> None:
     from ninestory.cli.tune_progress import StepBar
+    from ninestory.core.paths import Home
     from ninestory.library import tune
 
+    if int(os.environ.get("RANK", "0")):  # torchrun's: not the first process
+        from ninestory.floors.finetuning.tuning import follow
+
+        follow(recipe, Home.default().ensure())
+        return
     with StepBar(quiet=as_json) as bar:
         outcome = tune(recipe, force=force, progress=bar)
     if as_json:

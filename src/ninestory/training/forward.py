@@ -17,6 +17,7 @@ import torch
 from ninestory.training import attention
 from ninestory.training.batches import IGNORED, Row
 from ninestory.training.loss import chunked_cross_entropy, chunked_label_losses, label_losses
+from ninestory.training.processes import whole
 
 _LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
@@ -70,7 +71,7 @@ class CausalForward:
         states = self._states(inputs)
         if self.whole_logits:
             return torch.nn.functional.cross_entropy(states, inputs.labels, reduction="sum") * scale
-        return chunked_cross_entropy(states, self.head.weight, self._bias(), inputs.labels, scale)
+        return chunked_cross_entropy(states, whole(self.head.weight), self._bias(), inputs.labels, scale)
 
     @torch.no_grad()
     def token_losses(self, rows: Sequence[Row]) -> torch.Tensor:
@@ -79,7 +80,7 @@ class CausalForward:
         states = self._states(inputs)
         if self.whole_logits:
             return torch.nn.functional.cross_entropy(states, inputs.labels, reduction="none")
-        return label_losses(states, self.head.weight, self._bias(), inputs.labels)
+        return label_losses(states, whole(self.head.weight), self._bias(), inputs.labels)
 
     def row_log_probabilities(self, rows: Sequence[Row]) -> torch.Tensor:
         """Σ log p over the learned tokens of each row, float32 [rows], differentiable."""
@@ -88,7 +89,7 @@ class CausalForward:
         if self.whole_logits:
             losses = torch.nn.functional.cross_entropy(states, inputs.labels, reduction="none")
         else:
-            losses = chunked_label_losses(states, self.head.weight, self._bias(), inputs.labels)
+            losses = chunked_label_losses(states, whole(self.head.weight), self._bias(), inputs.labels)
         counts = torch.tensor([row.learned for row in rows], device=self.device)
         owners = torch.arange(len(rows), device=self.device).repeat_interleave(counts)
         return -losses.new_zeros(len(rows)).index_add(0, owners, losses)
@@ -110,7 +111,8 @@ class CausalForward:
             self.base.set_attn_implementation(attention.NAME)
 
     def _bias(self) -> torch.Tensor | None:
-        return getattr(self.head, "bias", None)
+        bias = getattr(self.head, "bias", None)
+        return None if bias is None else whole(bias)
 
     def _states(self, inputs: Inputs) -> torch.Tensor:
         """[labels, hidden]: what the body gives at the labels' positions; logits for families that change them."""

@@ -63,6 +63,7 @@ class TrainSettings:
         save_every: steps between checkpoints; 0 = only at the end.
         keep: newest checkpoints kept, besides the best.
         evaluate_every: steps between evaluations on the held-out rows; 0 = only at the end.
+        parallel: under torchrun, ddp (each process holds the model) or fsdp2 (each holds a share of its weights).
         patience: end after so many evaluations without a better loss; 0 = never.
     """
 
@@ -87,6 +88,7 @@ class TrainSettings:
     keep: int = 2
     evaluate_every: int = 0
     patience: int = 0
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
 
     def steps(self, rows: int) -> int:
         """Optimiser steps over `rows` training rows."""

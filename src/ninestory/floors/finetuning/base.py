@@ -72,12 +72,13 @@ def open_base(reference: str, template: str, home: Home, progress: Progress) -> 
 
 
 def load_weights(base: Base, home: Home, progress: Progress, *, packed: bool = False) -> Any:
-    """The module in float32; `packed`: its linears in NF4 with double quantisation (QLoRA).
+    """The module on this process's device, in float32 on a processor; `packed`: its linears in NF4 with double quantisation (QLoRA).
 
     Packed weights come from a 4-bit copy that is made once and kept in the home's cache: quantising in memory would
     take more than a whole run does. A base that is packed on disk (`ninestory convert nf4`) is used as it is.
     """
     from ninestory.runtimes.torch.load_model import check_vocabulary, load_model
+    from ninestory.training.processes import own_device
 
     resolved = base.resolved
     if packed and not open_checkpoint(base.folder).config.get("quantization_config"):
@@ -85,7 +86,7 @@ def load_weights(base: Base, home: Home, progress: Progress, *, packed: bool = F
 
         folder = home.cache / "nf4" / base.fingerprint
         resolved = replace(resolved, path=folder if folder.is_dir() else convert_to_nf4(base.folder, folder, progress))
-    model, _ = load_model(resolved)
+    model, _ = load_model(resolved, device=own_device())
     check_vocabulary(base.tokenizer, model.get_input_embeddings().weight.shape[0], base.reference)  # type: ignore[operator]
     return model
 

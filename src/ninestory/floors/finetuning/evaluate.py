@@ -71,12 +71,15 @@ class Evaluator:
         """One answer a question; the shorter ones are padded on the left."""
         import torch
 
+        device = next(model.parameters()).device
         tokenizer, longest = self._prepared.base.tokenizer, max(map(len, questions))
         pad = min(tokenizer.eos_ids, default=0)
         with torch.no_grad():
             made = model.generate(
-                input_ids=torch.tensor([[pad] * (longest - len(ids)) + ids for ids in questions]),
-                attention_mask=torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in questions]),
+                input_ids=torch.tensor([[pad] * (longest - len(ids)) + ids for ids in questions], device=device),
+                attention_mask=torch.tensor(
+                    [[0] * (longest - len(ids)) + [1] * len(ids) for ids in questions], device=device
+                ),
                 max_new_tokens=self._prepared.recipe.evaluate.max_tokens,
                 do_sample=False,
                 eos_token_id=sorted(tokenizer.eos_ids) or None,

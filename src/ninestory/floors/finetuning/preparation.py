@@ -161,7 +161,7 @@ def _identity(recipe: Recipe, base: Base, train: list[Example]) -> dict[str, Any
     for example in train:
         digest.update(json.dumps([example.row.ids, example.row.labels]).encode())
     settings = dataclasses.asdict(recipe.train)
-    for free in ("keep", "save_every", "patience", "evaluate_every"):
+    for free in ("keep", "save_every", "patience", "evaluate_every", "parallel"):
         settings.pop(free)
     return {
         "base": base.fingerprint,

@@ -7,10 +7,10 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ninestory.core.paths import Home, atomic_write
-from ninestory.core.progress import Progress
+from ninestory.core.progress import Progress, Silent
 from ninestory.evaluation.before_after import Comparison, compare
 from ninestory.evaluation.tuning_report import TuningReport, as_html, as_markdown
 from ninestory.floors.finetuning.base import load_weights
@@ -18,6 +18,11 @@ from ninestory.floors.finetuning.evaluate import Evaluator, kept_side
 from ninestory.floors.finetuning.preparation import Prepared, prepare, refuse_what_does_not_fit
 from ninestory.floors.finetuning.recipe import Recipe
 from ninestory.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from ninestory.training.loop import Training
+    from ninestory.training.methods import Tuned
+    from ninestory.training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Outcome:
 def run(recipe: Recipe, home: Home, progress: Progress, *, force: bool = False, kind: str = "") -> Outcome:
     """Tune, evaluate, save. The same recipe again goes on from its last checkpoint, or gives its finished outcome.
 
+    Under torchrun this is the first process; the others `follow`.
+
     Args:
         force: start although the memory plan says that it does not fit.
         kind: suffix of data files whose name has none (uploads).
@@ -67,29 +74,26 @@ def run(recipe: Recipe, home: Home, progress: Progress, *, force: bool = False, 
         Conflict: the name belongs to another run.
     """
     from ninestory.training.allocator import fix_malloc_thresholds
-    from ninestory.training.loop import Training
-    from ninestory.training.methods import prepare as prepare_method
+    from ninestory.training.processes import join
 
     fix_malloc_thresholds()
     prepared = prepare(recipe, home, progress, kind=kind)
     refuse_what_does_not_fit(prepared, force=force)
     folder = RunFolder(home.runs / prepared.name)
     folder.open(dataclasses.asdict(dataclasses.replace(recipe, name=prepared.name)), prepared.identity)
-
     model = load_weights(prepared.base, home, progress, packed=recipe.method.name == "qlora")
     evaluator = Evaluator(prepared, progress)
     before = kept_side(folder.path / "base.json", lambda: evaluator.side(model, packs=True))
-    tuned = prepare_method(model, recipe.method, seed=recipe.train.seed, total_steps=prepared.steps)
-    training = Training(
-        tuned,
-        [example.row for example in prepared.train],
-        recipe.train,
-        folder,
-        progress,
-        [example.row for example in prepared.held_out],
-    )
+    processes = join()
+    processes.wait()
+    training = _training(prepared, model, folder, progress, processes)
     result = training.run()
-    training.load_best()
+    tuned = training.tuned
+    if training.sharded:
+        tuned = _prepared_method(prepared, load_weights(prepared.base, home, progress))
+        training.put_result_into(tuned)
+    else:
+        training.load_best()
     reference = _save(prepared, folder, tuned)
     after = evaluator.side(tuned.module, packs=tuned.packs)
     comparison = compare(evaluator.cases, before, after)
@@ -106,6 +110,34 @@ def run(recipe: Recipe, home: Home, progress: Progress, *, force: bool = False, 
         comparison,
         report,
     )
+
+
+def follow(recipe: Recipe, home: Home) -> None:
+    """What the other processes of a run under torchrun do: their share of every step. The first one does the rest."""
+    from ninestory.training.allocator import fix_malloc_thresholds
+    from ninestory.training.processes import join
+
+    fix_malloc_thresholds()
+    processes = join()
+    processes.wait()  # the first has opened the folder and made what is made once
+    prepared = prepare(recipe, home, Silent())
+    model = load_weights(prepared.base, home, Silent(), packed=recipe.method.name == "qlora")
+    _training(prepared, model, RunFolder(home.runs / prepared.name), Silent(), processes).run()
+
+
+def _training(prepared: Prepared, model: Any, folder: RunFolder, progress: Progress, processes: Processes) -> Training:
+    from ninestory.training.loop import Training
+
+    train, held_out = ([example.row for example in part] for part in (prepared.train, prepared.held_out))
+    tuned = _prepared_method(prepared, model)
+    return Training(tuned, train, prepared.recipe.train, folder, progress, held_out, processes)
+
+
+def _prepared_method(prepared: Prepared, model: Any) -> Tuned:
+    from ninestory.training.methods import prepare as prepare_method
+
+    recipe = prepared.recipe
+    return prepare_method(model, recipe.method, seed=recipe.train.seed, total_steps=prepared.steps)
 
 
 def _save(prepared: Prepared, folder: RunFolder, tuned: Any) -> str:

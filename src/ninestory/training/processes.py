@@ -1,0 +1,115 @@
+"""The processes of one run that torchrun or accelerate started: who this one is, and what they add up together.
+
+    torchrun --nproc-per-node 2 -m ninestory tune run RECIPE.yaml
+
+Every process knows the whole plan, so a step's label count needs no message. `ddp`: each holds the whole model, and
+after the backward pass one flat sum goes round. `fsdp2`: each holds a share of every weight (torch's `fully_shard`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ninestory.core.errors import Unsupported
+from ninestory.training.methods import Tuned, blocks_of
+
+Item = TypeVar("Item")
+_PATIENCE = timedelta(hours=12)  # the first process measures the base while the others wait
+_SHARDABLE = ("full", "freeze", "lora", "rslora")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One of `world` processes; the first writes the log, the checkpoints and the result."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item], rank: int | None = None) -> Sequence[Item]:
+        """Every `world`-th item: what this process (or that of `rank`) works on."""
+        return items[self.rank if rank is None else rank :: self.world]
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def add_up(self, parameters: Iterable[torch.nn.Parameter], loss: float) -> float:
+        """Put the sum over all processes into every gradient, in one message; the losses' sum."""
+        if self.world == 1:
+            return loss
+        held = list(parameters)
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in held]
+        flat = torch.cat([*(grad.flatten() for grad in grads), torch.tensor([loss], device=own_device())])
+        dist.all_reduce(flat)
+        start = 0
+        for parameter in held:
+            parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
+            start += parameter.numel()
+        return float(flat[-1])
+
+
+ALONE = Processes()
+
+
+def join() -> Processes:
+    """What the environment says of this process; joins the group that torchrun opened."""
+    if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
+        return ALONE
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
+    return Processes(dist.get_rank(), dist.get_world_size())
+
+
+def own_device() -> str:
+    """Where this process computes: the graphics processor of its number on this machine, if there is one."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def shard(tuned: Tuned, processes: Processes) -> None:
+    """Cut every weight into one share a process, block by block (FSDP2); `tuned.trainable` then holds the shares.
+
+    Raises:
+        Unsupported: a method whose parameters are changed from outside the backward pass, or packed weights.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    if tuned.method.name not in _SHARDABLE:
+        raise Unsupported(
+            f"{tuned.method.name} does not run with its weights shared out (fsdp2); {', '.join(_SHARDABLE)} do.",
+            hint="Set train.parallel to ddp.",
+            hint_zh="请将 train.parallel 设为 ddp。",
+            param="train.parallel",
+        )
+    module: Any = tuned.module
+    mesh = init_device_mesh(next(module.parameters()).device.type, (processes.world,))
+    base = module.get_base_model() if hasattr(module, "get_base_model") else module
+    for block in blocks_of(base)[1]:
+        fully_shard(block, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    tuned.trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of which this process may hold a share, put together; every process has to ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def shared_out(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Whole `values` cut as `like` is: this process's share, or all of them."""
+    if not isinstance(like, DTensor):
+        return values
+    return distribute_tensor(values.to(like.device), like.device_mesh, like.placements)
