@@ -178,7 +178,7 @@ class Training:
         self.step += 1
         self._note(total, rate, norm, sum(len(row.ids) for row in batch), time.monotonic() - started)
 
-    def _accumulate(self, batch: list[Row]) -> float:
+    def _accumulate(self, batch: list[Row | Pair]) -> float:
         """The gradients of the whole step's mean loss; the mean itself."""
         total, scale = 0.0, 1.0 / sum(row.learned for row in batch)
         if self.sharded:
@@ -192,14 +192,14 @@ class Training:
             return self.processes.add_up([], total / self.processes.world)
         return self.processes.add_up(self.tuned.trainable.values(), total)
 
-    def _pieces(self, batch: list[Row]) -> list[tuple[list[Row], float]]:
+    def _pieces(self, batch: list[Row | Pair]) -> list[tuple[list[Row | Pair], float]]:
         """This process's micro-batches, with the weight 1; where weights are shared out, all must run equally many."""
         shares = [self._split(self.processes.share(batch, rank)) for rank in range(self.processes.world)]
         own = [(part, 1.0) for part in shares[self.processes.rank]]
         most = max(map(len, shares)) if self.sharded else 0
         return own + [([next(row for row in batch if row.learned)], 0.0)] * (most - len(own))
 
-    def _split(self, rows: Sequence[Row]) -> list[list[Row]]:
+    def _split(self, rows: Sequence[Row | Pair]) -> list[list[Row | Pair]]:
         """Micro-batches in which something is learned."""
         lengths = [len(row.ids) for row in rows]
         cut = micro_batches(lengths, self.settings.micro_batch_tokens, padded=not self.forward.packed)
