@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 from ninestory.core.machine import available_bytes
 from ninestory.models.plan import ModelShape
@@ -27,17 +28,22 @@ UNGATED = (
     "opt",
 )  # two matrices a block's MLP
 CHUNK = 256  # positions whose logits are alive at once (training/loss.py)
-_NF4_BYTES = 4.127 / 8  # a weight with its doubly quantised scales
+# of one weight, scales counted: float32; NF4, doubly quantised in blocks of 64; GPTQ in groups of 128
+_WEIGHT_BYTES = {"": 4.0, "nf4": 4.127 / 8, "gptq": 4.16 / 8}
+_WIDENED_BYTES = 6
+PACKED_METHODS = ("qlora",)  # pack a base that is not packed yet
+_LOW_RANK = ("lora", "rslora", "dora", "adalora", "qlora", "pissa", "loftq")
 _PADDED = ("prompt", "prefix", "p_tuning_v2")
 
 
 @dataclass(frozen=True)
 class TunedShape:
-    """What the arithmetic needs to know of a model: `tied`: its head shares the embedding's memory."""
+    """What the arithmetic needs to know of a model. `tied`: its head shares the embedding's memory."""
 
     sizes: ModelShape
     tied: bool
     mlp_matrices: int = 3  # gate, up and down; 2 for the families in UNGATED
+    packing: Literal["", "nf4", "gptq"] = ""  # of the linears on disk
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,10 @@ def plan_tuning(name: str, model: TunedShape, job: TuningJob, *, free: int | Non
     linears, table = _linear_parameters(model), shape.vocabulary * shape.hidden
     others = table * (1 if model.tied else 2) + shape.layers * 2 * shape.hidden + shape.hidden
     trainable = trainable_parameters(model, job)
-    weights = 4 * (linears + others)
-    widened = 0
-    if job.method == "qlora":
-        weights = int(_NF4_BYTES * linears) + 4 * others
-        widened = 4 * shape.hidden * shape.ffn  # one weight at a time is made float for its product
+    packing = "nf4" if job.method in PACKED_METHODS and not model.packing else model.packing
+    weights = int(_WEIGHT_BYTES[packing] * linears) + 4 * others
+    # one weight at a time is widened for its product: its codes as int32, and its values
+    widened = _WIDENED_BYTES * shape.hidden * shape.ffn if packing else 0
     peak = _activations(model, job, trainable) + widened
     return TuningPlan(
         model=name,
@@ -138,17 +143,44 @@ def trainable_parameters(model: TunedShape, job: TuningJob) -> int:
 def _activations(model: TunedShape, job: TuningJob, trainable: int) -> int:
     """What lives beside weights and optimiser at the worst moment of a step."""
     shape = model.sizes
-    tokens, hidden, kv = job.tokens, shape.hidden, shape.kv_heads * shape.head_dim
-    rank = job.rank if job.method in ("lora", "rslora", "dora", "adalora", "qlora") else 0
+    tokens, hidden = job.tokens, shape.hidden
     layers = job.blocks if job.method == "freeze" else shape.layers
-    layer = 4 * tokens * (7 * hidden + 2 * kv + model.mlp_matrices * shape.ffn + 7 * rank)
+    layer = 4 * tokens * _saved_floats(model, job)
     saved = 4 * tokens * hidden * layers if job.checkpointing else layers * layer
-    chunks = min(2, -(-job.labels // CHUNK)) * min(CHUNK, job.labels) * 4 * shape.vocabulary
+    chunk = min(CHUNK, job.labels) * 4 * shape.vocabulary + 8 * job.labels * hidden
     head = 4 * shape.vocabulary * hidden if job.method == "full" else 0
-    forward = saved + chunks + head
-    backward = saved + (layer if job.checkpointing else 0) + 2 * head
-    end = 4 * trainable + head
-    return max(forward, backward, end) + 12 * tokens * shape.ffn
+    inside = 12 * tokens * shape.ffn + _dense_bytes(model, job)  # of the layer that is worked on
+    forward = saved + chunk + head
+    backward = saved + (layer if job.checkpointing else 0) + 2 * head + inside
+    update = 4 * trainable + 2 * max(head, 4 * hidden * shape.ffn if job.method in ("full", "freeze") else 0)
+    return max(forward, backward, update)
+
+
+def _saved_floats(model: TunedShape, job: TuningJob) -> int:
+    """Numbers that one token leaves for the backward pass in one block."""
+    shape, gated = model.sizes, model.mlp_matrices == 3
+    hidden, kv, ffn = shape.hidden, shape.kv_heads * shape.head_dim, shape.ffn
+    # both residuals, the query and the attention's output; key and value; what the MLP's activation needs
+    floats = 4 * hidden + 2 * kv + (3 if gated else 1) * ffn
+    if job.method in (*_LOW_RANK, "full", "freeze"):  # the inputs of every product that has a trained side
+        floats += 3 * hidden + ffn
+    if job.method in _LOW_RANK:
+        floats += 7 * (job.rank * 3 // 2 if job.method == "adalora" else job.rank)
+    if job.method in ("full", "freeze"):  # the norms' own weights
+        floats += 2 * hidden
+    if job.method == "dora":  # what base and adapter give, of every linear
+        floats += 2 * (3 * hidden + 2 * kv + (model.mlp_matrices - 1) * ffn)
+    if job.method == "ia3":  # what is scaled
+        floats += 2 * kv + ffn
+    if job.method in _PADDED:  # with a mask, shared keys and values are repeated for every head
+        floats += 2 * hidden
+    return floats
+
+
+def _dense_bytes(model: TunedShape, job: TuningJob) -> int:
+    """DoRA's norm is that of the merged weight: unit matrix, product and sum stand whole for one linear at a time."""
+    shape = model.sizes
+    return 4 * (shape.ffn * shape.ffn + 3 * shape.hidden * shape.ffn) if job.method == "dora" else 0
 
 
 def _linear_parameters(model: TunedShape) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import NotFound
@@ -87,7 +88,15 @@ def tuned_shape(model: ResolvedModel) -> TunedShape | None:
     else:
         default = model.architecture in ("chatglm", "bloom", "gpt2", "opt")  # their configs may leave it out
         tied = bool(read_config(model.path).get("tie_word_embeddings", default))
-    return TunedShape(sizes, tied, 2 if model.architecture in UNGATED else 3)
+    return TunedShape(sizes, tied, 2 if model.architecture in UNGATED else 3, _packing(model))
+
+
+def _packing(model: ResolvedModel) -> Literal["", "nf4", "gptq"]:
+    """How the linears lie on disk, by the config."""
+    described = read_config(model.path).get("quantization_config") if model.path and model.format != "gguf" else None
+    if not isinstance(described, dict):
+        return ""
+    return "nf4" if described.get("load_in_4bit") else "gptq"
 
 
 def _planned(system: str, variant: Variant, settings: RuntimeSettings, context: int) -> Plan:

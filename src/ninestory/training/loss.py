@@ -28,8 +28,9 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 logits = rows @ weight32.T  # [chunk, vocabulary]
                 if bias is not None:
                     logits += bias.detach().float()
-                total += (logits.logsumexp(1, keepdim=True) - logits.gather(1, gold)).sum()
-                torch.softmax(logits, 1, out=logits)
+                torch.log_softmax(logits, 1, out=logits)
+                total -= logits.gather(1, gold).sum()
+                logits.exp_()
                 logits.scatter_add_(1, gold, torch.full_like(gold, -1, dtype=logits.dtype))
                 logits *= scale
                 torch.mm(logits, weight32, out=d_hidden[start : start + CHUNK])
