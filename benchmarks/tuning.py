@@ -1,10 +1,10 @@
-"""Peak memory of tuning against its plan, and our step against peft + transformers' Trainer.
+"""Our step against peft + transformers' Trainer and TRL's SFTTrainer with packing: speed, peak memory, losses.
 
-    python benchmarks/tuning.py > benchmarks/results/tuning.md
+    python benchmarks/tuning.py [PYTHON OF A VENV WITH TRL]
 
-Each row is a process of its own on a random LLaMA of the given shape; tokens are counted per CPU-second, so that other
-work on the machine weighs little. Both sides of the comparison take the same rows in the same order, LoRA r = 8 on all
-linears, float32, AdamW; their losses are printed side by side.
+Each row is a process of its own on a random LLaMA; tokens are counted per CPU-second, so that other work on the machine
+weighs little. All take the same rows in the same order, LoRA r = 8 on all linears, float32, AdamW. TRL packs the rows
+of a step into one line of just their length, so that its steps hold the same rows and its losses can be compared.
 """
 
 from __future__ import annotations
@@ -35,55 +35,34 @@ class Configuration:
     rows: int = 6
     checkpointing: bool = False
     loop: str = "ours"
+    uniform: bool = False  # rows of nearly one length
 
 
-CONFIGURATIONS = [
-    Configuration("lora"),
-    Configuration("lora", checkpointing=True),
-    Configuration("lora", vocabulary=98304, layers=4),
-    Configuration("full"),
-    Configuration("full", checkpointing=True, hidden=384, ffn=1024),
-    Configuration("freeze"),
-    Configuration("dora"),
-    Configuration("adalora"),
-    Configuration("ia3"),
-    Configuration("prompt"),
-    Configuration("prefix"),
-    Configuration("qlora"),
-]
-COMPARED = [Configuration("lora", loop=loop) for loop in ("ours", "trainer")]
 STEPS = 3  # the first is not timed
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
+    if sys.argv[1:] and sys.argv[1].startswith("{"):
         print(json.dumps(measure(Configuration(**json.loads(sys.argv[1])))))
         return
-    print(f"# Tuning\n\n{platform.processor() or platform.machine()}, {processor()}, one thread.\n")
-    print("## Peak memory: plan against measurement\n")
-    print(
-        "| method | layers × hidden, vocabulary | checkpointing | planned MB | measured MB | error |\n|---|---|---|---|---|---|"
-    )
-    for configuration in CONFIGURATIONS:
-        found = in_a_process(configuration)
-        error = found["planned"] / found["peak"] - 1
-        shape = f"{configuration.layers} × {configuration.hidden}, {configuration.vocabulary}"
-        cells = (configuration.method, shape, "yes" if configuration.checkpointing else "")
-        print(
-            f"| {' | '.join(cells)} | {found['planned'] / 1e6:.0f} | {found['peak'] / 1e6:.0f} | {error:+.1%} |",
-            flush=True,
-        )
-    print("\n## Speed and memory against peft + Trainer (padded), same rows\n")
-    print("| loop | real tokens per CPU-second | peak MB | losses |\n|---|---|---|---|")
-    for configuration in COMPARED:
-        found = in_a_process(configuration)
-        losses = ", ".join(f"{loss:.4f}" for loss in found["losses"])
-        print(f"| {configuration.loop} | {found['speed']:.0f} | {found['peak'] / 1e6:.0f} | {losses} |", flush=True)
+    loops = {"ours": sys.executable, "trainer": sys.executable} | ({"trl": sys.argv[1]} if sys.argv[1:] else {})
+    print(f"{platform.processor() or platform.machine()}, {processor()}, one thread.\n")
+    print("| rows | vocabulary | loop | real tokens per CPU-second | peak MB | losses |\n|---|---:|---|---:|---:|---|")
+    for uniform, vocabulary in ((False, 32768), (True, 32768), (False, 49152)):
+        for loop, python in loops.items():
+            found = in_a_process(Configuration("lora", loop=loop, uniform=uniform, vocabulary=vocabulary), python)
+            losses = ", ".join(f"{loss:.4f}" for loss in found["losses"])
+            rows = "nearly uniform" if uniform else "mixed"
+            figures = f"{found['speed']:.0f} | {found['peak'] / 1e6:.0f} | {losses}"
+            print(f"| {rows} | {vocabulary} | {loop} | {figures} |", flush=True)
 
 
-def in_a_process(configuration: Configuration) -> dict[str, Any]:
-    command = [sys.executable, __file__, json.dumps(vars(configuration))]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+def in_a_process(configuration: Configuration, python: str) -> dict[str, Any]:
+    command = [python, __file__, json.dumps(vars(configuration))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def processor() -> str:
@@ -97,10 +76,10 @@ def measure(configuration: Configuration) -> dict[str, Any]:
     torch.set_num_threads(1)
     rows = texts(configuration)
     with tempfile.TemporaryDirectory() as folder:
-        run = trainer if configuration.loop == "trainer" else ours
+        run = {"ours": ours, "trainer": trainer, "trl": trl}[configuration.loop]
         losses, speed = run(configuration, rows, Path(folder))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"peak": peak, "losses": losses, "speed": speed, "planned": planned(configuration, rows)}
+    return {"peak": peak, "losses": losses, "speed": speed}
 
 
 def texts(configuration: Configuration) -> list[Any]:
@@ -112,14 +91,15 @@ def texts(configuration: Configuration) -> list[Any]:
     generator = torch.Generator().manual_seed(ROWS_SEED)
     made = []
     for _ in range(configuration.rows * STEPS):
-        length = int((torch.randn(1, generator=generator) * 0.8 + 4.6).exp().clamp(8, LONGEST))
+        spread = 0.05 if configuration.uniform else 0.8
+        length = int((torch.randn(1, generator=generator) * spread + 4.6).exp().clamp(8, LONGEST))
         ids = torch.randint(1, configuration.vocabulary, (length,), generator=generator).tolist()
         made.append(Row(ids, [-100] * (length // 2) + ids[length // 2 :]))
     return made
 
 
 def model(configuration: Configuration, folder: Path) -> Any:
-    """Written and read again, as a run reads its base; QLoRA from a 4-bit copy."""
+    """Written by another process and read, as a run reads its base."""
     from transformers import LlamaConfig
 
     from ninestory.models.resolved import ResolvedModel
@@ -136,14 +116,6 @@ def model(configuration: Configuration, folder: Path) -> Any:
     )
     subprocess.run([sys.executable, "-c", writer], check=True, capture_output=True)
     path = folder / "base"
-    if configuration.method == "qlora":
-        make = (
-            "import sys; from pathlib import Path; from ninestory.core.progress import Silent\n"
-            "from ninestory.training.nf4_checkpoint import convert_to_nf4\n"
-            "convert_to_nf4(Path(sys.argv[1]), Path(sys.argv[2]), Silent())"
-        )
-        subprocess.run([sys.executable, "-c", make, str(path), str(folder / "nf4")], check=True, capture_output=True)
-        path = folder / "nf4"
     resolved = ResolvedModel(
         reference="m", path=path, format="safetensors", architecture="llama", task="chat", context=1024
     )
@@ -178,7 +150,7 @@ def ours(configuration: Configuration, rows: list[Any], folder: Path) -> tuple[l
 def trainer(configuration: Configuration, rows: list[Any], folder: Path) -> tuple[list[float], float]:
     """peft + transformers' Trainer: padded to the longest of the batch, the order of rows as ours."""
     import torch
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import Trainer, TrainingArguments
 
     from ninestory.training.batches import epoch_order
     from ninestory.training.methods import prepare
@@ -196,12 +168,6 @@ def trainer(configuration: Configuration, rows: list[Any], folder: Path) -> tupl
         mask = torch.tensor([[1] * len(row["ids"]) + [0] * (longest - len(row["ids"])) for row in batch])
         return {"input_ids": padded("ids", 0), "labels": padded("labels", -100), "attention_mask": mask}
 
-    class Clock(TrainerCallback):
-        marks: list[float] = []
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.marks.append(time.process_time())
-
     class InOrder(Trainer):
         def _get_train_sampler(self, *_: Any) -> Any:
             return torch.utils.data.SequentialSampler(ordered)
@@ -212,35 +178,70 @@ def trainer(configuration: Configuration, rows: list[Any], folder: Path) -> tupl
         remove_unused_columns=False, disable_tqdm=True, weight_decay=0.0,
     )  # fmt: skip
     data = [{"ids": row.ids, "labels": row.labels} for row in ordered]
-    made = InOrder(model=tuned.module, args=arguments, train_dataset=data, data_collator=collate, callbacks=[Clock()])
+    clock = _clock()
+    made = InOrder(model=tuned.module, args=arguments, train_dataset=data, data_collator=collate, callbacks=[clock])
     made.train()
     tokens = sum(len(row.ids) for row in ordered[configuration.rows :])
     losses = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
-    return losses, tokens / (Clock.marks[-1] - Clock.marks[0])
+    return losses, tokens / (clock.marks[-1] - clock.marks[0])
 
 
-def planned(configuration: Configuration, rows: list[Any]) -> int:
-    """The plan of the largest step, as `floors/finetuning/preparation.py` asks for it."""
-    from ninestory.models.plan import ModelShape
-    from ninestory.models.plan_tuning import TunedShape, TuningJob, plan_tuning
-    from ninestory.training.batches import rows_of_step
+def trl(configuration: Configuration, rows: list[Any], folder: Path) -> tuple[list[float], float]:
+    """TRL's SFTTrainer with packing; a line holds exactly the rows of a step."""
+    from datasets import Dataset
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+    from trl import SFTConfig, SFTTrainer
 
-    shape = ModelShape(
-        configuration.layers, configuration.hidden, 2, 64, configuration.ffn, configuration.vocabulary,
-        configuration.hidden // 64,
+    from ninestory.training.batches import epoch_order
+    from ninestory.training.methods import prepare
+    from ninestory.training.settings import Method
+
+    tuned = prepare(model(configuration, folder), Method(name=configuration.method), seed=0, total_steps=STEPS)
+    ordered = [rows[i] for i in epoch_order(len(rows), 0, 0)]
+    steps = [ordered[i : i + configuration.rows] for i in range(0, len(ordered), configuration.rows)]
+    packed = {
+        "input_ids": [[token for row in step for token in row.ids] for step in steps],
+        "labels": [[label for row in step for label in (-100, *row.labels[1:])] for step in steps],
+        "seq_lengths": [[len(row.ids) for row in step] for step in steps],
+    }
+    words = WordLevel({"<eos>": 0, **{str(i): i for i in range(1, configuration.vocabulary)}}, unk_token="<eos>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), eos_token="<eos>", pad_token="<eos>")
+    arguments = SFTConfig(
+        output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=1, learning_rate=2e-4, padding_free=True,
+        lr_scheduler_type="constant", logging_steps=1, report_to=[], save_strategy="no", use_cpu=True, bf16=False,
+        gradient_checkpointing=False, disable_tqdm=True, weight_decay=0.0, max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
     )  # fmt: skip
-    padded = configuration.method in ("prompt", "prefix")
-    steps = [[rows[i] for i in rows_of_step(s, len(rows), configuration.rows, 0)] for s in range(STEPS)]
-    sizes = [
-        (
-            max(len(r.ids) for r in step) * len(step) if padded else sum(len(r.ids) for r in step),
-            sum(r.learned for r in step),
-        )
-        for step in steps
-    ]
-    tokens, labels = max(sizes)
-    job = TuningJob(configuration.method, tokens, labels, checkpointing=configuration.checkpointing)
-    return plan_tuning("m", TunedShape(shape, tied=True), job, free=0).total_bytes
+
+    class InOrder(SFTTrainer):
+        def _get_train_sampler(self, *_: Any) -> Any:
+            import torch
+
+            return torch.utils.data.SequentialSampler(steps)
+
+    clock = _clock()
+    made = InOrder(model=tuned.module, args=arguments, train_dataset=Dataset.from_dict(packed),
+                   processing_class=tokenizer, callbacks=[clock])  # fmt: skip
+    made.train()
+    tokens = sum(len(row.ids) for row in ordered[configuration.rows :])
+    losses = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
+    return losses, tokens / (clock.marks[-1] - clock.marks[0])
+
+
+def _clock() -> Any:
+    """CPU seconds at the end of each step."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.marks: list[float] = []
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.marks.append(time.process_time())
+
+    return Clock()
 
 
 if __name__ == "__main__":

@@ -167,6 +167,8 @@ def _gptq(base: Path, target: Path) -> Path:
 
 
 def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
+    import peft  # noqa: F401  counted as imported, not as the run's
+
     from ninestory.core.progress import Silent
     from ninestory.models.resolved import ResolvedModel
     from ninestory.runtimes.torch.load_model import load_model
@@ -185,12 +187,13 @@ def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
     settings = TrainSettings(
         max_steps=STEPS, batch=c.rows, micro_batch_tokens=1 << 20, save_every=0, gradient_checkpointing=c.checkpointing
     )
+    imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     tuned = prepare(load_model(resolved)[0], method, seed=0, total_steps=STEPS)
     Training(tuned, _rows(c), settings, RunFolder(base), Silent()).run()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     plan = _planned(c, resolved)
     parts = {name: round(value / 1e6) for name, value in vars(plan).items() if name.endswith("_bytes")}
-    return {"peak": peak, "planned": plan.total_bytes, "parts": parts}
+    return {"peak": peak, "imported": imported, "planned": plan.total_bytes, "parts": parts}
 
 
 def _architecture(base: Path) -> str:

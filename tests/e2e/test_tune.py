@@ -101,6 +101,8 @@ def test_other_methods_run_to_a_report(method: str, home: Path) -> None:
     outcome = run(f"by-{method}", "method.blocks=1", "method.virtual_tokens=4", method=method)
     folder = home / "runs" / f"by-{method}"
     assert (folder / "report.md").is_file()
+    if method == "qlora":
+        _is_served_on_what_it_was_trained_on(home)
     if method != "prefix":  # twelve steps are too few for it: its random start is no neutral one
         assert outcome["tuned_loss"] < outcome["base_loss"]
     assert (folder / "model" / "model.safetensors").is_file() == (method in ("full", "freeze"))
@@ -110,6 +112,22 @@ def test_other_methods_run_to_a_report(method: str, home: Path) -> None:
     elif method != "full":
         tune("export", f"by-{method}", "--out", "merged")
         assert Path("merged/model.safetensors").is_file()
+
+
+def _is_served_on_what_it_was_trained_on(home: Path) -> None:
+    import shutil
+
+    from ninestory.core.paths import Home
+    from ninestory.models.resolve import resolve
+    from ninestory.runtimes.torch.load_model import load_model
+
+    found = resolve("ft:by-qlora", Home(home))
+    assert found.format == "safetensors" and [a.name for a in found.adapters] == ["by-qlora"]
+    assert load_model(found)[1].packed
+    shutil.move(home / "cache" / "nf4", home / "cache" / "elsewhere")
+    lost = resolve("ft:by-qlora", Home(home))
+    assert lost.format == "gguf" and "4-bit copy of this base that is gone" in lost.notes[-1]
+    shutil.move(home / "cache" / "elsewhere", home / "cache" / "nf4")
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is_loaded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,9 +152,20 @@ def test_what_cannot_be_run_is_refused_before_anything_is_loaded(home: Path, mon
     skipped = tune(*base, "--data", "rows.jsonl", "--dry-run", sets=[*QUICK, "data.bad_rows=skip"])
     assert skipped["bad_count"] == 1 and skipped["bad"][0]["line"] == 25
     monkeypatch.setattr("ninestory.models.plan_tuning.available_bytes", lambda: 1 << 20)
-    with pytest.raises(DoesNotFit, match="GB are free"):
+    with pytest.raises(DoesNotFit, match="GB are free") as refused:
         run("large", "data.bad_rows=skip")
+    assert "Nothing smaller fits either" in refused.value.hint
     assert not (home / "runs" / "large" / "checkpoints").exists()
+
+    changes = [*QUICK, "data.bad_rows=skip", "train.max_steps=2"]
+    full = tune(*base, "--data", "rows.jsonl", "--method", "full", "--dry-run", sets=changes)["plan"]
+    needed = sum(full[f"{part}_bytes"] for part in ("process", "weight", "optimizer", "activation"))
+    monkeypatch.setattr("ninestory.models.plan_tuning.available_bytes", lambda: needed - 1)
+    with pytest.raises(DoesNotFit, match="GB are free") as refused:
+        run("large", *changes, method="full")
+    assert "This fits: " in refused.value.hint and "--force" in refused.value.hint_zh
+    forced = ["run", "--model", "./tiny.gguf", "--data", "rows.jsonl", "--method", "full", "--name", "large", "--force"]
+    assert tune(*forced, sets=changes)["steps"] == 2
 
 
 def test_a_row_longer_than_the_limit_is_cut_and_counted(home: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,44 +71,60 @@ METHODS = {
 
 
 def main() -> None:
-    """The process that is killed: FOLDER METHOD STEP (0 = run to the end)."""
-    folder, method, step = Path(sys.argv[1]), METHODS[sys.argv[2]], int(sys.argv[3])
+    """Every process that is killed, below the folder ROOT. One loads torch and forks for each, before any backward pass."""
+    root = Path(sys.argv[1])
     torch.set_num_threads(1)
-    if step < 0:  # die while the first checkpoint is being written, just before it gets its name
-        Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign,assignment]
-    training(folder, method, progress=KilledAt(step)).run()
+    for method in METHODS:
+        _forked(lambda method=method: training(root / method, METHODS[method], progress=KilledAt(6)).run())
+    _forked(lambda: _torn(root / "torn"))
 
 
-def in_a_process(folder: Path, method: str, step: int) -> int:
-    command = [sys.executable, "-m", "tests.unit.test_training_resume", str(folder), method, str(step)]
+def _torn(folder: Path) -> None:
+    """Die while the first checkpoint is being written, just before it gets its name."""
+    Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign,assignment]
+    training(folder, METHODS["lora"]).run()
+
+
+def _forked(run: Callable[[], Any]) -> None:
+    if child := os.fork():
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        return
+    run()
+    os._exit(1)  # it was to be killed
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders that killed processes left, by method, and `torn`."""
+    root = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, "-m", "tests.unit.test_training_resume", str(root)]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run(command, env=environ, cwd=Path(__file__).parents[2], timeout=200).returncode
+    subprocess.run(command, env=environ, cwd=Path(__file__).parents[2], timeout=200, check=True)
+    return root
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_kill_9_and_run_again_gives_the_same_bits(method: str, tmp_path: Path) -> None:
+def test_kill_9_and_run_again_gives_the_same_bits(method: str, killed: Path, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         training(tmp_path / "straight", METHODS[method]).run()
-        assert in_a_process(tmp_path / "killed", method, 6) == -signal.SIGKILL
-        assert checkpoints.newest(tmp_path / "killed" / "checkpoints").step == 4  # type: ignore[union-attr]
-        result = training(tmp_path / "killed", METHODS[method]).run()
+        assert checkpoints.newest(killed / method / "checkpoints").step == 4  # type: ignore[union-attr]
+        result = training(killed / method, METHODS[method]).run()
     finally:
         torch.set_num_threads(threads)
     assert result.steps == 12 and len(result.losses) == 12
-    assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "straight")
+    assert fingerprint(killed / method) == fingerprint(tmp_path / "straight")
 
 
 @pytest.mark.slow
-def test_a_save_that_was_killed_is_swept_and_never_loaded(tmp_path: Path) -> None:
-    assert in_a_process(tmp_path / "run", "lora", -1) == -signal.SIGKILL
-    torn = list((tmp_path / "run" / "checkpoints").iterdir())
+def test_a_save_that_was_killed_is_swept_and_never_loaded(killed: Path) -> None:
+    torn = list((killed / "torn" / "checkpoints").iterdir())
     assert [p.name.startswith(".tmp-4-") for p in torn] == [True]
-    assert checkpoints.newest(tmp_path / "run" / "checkpoints") is None
-    assert training(tmp_path / "run", METHODS["lora"]).run().steps == 12
-    assert not list((tmp_path / "run" / "checkpoints").glob(".tmp-*"))
+    assert checkpoints.newest(killed / "torn" / "checkpoints") is None
+    assert training(killed / "torn", METHODS["lora"]).run().steps == 12
+    assert not list((killed / "torn" / "checkpoints").glob(".tmp-*"))
 
 
 def test_a_cancelled_run_keeps_its_last_step_and_goes_on_from_it(tmp_path: Path) -> None:
@@ -153,20 +171,24 @@ def test_nan_stops_the_run_and_keeps_the_last_good_state(value: float, tmp_path:
         assert torch.equal(found.tensors[f"weight.{name}"], parameter)
 
 
-def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import safetensors.torch
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """The system itself refuses to write on: a limit on the size of files, set before the second save."""
+    run = training(tmp_path / "run", METHODS["lora"])
+    limits, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    save = run._save
 
-    save_file, saved = safetensors.torch.save_file, []
+    def short_of_room() -> None:
+        if run.step == 8:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16384, limits[1]))
+        save()
 
-    def full(tensors: Any, path: Path) -> None:
-        saved.append(path)
-        if len(saved) == 2:
-            raise OSError(28, "No space left on device")
-        save_file(tensors, path)
-
-    monkeypatch.setattr(safetensors.torch, "save_file", full)
-    with pytest.raises(DiskFull, match="step-00000008"):
-        training(tmp_path / "run", METHODS["lora"]).run()
+    run._save = short_of_room  # type: ignore[method-assign]
+    try:
+        with pytest.raises(DiskFull, match="step-00000008"):
+            run.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000004"]
     assert training(tmp_path / "run", METHODS["lora"]).run().steps == 12
 

@@ -22,6 +22,7 @@ _EMBEDDING_ARCHITECTURES = {"bert", "nomic-bert", "jina-bert-v2", "xlm-roberta",
 _STARTER_VARIANTS = {"gguf": ("q8_0",), "e5": ("int8", "fp32")}
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
+_LOST_COPY = "trained by QLoRA on a 4-bit copy of this base that is gone from the cache: answers on these weights differ a little"
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.pt")
 
 
@@ -45,17 +46,33 @@ def resolve(reference: str | Reference, home: Home) -> ResolvedModel:
 def _adapted_base(ref: Reference, home: Home) -> ResolvedModel | None:
     """A tuned model that is an adapter: its base with that adapter, asked in the format that it was trained in.
 
-    None for one that is a whole model (full tuning, freeze, or a folder of somebody else's with an alias).
+    None for one that is a whole model (full tuning, freeze, or a folder of somebody else's with an alias). What QLoRA
+    trained stands on the 4-bit copy that it was trained on: on the original weights its answers would differ.
     """
     run = _tuned(ref, home)
     note = _json_object(run / "ninestory.json")
     if "base" not in note or (run / "model").is_dir():
         return None
-    base = parse_reference(str(note["base"]))
+    base, copy = parse_reference(str(note["base"])), home.cache / "nf4" / str(note.get("base_fingerprint", ""))
+    packed = _method(note) == "qlora" and copy.is_dir() and "base_fingerprint" in note
     adapters = (*base.adapters, Adapter(str(run / "adapter")), *ref.adapters)
-    model = resolve(replace(base, adapters=adapters), home)
+    model = resolve(replace(Reference("path", str(copy)) if packed else base, adapters=adapters), home)
+    if _method(note) == "qlora" and not packed and not _is_packed(model):
+        model = replace(model, notes=[*model.notes, _LOST_COPY])
     named = [replace(a, name=run.name) if a.path == (run / "adapter").resolve() else a for a in model.adapters]
     return replace(model, reference=str(ref), adapters=named, template=str(note["template"]) or model.template)
+
+
+def _method(note: dict[str, Any]) -> str:
+    """By which method a run was trained, as its note says."""
+    recipe = note.get("recipe")
+    method = recipe.get("method") if isinstance(recipe, dict) else None
+    return str(method.get("name", "")) if isinstance(method, dict) else ""
+
+
+def _is_packed(model: ResolvedModel) -> bool:
+    """Whether the checkpoint itself holds 4-bit linears."""
+    return model.format == "safetensors" and bool(model.path and read_config(model.path).get("quantization_config"))
 
 
 def _find(ref: Reference, home: Home) -> Path:

@@ -156,5 +156,7 @@ def _sync_file(path: Path) -> None:
 
 
 def _is_full(error: Exception) -> bool:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or "No space left" in str(error)  # safetensors gives its own class with the system's words
+    """No room on the disk, in a quota, or under a limit on the size of files."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    # safetensors gives its own class with the system's words
+    return full or any(words in str(error) for words in ("No space left", "Disk quota exceeded", "File too large"))
