@@ -169,6 +169,47 @@ def moss(folder: Path, bits: int = 32) -> Path:
     return folder
 
 
+def linked_moss(folder: Path, commands: str, answer: str) -> Path:
+    """A MOSS that writes `commands` and <eoc> behind a question, and `answer` and <eom> behind "<|MOSS|>:".
+
+    Its blocks add nothing, so the last token alone decides: each of these texts is one entry of the vocabulary, and
+    the head finds in the token's own direction what comes next.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from ninestory.architectures.moss import MossConfig, MossForCausalLM
+    from ninestory.tokenizers.load import load_tokenizer
+
+    moss(folder)
+    (folder / "pytorch_model.bin").unlink()
+    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    added = json.loads((folder / "added_tokens.json").read_text())
+    texts = {text: len(vocabulary) + i for i, text in enumerate((commands, answer))}
+    spelled = {text.replace(" ", "\u0120").replace("\n", "\u010a"): number for text, number in texts.items()}
+    write_json(folder / "vocab.json", vocabulary | spelled)
+    write_json(folder / "added_tokens.json", {mark: number + len(texts) for mark, number in added.items()})
+    config = json.loads((folder / "config.json").read_text())
+    config |= {name: config[name] + len(texts) for name in ("vocab_size", "bos_token_id", "eos_token_id")}
+    write_json(folder / "config.json", config)
+    tokenizer = load_tokenizer(folder)
+    ids = {mark: number + len(texts) for mark, number in added.items()} | texts
+    links = {
+        tokenizer.encode("<eoh>\n", special=True)[-1]: ids[commands],
+        ids[commands]: ids["<eoc>"],
+        tokenizer.encode("<|MOSS|>:")[-1]: ids[answer],
+        ids[answer]: ids["<eom>"],
+    }
+    assert len(links) == 4
+    weights = {n: torch.zeros_like(t) for n, t in MossForCausalLM(MossConfig(**config)).state_dict().items()}
+    weights |= {n: torch.ones_like(t) for n, t in weights.items() if "ln_" in n and n.endswith("weight")}
+    for direction, (last, following) in enumerate(links.items()):
+        weights["transformer.wte.weight"][last, direction] = 1
+        weights["lm_head.weight"][following, direction] = 10
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
 def rwkv(folder: Path) -> Path:
     """RWKV-6 World: a lone .pth, the fixture's layers under an embedding and a head of the real vocabulary's size."""
     import torch

@@ -15,6 +15,7 @@ from ninestory.architectures.gptq_linear import GPTQLinear, dequantize
 from ninestory.architectures.moss import MossConfig, MossForCausalLM, patch_keys
 from ninestory.floors.chat import moss
 from ninestory.floors.finetuning.masking import moss_row
+from ninestory.models import moss_format
 from ninestory.tokenizers.bpe import BpeTokenizer
 
 from .conftest import FIXTURES
@@ -163,8 +164,8 @@ PROMPTS = read("prompts.json")
 
 @pytest.mark.parametrize("case", PROMPTS.get("plugin_switches", []), ids=lambda c: repr(c["enabled"]))
 def test_plugin_switches(case: dict) -> None:
-    assert moss.switches(set(case["enabled"]), case["inner_thoughts"]) == case["text"]
-    whole = moss.meta_instruction(case["enabled"], inner_thoughts=case["inner_thoughts"])
+    assert moss_format.switches(set(case["enabled"]), case["inner_thoughts"]) == case["text"]
+    whole = moss_format.meta_instruction(case["enabled"], inner_thoughts=case["inner_thoughts"])
     assert whole.startswith(PROMPTS["meta_instruction"])
 
 
@@ -187,9 +188,9 @@ def test_a_round_with_plugins() -> None:
     # the training data put a line break before the answer, the README's example none
     assert second.replace(thoughts, "") == case["stage2_prompt"].replace("<eor><|MOSS|>", "<eor>\n<|MOSS|>")
     assert stop2 == case["stage2_stop"]
-    assert "".join(text for text, _ in moss.round_segments(made)) == case["sft_round_text"]
+    assert "".join(text for text, _ in moss_format.round_segments(made)) == case["sft_round_text"]
 
 
 def test_a_round_without_tools() -> None:
-    made = moss.Round("Q", text="A")
-    assert "".join(text for text, _ in moss.round_segments(made)) == PROMPTS["sft_round_without_tools"]
+    made = moss_format.Round("Q", text="A")
+    assert "".join(text for text, _ in moss_format.round_segments(made)) == PROMPTS["sft_round_without_tools"]

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from .random_checkpoints import (
     checkpoint,
     nasty_strings,
     tokens_by_llama_cpp,
+    trained_bpe,
 )
 
 pytestmark = pytest.mark.torch
@@ -170,34 +170,6 @@ def test_ids_of_byte_level_bpe_are_llama_cpps(cut: str, tmp_path: Path) -> None:
     assert metadata["tokenizer.ggml.pre"] == cut
     assert metadata["tokenizer.ggml.tokens"][metadata["tokenizer.ggml.eos_token_id"]] == "<|end|>"
     assert_same_ids(folder, report.path, 500)
-
-
-def trained_bpe(cut: str) -> Any:
-    """A byte-level BPE of 600 tokens that cuts text the way a family of models does."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, trainers
-    from tokenizers import pre_tokenizers as pre
-
-    from ninestory.models.convert.gguf_tokenizer import SPLITS
-
-    [steps] = [steps for steps, name in SPLITS.items() if name == cut]
-    parts: dict[str, Callable[[], Any]] = {
-        "bytes": lambda: pre.ByteLevel(add_prefix_space=False, use_regex=True),
-        "digits": lambda: pre.Digits(individual_digits=True),
-        "runs of digits": lambda: pre.Digits(individual_digits=False),
-        "punctuation": lambda: pre.Punctuation("contiguous"),
-    }
-    sequence = [parts[step]() if step in parts else pre.Split(Regex(step), "isolated") for step in steps]
-    if "bytes" not in steps:
-        sequence.append(pre.ByteLevel(add_prefix_space=False, use_regex=False))
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre.Sequence(sequence) if len(sequence) > 1 else sequence[0]
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, initial_alphabet=pre.ByteLevel.alphabet(), special_tokens=["<|end|>"], show_progress=False
-    )
-    tokenizer.train_from_iterator(nasty_strings(400), trainer)
-    tokenizer.add_tokens([AddedToken("<tool>", normalized=False)])
-    return tokenizer
 
 
 def test_the_librarys_function_checks_too(llama: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from ninestory.core.errors import Cancelled, Conflict, Damaged, DiskFull
 from ninestory.core.progress import Silent
 from ninestory.models.convert import stream
+from ninestory.models.convert.safetensors_writer import NewTensor, write_shards
 from ninestory.models.convert.stream import Part, write_stream
 
 HEADER = b"header"
@@ -110,3 +111,17 @@ def test_a_cancelled_run_keeps_what_it_has(tmp_path: Path) -> None:
     assert json.loads((tmp_path / ".out.bin.part.json").read_text())["parts"] == 1
     write_stream(tmp_path / "out.bin", HEADER, parts(made), Silent(), align=4)
     assert made == [1, 2, 3, 4]
+
+
+def test_the_progress_of_many_files_ends_where_it_says(tmp_path: Path) -> None:
+    seen: list[tuple[float, float | None]] = []
+
+    class Watcher(Silent):
+        def update(self, done: float, total: float | None = None, message: str = "") -> None:
+            seen.append((done, total))
+
+    tensors = [NewTensor(f"t{i}", "I8", (7,), lambda: [bytes(7)]) for i in range(3)]
+    files = write_shards(tmp_path, tensors, {}, Watcher(), shard_bytes=8)
+    assert len(files) == 3
+    assert all(total is not None and done <= total for done, total in seen)
+    assert seen[-1][0] == seen[-1][1] == sum(file.stat().st_size for file in files)

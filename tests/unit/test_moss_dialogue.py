@@ -12,11 +12,10 @@ from ninestory.floors.chat.moss import (
     MossDialogue,
     calculator,
     equation_solver,
-    parse_commands,
-    parse_thoughts,
     search,
     text_to_image,
 )
+from ninestory.models.moss_format import parse_commands, parse_thoughts
 
 
 def scripted(*answers: str) -> tuple[Callable[[list[tuple[str, bool]], str], str], list[list[tuple[str, bool]]]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged, InvalidRequest, NotFound, Unsupported
+from ninestory.core.json_file import read_json
 from ninestory.core.paths import Home
 from ninestory.models import hub_cache
 from ninestory.models.reference import Adapter, Reference, Scheme, parse_reference
@@ -50,7 +51,7 @@ def _adapted_base(ref: Reference, home: Home) -> ResolvedModel | None:
     trained stands on the 4-bit copy that it was trained on: on the original weights its answers would differ.
     """
     run = _tuned(ref, home)
-    note = _json_object(run / "ninestory.json")
+    note = read_json(run / "ninestory.json")
     if "base" not in note or (run / "model").is_dir():
         return None
     base, copy = parse_reference(str(note["base"])), home.cache / "nf4" / str(note.get("base_fingerprint", ""))
@@ -165,7 +166,7 @@ def _visible(directory: Path) -> list[Path]:
 def _tuned(ref: Reference, home: Home) -> Path:
     """A tuned model by its alias: the run folder that registered it."""
     for note in home.runs.glob("*/ninestory.json"):
-        if _json_object(note).get("alias") == f"ft:{ref.source}":
+        if read_json(note).get("alias") == f"ft:{ref.source}":
             return note.parent
     raise NotFound(
         f"No tuned model is called ft:{ref.source}.",
@@ -379,17 +380,7 @@ def read_config(path: Path) -> dict[str, Any]:
             hint_zh="请指定包含 config.json 的目录，或 .gguf 文件本身。",
             param="model",
         )
-    return _json_object(file)
-
-
-def _json_object(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise Damaged(f"{file} is not JSON: {error}.", hint="Download it again.", hint_zh="请重新下载。") from error
-    if not isinstance(data, dict):
-        raise Damaged(f"{file} holds no JSON object.", hint="Download it again.", hint_zh="请重新下载。")
-    return data
+    return read_json(file)
 
 
 def _remote(ref: Reference) -> ResolvedModel:

@@ -5,20 +5,18 @@ No torch, no unpickling. What it cannot see are changed weight bytes: compare sh
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged, NotFound
+from ninestory.core.json_file import read_json, refuse_pointer
 from ninestory.models import pickle_reader, safetensors_reader
 from ninestory.models.gguf_reader import read_gguf
 from ninestory.models.gguf_semantics import MAX_LAYERS, check_gguf
 
-MAX_JSON_BYTES = 64 << 20  # the tokenizer.json of a vocabulary of 250,000 pieces has 17 MB
 _JSON_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 _TRAINING_FILES = ("training_args", "optimizer", "scheduler", "rng_state", "random_states", "scaler")
-_LFS = b"version https://git-lfs"
 _CONFIG_LIMITS = {
     ("num_hidden_layers", "num_layers", "n_layer"): MAX_LAYERS,
     ("hidden_size", "n_embd", "d_model", "intermediate_size", "num_attention_heads", "n_head"): 1 << 20,
@@ -54,7 +52,7 @@ def verify(path: Path) -> VerifyReport:
 
 
 def _verify_file(path: Path) -> VerifyReport:
-    _refuse_pointer(path)
+    refuse_pointer(path)
     with path.open("rb") as file:
         magic = file.read(4)
     if magic == b"GGUF" or path.suffix == ".gguf":
@@ -90,7 +88,7 @@ def _verify_directory(path: Path) -> VerifyReport:
             param="path",
         )
     notes: list[str] = []
-    settings = {name: _read_json(path / name) for name in _JSON_FILES if (path / name).is_file()}
+    settings = {name: read_json(path / name) for name in _JSON_FILES if (path / name).is_file()}
     for name, table in settings.items():
         if "auto_map" in table:
             notes.append(f"{name} names code of its own (auto_map): it is never run")
@@ -139,21 +137,6 @@ def _check_index(path: Path, reports: list[VerifyReport]) -> None:
                 )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    _refuse_pointer(path)
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"it has {path.stat().st_size} bytes")
-        table = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(table, dict):
-            raise ValueError(f"it holds a {type(table).__name__}")
-    except (ValueError, RecursionError) as error:
-        raise Damaged(
-            f"{path.name} is no JSON object: {error}.", hint="Download it again.", hint_zh="请重新下载。"
-        ) from error
-    return table
-
-
 def _check_config(path: Path, config: dict[str, Any]) -> None:
     """Sizes that code multiplies and allocates by must be plain numbers of a sane size."""
     for names, limit in _CONFIG_LIMITS.items():
@@ -169,7 +152,7 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
 
 def _check_sentencepiece(path: Path) -> None:
     """A SentencePiece model is a protocol-buffer message that begins with its first piece (field 1)."""
-    _refuse_pointer(path)
+    refuse_pointer(path)
     with path.open("rb") as file:
         start = file.read(16)
     if start[:1] != b"\x0a":
@@ -178,16 +161,3 @@ def _check_sentencepiece(path: Path) -> None:
             hint="Download it again (ninestory pull).",
             hint_zh="请重新下载（ninestory pull）。",
         )
-
-
-def _refuse_pointer(path: Path) -> None:
-    """A clone without git-lfs leaves a text of three lines in the place of each large file."""
-    with path.open("rb") as file:
-        if file.read(len(_LFS)) != _LFS:
-            return
-    raise Damaged(
-        f"{path.name} is a Git LFS pointer, not the file itself.",
-        hint="Run 'git lfs pull' in the clone, or take the model by 'ninestory pull'.",
-        hint_zh="请在克隆目录运行 git lfs pull，或用 ninestory pull 下载。",
-        code="lfs_pointer",
-    )

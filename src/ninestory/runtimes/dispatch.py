@@ -7,19 +7,21 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ninestory.core.errors import Unsupported
+from ninestory.runtimes.moss_calling import answer_or_call
+from ninestory.runtimes.prompts import Prompts
 from ninestory.runtimes.protocol import ChatRequest, Chunk, Engine, Request
-from ninestory.runtimes.tool_calling import run_with_tools
 
 Handler = Callable[[Any, threading.Event], Iterator[Chunk]]
 
 
 def dispatch(
-    engine: Engine, answers: Mapping[str, Handler], request: Request, cancel: threading.Event
+    engine: Engine, answers: Mapping[str, Handler], request: Request, cancel: threading.Event, prompts: Prompts
 ) -> Iterator[Chunk]:
     """What `Engine.run` gives back.
 
     Args:
         answers: kind of request → the function that answers it; only the kinds in `engine.info.tasks` are asked for.
+        prompts: the model's, for requests with tools.
 
     Raises:
         Unsupported: the model takes no requests of this kind.
@@ -33,5 +35,5 @@ def dispatch(
             param="model",
         )
     if isinstance(request, ChatRequest) and request.tools and request.tool_choice != "none":
-        return run_with_tools(engine, request, cancel)
+        return answer_or_call(engine, prompts, request, cancel)
     return answers[request.kind](request, cancel)

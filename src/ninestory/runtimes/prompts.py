@@ -96,7 +96,7 @@ class Prompts(ABC):
                 segments, opened = [*segments, ("\n</think>\n\n", True)], False
             ids = [*self._begun(self.encode_segments(segments), form.begin_token), *self.suffix_ids]
             last = len(messages) <= kept_system + 1
-            if request.truncation == "disabled" or last or self._fits(len(ids), request):
+            if request.truncation == "disabled" or last or self.fits(len(ids), request):
                 self.check_fits(len(ids), request)
                 lead, marks = (
                     ("", False) if form.template is None else (form.template.lead, form.template.full_width_marks)
@@ -117,7 +117,7 @@ class Prompts(ABC):
         self.check_ids(ids, "prompt")  # type: ignore[arg-type]
         if not ids:
             raise InvalidRequest("The prompt is empty.", param="prompt")
-        if request.truncation == "auto" and not self._fits(len(ids), request):
+        if request.truncation == "auto" and not self.fits(len(ids), request):
             raise Unsupported(
                 "A completion has no turns to leave out: truncation 'auto' is for conversations.",
                 hint="Shorten the prompt.",
@@ -177,6 +177,10 @@ class Prompts(ABC):
             **variables,
         )
 
+    def spellings(self, ids: Sequence[int]) -> list[str]:
+        """How those of the ids that are special tokens are written."""
+        return [self._specials[i] for i in ids if i in self._specials]
+
     def check_ids(self, ids: list[int], param: str) -> None:
         """A wrong id is refused by name, wherever it stands."""
         wrong = [i for i in ids if not 0 <= i < self.vocabulary]
@@ -189,7 +193,7 @@ class Prompts(ABC):
             )
 
     def check_fits(self, prompt_tokens: int, request: Generation, param: str = "prompt") -> None:
-        if self._fits(prompt_tokens, request):
+        if self.fits(prompt_tokens, request):
             return
         asked = f" and {request.max_tokens} were asked for" if request.max_tokens else ""
         raise ContextOverflow(
@@ -201,7 +205,8 @@ class Prompts(ABC):
             context=self._context,
         )
 
-    def _fits(self, prompt_tokens: int, request: Generation) -> bool:
+    def fits(self, prompt_tokens: int, request: Generation) -> bool:
+        """Whether the context holds the prompt and what is asked for behind it."""
         return prompt_tokens + (request.max_tokens if request.max_tokens is not None else 1) <= self._context
 
     def _begun(self, ids: list[int], begin_token: bool) -> list[int]:

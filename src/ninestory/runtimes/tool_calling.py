@@ -42,7 +42,7 @@ def run_with_tools(engine: Engine, request: ChatRequest, cancel: threading.Event
     Raises:
         Unsupported, InvalidRequest: what cannot go together with tools, or a schema that cannot be enforced, by name.
     """
-    _check(request)
+    check_tools(request)
     plain = dataclasses.replace(request, tools=[], messages=_describe(request.messages, request.tools))
     tool, spent = _choose(engine, request, plain, cancel)
     if tool is None:
@@ -188,7 +188,12 @@ def _ask(request: ChatRequest, question: str) -> ChatRequest:
     return dataclasses.replace(request, messages=[*request.messages, Message(role="user", content=question)])
 
 
-def _check(request: ChatRequest) -> None:
+def check_tools(request: ChatRequest) -> None:
+    """Refuse by name what cannot go together with tools.
+
+    Raises:
+        Unsupported, InvalidRequest: see there.
+    """
     if request.n > 1:
         raise Unsupported(
             f"tools with n = {request.n}.", hint="Send n requests.", hint_zh="请分别发送 n 个请求。", param="n"

@@ -5,13 +5,13 @@ The one way to get a tokenizer: serving, training and conversion call `load_toke
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged, NotFound
+from ninestory.core.json_file import read_json
 from ninestory.tokenizers.tokenizer import Tokenizer
 
 OLD_CHATGLM_ROWS, IMAGE_TOKENS = 150528, 20000  # ChatGLM-6B v0.1 numbers its pieces behind 20,000 image tokens
@@ -57,7 +57,7 @@ def load_tokenizer(path: Path, rows: int = 0) -> Tokenizer:
     if (directory / "tokenizer.json").is_file():
         adds_bos = side.settings.get("add_bos_token")
         bos = side.special.get(side.marks.get("bos_token", ""))
-        description = _json_object(directory / "tokenizer.json")
+        description = read_json(directory / "tokenizer.json")
         return BpeTokenizer(description, bos_id=bos, adds_bos=adds_bos, **settings)
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
         return BpeTokenizer.from_gpt2_files(directory, side.added, **settings)
@@ -89,8 +89,8 @@ class _SideFiles:
     @classmethod
     def read(cls, directory: Path) -> _SideFiles:
         names = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-        config, settings, marks_file, added_file = (_json_object(directory / name) for name in names)
-        generation = _json_object(directory / "generation_config.json")
+        config, settings, marks_file, added_file = (read_json(directory / name) for name in names)
+        generation = read_json(directory / "generation_config.json")
         marks = {m: _spelling(table[m]) for table in (settings, marks_file) for m in _MARKS if table.get(m)}
         entries = [(e.get("content"), i, e.get("special")) for i, e in settings.get("added_tokens_decoder", {}).items()]
         entries += [(spelling, number, None) for spelling, number in added_file.items()]
@@ -108,7 +108,7 @@ class _SideFiles:
             added[spelling] = int(number)
             if is_special or spelling in marked or _CONTROL.fullmatch(spelling):
                 special[spelling] = int(number)
-        vocabulary = _json_object(directory / "vocab.json")
+        vocabulary = read_json(directory / "vocab.json")
         special |= {s: vocabulary[s] for s in marked if s not in added and isinstance(vocabulary.get(s), int)}
         eos = {special[marks["eos_token"]]} if marks.get("eos_token") in special else set()
         for table in (generation, config):
@@ -128,25 +128,10 @@ def _in_tokenizer_json(directory: Path) -> list[dict[str, Any]]:
     """tokenizer.json's added tokens, where they stand beside a SentencePiece model."""
     if not (directory / "tokenizer.model").is_file():
         return []
-    added = _json_object(directory / "tokenizer.json").get("added_tokens", [])
+    added = read_json(directory / "tokenizer.json").get("added_tokens", [])
     return [entry for entry in added if isinstance(entry, dict)]
 
 
 def _spelling(mark: Any) -> str:
     """A special token is given as text, or as a table that holds it."""
     return str(mark.get("content", "")) if isinstance(mark, dict) else str(mark)
-
-
-def _json_object(file: Path) -> dict[str, Any]:
-    """A JSON file's table; an empty one where there is no such file."""
-    if not file.is_file():
-        return {}
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise Damaged(
-            f"{file.name} is not JSON: {error}.", hint="Download it again.", hint_zh="请重新下载。"
-        ) from error
-    if not isinstance(data, dict):
-        raise Damaged(f"{file.name} holds no JSON object.", hint="Download it again.", hint_zh="请重新下载。")
-    return data

@@ -6,7 +6,6 @@ Data stay in the files: rows are handed out as views of mapped memory or as copi
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged, NotFound, Unsupported
+from ninestory.core.json_file import read_json
 from ninestory.models import pickle_reader, safetensors_reader
 from ninestory.models.pickle_reader import PickleFile
 from ninestory.models.safetensors_reader import SafetensorsFile
@@ -118,25 +118,6 @@ def _tensors(path: Path) -> Iterator[Tensor]:
     for entry in opened.tensors.values():
         place = (path, entry.storage_at, entry.storage_offset, entry.shape, entry.strides)
         yield Tensor(entry.name, entry.dtype, entry.shape, place, opened)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, {} where there is no such file.
-
-    Raises:
-        Damaged: no JSON, or no object.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(table, dict):
-            raise ValueError(f"it holds a {type(table).__name__}")
-    except (ValueError, RecursionError) as error:
-        raise Damaged(
-            f"{path.name} is no JSON object: {error}.", hint="Download it again.", hint_zh="请重新下载。"
-        ) from error
-    return table
 
 
 def row_ranges(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[int, int]]:

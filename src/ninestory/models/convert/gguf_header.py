@@ -6,6 +6,7 @@ The same values always give the same bytes, so that a conversion that was killed
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from typing import Any
 
 from ninestory.models.convert.quantize import nbytes_of
@@ -21,7 +22,7 @@ def encode_header(metadata: Metadata, tensors: list[tuple[str, tuple[int, ...], 
     """The header up to the first tensor's bytes, padded.
 
     Args:
-        metadata: str, bool, int (as u32), float (as f32), or lists of str, int (as i32) or float.
+        metadata: str, bool, int (as u32), float (as f32), or collections of str, int (as i32) or float.
         tensors: (name, row-major shape, type) in the order of the data.
     """
     out = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata)))
@@ -33,7 +34,8 @@ def encode_header(metadata: Metadata, tensors: list[tuple[str, tuple[int, ...], 
         out += _text(name)
         out += struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape[::-1], _IDS[kind], offset)  # fastest axis first
         offset += -(-nbytes_of(shape, kind) // ALIGNMENT) * ALIGNMENT
-    return bytes(out.ljust(-(-len(out) // ALIGNMENT) * ALIGNMENT, b"\0"))
+    out += b"\0" * (-len(out) % ALIGNMENT)
+    return bytes(out)
 
 
 def flag_offset(header: bytes, key: str) -> int:
@@ -43,8 +45,8 @@ def flag_offset(header: bytes, key: str) -> int:
 
 def _add_value(out: bytearray, value: Any) -> None:
     """Appended piece by piece: a vocabulary has half a million strings."""
-    if isinstance(value, list):
-        kind = _kind(value[0]) if value else _STRING
+    if isinstance(value, Collection) and not isinstance(value, str):
+        kind = _kind(next(iter(value))) if value else _STRING
         kind = _I32 if kind == _U32 else kind
         out += struct.pack("<IIQ", _ARRAY, kind, len(value))
         if kind != _STRING:

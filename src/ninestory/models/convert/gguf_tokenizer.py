@@ -7,15 +7,18 @@ not read to the letter is refused here.
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged, NotFound, Unsupported
-from ninestory.models.convert.checkpoint import read_json
+from ninestory.core.json_file import read_json
+from ninestory.models.convert.tokenizer_json import open_tokenizer_json
 from ninestory.tokenizers.rwkv import WORLD_FILE, WORLD_ROWS, packaged_world_vocabulary
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6
+_MOST_TOKENS = 1 << 22
 # llama.cpp's RWKV tokenizer finds every token in a user's text, the end mark too: so it is spelled in noncharacters.
 _RWKV_END = "\uffff\uffff"
 _BYTES = "bytes"  # GPT-2's own splitting
@@ -40,7 +43,7 @@ class Vocabulary:
     tokens: list[str]
     types: list[int]
     scores: list[float] = field(default_factory=list)
-    merges: list[str] = field(default_factory=list)
+    merges: Collection[str] = ()
     flags: dict[str, bool] = field(default_factory=dict)
 
 
@@ -65,8 +68,7 @@ def tokenizer_metadata(folder: Path, rows: int, config: dict[str, Any]) -> dict[
             hint_zh="请使用该检查点自己的分词器；Chinese-LLaMA 与 Chinese-Alpaca 的分词器相差一个词元。",
             code="vocabulary_mixed_up",
         )
-    vocabulary.types += [_UNUSED] * (rows - len(vocabulary.tokens))
-    vocabulary.tokens += [f"[PAD{i}]" for i in range(len(vocabulary.tokens), rows)]
+    _pad(vocabulary.tokens, vocabulary.types, rows)
     if len(set(vocabulary.tokens)) != rows:
         raise Damaged(f"Two tokens of the tokenizer in {folder.name} are equal, which aborts llama.cpp.")
     metadata: dict[str, Any] = {
@@ -80,10 +82,9 @@ def tokenizer_metadata(folder: Path, rows: int, config: dict[str, Any]) -> dict[
         metadata["tokenizer.ggml.scores"] = vocabulary.scores + padding
     if vocabulary.merges:
         metadata["tokenizer.ggml.merges"] = vocabulary.merges
-    ids = {token: number for number, token in enumerate(vocabulary.tokens)}
     end = {"eos_token_id": 0} if vocabulary.model == "rwkv" else {}
     for name in ("bos", "eos", "unk", "pad"):
-        number = _special_id(name, settings, {**end, **config}, ids)
+        number = _special_id(name, settings, {**end, **config}, vocabulary.tokens)
         if number is not None and number < rows:
             metadata[
                 f"tokenizer.ggml.{'unknown' if name == 'unk' else 'padding' if name == 'pad' else name}_token_id"
@@ -114,7 +115,7 @@ def _read(folder: Path, settings: dict[str, Any], rows: int) -> Vocabulary:
         vocabulary = read_json(folder / "vocab.json")
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
         merges = [line for line in lines if line and not line.startswith("#version")]
-        return Vocabulary("gpt2", "gpt-2", *_by_id(vocabulary), merges=merges, flags={"add_bos_token": False})
+        return Vocabulary("gpt2", "gpt-2", *_by_id(vocabulary.items()), merges=merges, flags={"add_bos_token": False})
     if (folder / WORLD_FILE).is_file():
         return _rwkv(folder / WORLD_FILE)
     if rows == WORLD_ROWS:
@@ -159,7 +160,8 @@ def _sentencepiece(path: Path, settings: dict[str, Any]) -> Vocabulary:
 
 def _tokenizers(path: Path, settings: dict[str, Any]) -> Vocabulary:
     """The `tokenizers` package's file, if it is a byte-level BPE whose way to cut text llama.cpp knows by name."""
-    table = read_json(path)
+    file = open_tokenizer_json(path)
+    table = file.table
     try:
         model = table["model"]
         if model.get("type") != "BPE" or model.get("byte_fallback"):
@@ -168,14 +170,11 @@ def _tokenizers(path: Path, settings: dict[str, Any]) -> Vocabulary:
         if normalizer not in (None, "NFC"):  # composed text, which nearly all text is
             raise _unreadable(path, f"it normalises text by {normalizer}")
         steps = _steps(path, table.get("pre_tokenizer") or {})
-        merges = model.pop("merges")
-        for i, merge in enumerate(merges):  # in place: there are a quarter of a million in BLOOM
-            merges[i] = merge if isinstance(merge, str) else " ".join(merge)
-        tokens, types = _by_id(model["vocab"])
         if steps not in SPLITS:
             raise _unreadable(path, f"it cuts text by {' then '.join(steps)!r}, which has no name in llama.cpp")
         adds_bos = settings.get("add_bos_token", _begins_with_special(table.get("post_processor") or {}))
-        made = Vocabulary("gpt2", SPLITS[steps], tokens, types, merges=merges, flags={"add_bos_token": bool(adds_bos)})
+        flags = {"add_bos_token": bool(adds_bos)}
+        made = Vocabulary("gpt2", SPLITS[steps], *_by_id(file.tokens()), merges=file.merges, flags=flags)
         _add_tokens(made, {t["content"]: (t["id"], bool(t["special"])) for t in table.get("added_tokens") or []})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise Damaged(f"{path.name} is no tokenizer of the 'tokenizers' package: {error!r}.") from error
@@ -231,13 +230,24 @@ def _escaped(raw: bytes) -> str:
     return repr(raw)[2:-1]
 
 
-def _by_id(vocabulary: dict[str, int]) -> tuple[list[str], list[int]]:
+def _by_id(vocabulary: Iterable[tuple[str, int]]) -> tuple[list[str], list[int]]:
     """(tokens, types) with gaps filled by unused ones."""
-    tokens = [f"[PAD{i}]" for i in range(1 + max(vocabulary.values(), default=-1))]
-    types = [_UNUSED] * len(tokens)
-    for token, number in vocabulary.items():
+    tokens: list[str] = []
+    types: list[int] = []
+    for token, number in vocabulary:
+        _pad(tokens, types, number + 1)
         tokens[number], types[number] = token, _NORMAL
     return tokens, types
+
+
+def _pad(tokens: list[str], types: list[int], rows: int) -> None:
+    """Unused tokens up to `rows`."""
+    if rows > _MOST_TOKENS:
+        raise Damaged(
+            f"A token of the tokenizer has the id {rows - 1}: the files are damaged.", code="damaged_tokenizer"
+        )
+    tokens += [f"[PAD{i}]" for i in range(len(tokens), rows)]
+    types += [_UNUSED] * (rows - len(types))
 
 
 def _added(folder: Path, settings: dict[str, Any]) -> dict[str, tuple[int, bool]]:
@@ -255,13 +265,11 @@ def _looks_special(token: str) -> bool:
 
 
 def _add_tokens(vocabulary: Vocabulary, added: dict[str, tuple[int, bool]]) -> None:
-    known = {token: number for number, token in enumerate(vocabulary.tokens)}
+    known = {token: number for number, token in enumerate(vocabulary.tokens) if token in added}
     for token, (number, special) in sorted(added.items(), key=lambda item: item[1]):
         if vocabulary.types[number : number + 1] == [_BYTE] or known.get(token, number) != number:
             continue  # of the model itself
-        while len(vocabulary.tokens) <= number:
-            vocabulary.tokens.append(f"[PAD{len(vocabulary.tokens)}]")
-            vocabulary.types.append(_UNUSED)
+        _pad(vocabulary.tokens, vocabulary.types, number + 1)
         if vocabulary.model == "llama" and vocabulary.tokens[number] == token and vocabulary.types[number] != _UNUSED:
             continue  # <unk>, <s> and </s> have their types
         vocabulary.tokens[number] = token
@@ -278,11 +286,11 @@ def _add_marks(vocabulary: Vocabulary, settings: dict[str, Any], marks: dict[str
                 vocabulary.types.append(_CONTROL)
 
 
-def _special_id(name: str, settings: dict[str, Any], config: dict[str, Any], ids: dict[str, int]) -> int | None:
+def _special_id(name: str, settings: dict[str, Any], config: dict[str, Any], tokens: list[str]) -> int | None:
     value = settings.get(f"{name}_token")
     text = value.get("content") if isinstance(value, dict) else value
-    if isinstance(text, str) and text in ids:
-        return ids[text]
+    if isinstance(text, str) and text in tokens:
+        return tokens.index(text)
     number = config.get(f"{name}_token_id")
     number = number[0] if isinstance(number, list) and number else number
     return number if type(number) is int and number >= 0 else None

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Conflict
+from ninestory.core.json_file import read_json
 from ninestory.core.paths import atomic_write, sync_directory
 from ninestory.core.progress import Progress
-from ninestory.models.convert.checkpoint import ITEM_BYTES, Checkpoint, read_json
+from ninestory.models.convert.checkpoint import ITEM_BYTES, Checkpoint
 from ninestory.models.convert.stream import Part, write_stream
 
 SHARD_BYTES = 2_000_000_000
@@ -51,14 +52,16 @@ def write_shards(
 ) -> list[Path]:
     """model.safetensors, or shards of about `shard_bytes` and their index. Shards that are there already are kept."""
     shards = list(_shards(tensors, shard_bytes))
-    total, done, files = sum(t.nbytes for t in tensors), 0, []
+    headers = [_header(shard, metadata) for shard in shards]
+    total = sum(t.nbytes for t in tensors)
+    done, whole, files = 0, total + sum(map(len, headers)), []
     weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
+    for number, (shard, header) in enumerate(zip(shards, headers, strict=True), 1):
         one = len(shards) == 1
         name = "model.safetensors" if one else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        if not _is_there(folder / name, _header(shard, metadata)):
-            write_safetensors(folder / name, shard, metadata, _Part(progress, done, total))
-        done += sum(t.nbytes for t in shard)
+        if not _is_there(folder / name, header):
+            write_safetensors(folder / name, shard, metadata, _Part(progress, done, whole))
+        done += len(header) + sum(t.nbytes for t in shard)
         weight_map |= {t.name: name for t in shard}
         files.append(folder / name)
     if len(shards) > 1:

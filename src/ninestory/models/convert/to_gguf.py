@@ -92,19 +92,13 @@ def convert_to_gguf(
     family = family_of(checkpoint)
     sizes, tensors = _described(checkpoint, family)
     kinds = {t.name: _kind(t, quant) for t in tensors}
+    words = tokenizer or checkpoint.folder
     metadata = {
+        **_provenance(checkpoint, quant),
         "general.architecture": family.architecture,
-        "general.type": "model",
-        "general.name": source.resolve().name,
-        "general.file_type": KINDS[quant][0],
-        "general.quantization_version": _QUANTISATION_VERSION,
         **{f"{family.architecture}.{name}": value for name, value in sizes.items()},
-        **tokenizer_metadata(tokenizer or checkpoint.folder, sizes["vocab_size"], checkpoint.config),
+        **tokenizer_metadata(words, sizes["vocab_size"], checkpoint.config),
         **({"tokenizer.chat_template": chat_template} if chat_template else {}),
-        "ninestory.converter": __version__,
-        "ninestory.source": source.resolve().name,
-        "ninestory.source_fingerprint": checkpoint.fingerprint(),
-        CHECKED: False,
     }
     header = encode_header(metadata, [(t.name, t.shape, kinds[t.name]) for t in tensors])
     del metadata  # the vocabulary, which the check of the finished file reads a second time
@@ -129,8 +123,23 @@ def convert_to_gguf(
         source_bytes=sum(file.stat().st_size for file in checkpoint.files),
         types={kind: list(kinds.values()).count(kind) for kind in sorted(set(kinds.values()))},
         check=checks[0] if checks else None,
-        notes=tokenizer_notes(tokenizer or checkpoint.folder),
+        notes=tokenizer_notes(words),
     )
+
+
+def _provenance(checkpoint: Checkpoint, quant: str) -> dict[str, Any]:
+    """What the file is, what it was made from and by what, and that its logits were not compared yet."""
+    name = checkpoint.path.resolve().name
+    return {
+        "general.type": "model",
+        "general.name": name,
+        "general.file_type": KINDS[quant][0],
+        "general.quantization_version": _QUANTISATION_VERSION,
+        "ninestory.converter": __version__,
+        "ninestory.source": name,
+        "ninestory.source_fingerprint": checkpoint.fingerprint(),
+        CHECKED: False,
+    }
 
 
 def _described(checkpoint: Checkpoint, family: Family) -> tuple[dict[str, Any], list[GgufTensor]]:

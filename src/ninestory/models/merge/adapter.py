@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged, Unsupported
-from ninestory.models.convert.checkpoint import Checkpoint, Tensor, open_checkpoint, read_json, widen
+from ninestory.core.json_file import read_json
+from ninestory.models.convert.checkpoint import Checkpoint, Tensor, open_checkpoint, widen
 
 _PREFIX = "base_model.model."
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ninestory.core.errors import Damaged, InvalidRequest
+from ninestory.core.json_file import read_json
 from ninestory.core.progress import Progress, Silent
-from ninestory.models.convert.checkpoint import Checkpoint, narrow, open_checkpoint, read_json, row_ranges, widen
+from ninestory.models.convert.checkpoint import Checkpoint, narrow, open_checkpoint, row_ranges, widen
 from ninestory.models.convert.safetensors_writer import (
     NewTensor,
     copy_companions,

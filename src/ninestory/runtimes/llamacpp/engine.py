@@ -103,7 +103,7 @@ class LlamaCppEngine:
             "score": self._score,
             "tokenize": self._tokenize,
         }
-        return dispatch(self, answers, request, cancel)
+        return dispatch(self, answers, request, cancel, self._prompts)
 
     def close(self) -> None:
         self._library.close()
@@ -112,8 +112,9 @@ class LlamaCppEngine:
 
     def _chat(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
         prompt = self._prompts.chat(request)
+        ends = [*prompt.stops, *self._prompts.spellings(prompt.stop_ids)]
         choices = [
-            _Choice(i, request.logprobs, ThinkingSplitter(inside=prompt.thinking), prompt.stops, prompt.edit())
+            _Choice(i, request.logprobs, ThinkingSplitter(inside=prompt.thinking), ends, prompt.edit())
             for i in range(request.n)
         ]
         yield from self._generate(prompt, request, choices, cancel)
@@ -222,14 +223,17 @@ class LlamaCppEngine:
         sampling = request.sampling
         self._prompts.check_ids(list(sampling.logit_bias), "logit_bias")
         room = self.info.context - len(prompt.ids)
+        marks = self._prompts.spellings(prompt.stop_ids)
+        stops = list(dict.fromkeys([*request.stop, *prompt.stops, *marks]))
         body: dict[str, Any] = {
             "prompt": prompt.ids,
             "stream": True,
             "return_progress": True,  # a callback a batch, so that a prefill can be cancelled
             "n": request.n,
             "n_predict": room if request.max_tokens is None else request.max_tokens,
-            "stop": [*request.stop, *prompt.stops],
-            "verbose": bool(request.stop or prompt.stops),  # the only way to learn which stop string was met
+            "stop": stops,
+            "preserved_tokens": marks,  # special tokens have no text otherwise, and no stop string would be met
+            "verbose": bool(stops),  # the only way to learn which stop string was met
             "seed": seed % _RANDOM_SEED,
             "repeat_last_n": self.info.context,
             "presence_penalty": sampling.presence_penalty,

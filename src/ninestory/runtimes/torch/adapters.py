@@ -16,7 +16,8 @@ from ninestory.architectures.gptq_linear import GPTQLinear, LLMTuneLinear
 from ninestory.architectures.nf4_linear import NF4Linear
 from ninestory.architectures.quantized_linear import RowQuantizedLinear
 from ninestory.core.errors import Damaged, Unsupported
-from ninestory.models.convert.checkpoint import read_json, widen
+from ninestory.core.json_file import read_json
+from ninestory.models.convert.checkpoint import widen
 from ninestory.models.merge.adapter import open_adapter
 from ninestory.models.resolved import ResolvedAdapter
 

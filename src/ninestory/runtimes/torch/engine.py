@@ -104,7 +104,7 @@ class TorchEngine:
             "score": self._score,
             "tokenize": self._tokenize,
         }
-        return dispatch(self, answers, request, cancel)
+        return dispatch(self, answers, request, cancel, self._prompts)
 
     def close(self) -> None:
         self._batch.close()
