@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ninestory.core.errors import InvalidRequest
+from ninestory.floors.chat.rwkv_session import Prompt, read_prompt_file
 from tests.e2e.test_cli import run
 from tests.e2e.test_cli_chat import Terminal
 from tests.tiny_rwkv import write_release
@@ -38,6 +40,14 @@ def test_a_conversation_with_its_commands(tmp_path: Path, release: Path) -> None
     chat.until("is no number")
     chat.say("+reset")
     chat.until("Assistant: Chat reset")
+    (tmp_path / "English.py").write_text(
+        'interface = ":"\nuser = "Question"\nbot = "Answer"\ninit_prompt = f"{user}{interface} hi\\n\\n{bot}{interface} Hello.\\n"\n'
+    )
+    chat.say(f"+prompt {tmp_path / 'English.py'}")
+    chat.until("Answer: Prompt set up")
+    chat.say("hello")
+    chat.until("Answer:")
+    chat.until("> ")
     assert chat.leave() == 0
 
 
@@ -68,3 +78,22 @@ def test_a_strategy_is_for_rwkv_alone(tmp_path: Path) -> None:
     done = run(tmp_path, "chat", "-p", "hi", "--strategy", "cpu fp32", check=False)
     assert done.returncode == 2
     assert "A strategy is for RWKV" in done.stderr
+
+
+def test_a_prompt_file_is_read_and_never_run(tmp_path: Path) -> None:
+    file, canary = tmp_path / "prompt.py", tmp_path / "canary"
+    file.write_text('user = "Bob"\nbot = "Alice"\ninit_prompt = f"""\n{user}: hi\n\n{bot}: Hello.\n"""\n')
+    assert read_prompt_file(file) == Prompt("Bob", "Alice", "\nBob: hi\n\nAlice: Hello.\n", ":")
+    for text in (
+        f"import pathlib; pathlib.Path({str(canary)!r}).touch()",
+        f"user = open({str(canary)!r}, 'w').name",
+        'user = "Bob"\nbot = f"{user!r:>{user}}"\ninit_prompt = ""',
+        'user = "Bob"\nbot = "Alice"',
+        "user = (",
+    ):
+        file.write_text(text)
+        with pytest.raises(InvalidRequest, match="no prompt file"):
+            read_prompt_file(file)
+    assert not canary.exists()
+    with pytest.raises(InvalidRequest, match="no prompt file"):
+        read_prompt_file(tmp_path / "missing.py")

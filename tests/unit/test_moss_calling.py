@@ -19,6 +19,7 @@ pytest.importorskip("torch")
 
 from ninestory.core.errors import ContextOverflow, InvalidRequest, Unsupported
 from ninestory.floors.chat import ChatModel, load
+from ninestory.models.convert.to_gguf import convert_to_gguf
 from ninestory.runtimes.moss_calling import plugins_of
 from ninestory.runtimes.protocol import (
     ChatRequest,
@@ -156,3 +157,15 @@ def test_what_does_not_go_together_with_tools_and_what_does_not_fit(model: ChatM
         called(model, asked(*long))
     calls, _ = called(model, dataclasses.replace(asked(*long), truncation="auto"))
     assert [c.name for c in calls] == ["calculator", "equation_solver"]
+
+
+def test_the_same_on_llama_cpp_where_a_mark_has_no_text(tmp_path: Path) -> None:
+    """<eoc> is no end mark of the file's own: it ends a pass because the format says so."""
+    path = linked_moss(tmp_path / "model", COMMANDS, " It is 42.")
+    made = convert_to_gguf(path, tmp_path / "model.gguf", "F32").path
+    with load(str(made), template="moss", context=1024, slots=1, threads=1) as model:
+        assert model.info.runtime == "llamacpp"
+        calls, _ = called(model, asked(max_tokens=5))
+        assert [(c.name, json.loads(c.arguments)) for c in calls][1:] == [("equation_solver", {"equation": "x=1"})]
+        plain = model.chat("What is 6*7?", max_tokens=5, temperature=0)
+    assert (plain.text.strip(), plain.finish_reason) == ("It is 42.", "stop")

@@ -39,7 +39,7 @@ def ask(
         raise InvalidRequest(f"--mode {mode} is none of auto, generate, extract.", param="mode")
     set_up_logs("warning", load_settings().settings.log_json)
     if client := running_server(server):
-        _ask_server(client, knowledge_base, question, model, limit, max_tokens, as_json)
+        ask_server(client, knowledge_base, question, model, limit, max_tokens, as_json)
         return
     from ninestory.floors.retrieval.knowledge_base import open_base
 
@@ -98,6 +98,13 @@ def _answer(
 
 
 def _print_answer(prepared: Prepared, text: str, as_json: bool) -> None:
+    if not as_json and prepared.request is None:
+        print(text, end="")
+    print_sources(prepared, text, as_json)
+
+
+def print_sources(prepared: Prepared, text: str, as_json: bool) -> None:
+    """What stands below an answer that was printed; with `as_json` the answer and its sources in one object."""
     from ninestory.floors.retrieval.answer import as_source, citations, language_of, place_of
 
     cited = sorted({citation.number for citation in citations(text, prepared.passages)})
@@ -107,7 +114,7 @@ def _print_answer(prepared: Prepared, text: str, as_json: bool) -> None:
             {"answer": text, "mode": prepared.reason, "notice": prepared.notice, "cited": cited, "sources": sources}
         )
         return
-    print("" if prepared.request is not None else text)
+    print()
     if prepared.notice:
         print(f"({prepared.notice})", file=sys.stderr)
     language = language_of(prepared.question)
@@ -116,7 +123,7 @@ def _print_answer(prepared: Prepared, text: str, as_json: bool) -> None:
             print(f"[{number}] {place_of(hit, language)}")
 
 
-def _ask_server(client: Any, base: str, question: str, model: str, limit: int, max_tokens: int, as_json: bool) -> None:
+def ask_server(client: Any, base: str, question: str, model: str, limit: int, max_tokens: int, as_json: bool) -> None:
     """Through `/v1/responses` and its file_search tool, as any client would."""
     stores = client.call("GET", "/v1/vector_stores?limit=100")["data"]
     store = next((s["id"] for s in stores if base in (s["id"], s["name"])), base)

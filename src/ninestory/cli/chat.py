@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from ninestory.cli.client import DEFAULT, Server, ServerClient, running_server
+from ninestory.cli.client import DEFAULT, Server, running_server
+from ninestory.cli.open_chat import Opener
 from ninestory.cli.output import Json, print_json
 from ninestory.core.errors import InvalidRequest
-from ninestory.core.paths import Home
-
-if TYPE_CHECKING:
-    from ninestory.core.config import RuntimeSettings
-    from ninestory.floors.chat import ChatModel
-    from ninestory.models.resolved import ResolvedModel
 
 app = typer.Typer()
 DEFAULT_MODEL = "starter:smollm2-135m-instruct"
@@ -58,6 +54,10 @@ def chat(
     runtime: Annotated[
         str | None, typer.Option(help="llamacpp, torch or remote; chosen by the files when left out.")
     ] = None,
+    docs: Annotated[
+        Path | None, typer.Option(help="Answer from the documents of this folder, with sources; it is kept in step.")
+    ] = None,
+    kb: Annotated[str, typer.Option(help="Answer from this knowledge base (ninestory kb ls).")] = "",
     server: Server = DEFAULT,
     as_json: Json = False,
 ) -> None:
@@ -90,46 +90,67 @@ def chat(
         "stop": stop,
     }
     options = {key: value for key, value in sampling.items() if value is not None}
-    if prompt is None and not sys.stdin.isatty():
-        prompt = sys.stdin.read().strip()
-        if not prompt:
-            raise InvalidRequest(
-                "There is no question.",
-                hint="Write one to the pipe, or use --prompt.",
-                hint_zh="请通过管道或 --prompt 提供问题。",
-            )
-
-    asked = running_server(server)
-    if asked:
+    question = _question(prompt)
+    opener = Opener(model, settings.runtime, running_server(server), strategy)
+    if opener.server:
         _leave_loading_to_the_server(model, template=template, dtype=dtype, fast=fast)
-    here = None if asked else _resolved(model, strategy)
-    if here and here.architecture == "rwkv" and not (raw or as_json):
-        from ninestory.cli.rwkv_conversation import chat_program
+    if docs or kb:
+        _refuse_beside_documents(docs=docs and kb, system=system, raw=raw, plugin=plugin)
+        from ninestory.cli.document_chat import document_chat
 
-        if chat_program(here, settings.runtime, {**options, "system": system} if system else options, prompt):
-            return
-
-    def open_model(reference: str) -> ChatModel:
-        if asked:
-            loaded = _of_server(asked, reference, settings.runtime)
-        else:
-            loaded = _of_files(here if here and reference == model else _resolved(reference), settings.runtime)
-        print("; ".join([*loaded.info.notes, *_format_of(loaded)]), file=sys.stderr)
-        return loaded
-
-    if plugin:
+        document_chat(opener, docs, kb, options, question, as_json)
+    elif plugin:
         from ninestory.cli.moss_conversation import plugin_chat
 
-        with open_model(model) as loaded:
-            plugin_chat(here, loaded, plugin, options, prompt)
+        with opener(model) as loaded:
+            plugin_chat(opener.here, loaded, plugin, options, question)
+    elif not (raw or as_json) and _rwkv_program(opener, system, options, question):
         return
-    if prompt is None:
+    elif question is None:
         from ninestory.cli.conversation import Conversation
 
-        Conversation(open_model, model, system, options).loop()
-        return
-    with open_model(model) as loaded:
-        _answer_once(loaded, prompt, system, raw, options, as_json)
+        Conversation(opener, model, system, options).loop()
+    else:
+        with opener(model) as loaded:
+            _answer_once(loaded, question, system, raw, options, as_json)
+
+
+def _question(prompt: str | None) -> str | None:
+    """The one question to answer: the flag's, or all of a pipe; None on a terminal.
+
+    Raises:
+        InvalidRequest: an empty pipe.
+    """
+    if prompt is not None or sys.stdin.isatty():
+        return prompt
+    piped = sys.stdin.read().strip()
+    if not piped:
+        raise InvalidRequest(
+            "There is no question.",
+            hint="Write one to the pipe, or use --prompt.",
+            hint_zh="请通过管道或 --prompt 提供问题。",
+        )
+    return piped
+
+
+def _rwkv_program(opener: Opener, system: str, options: dict[str, Any], question: str | None) -> bool:
+    """Whether ChatRWKV's own program took the conversation: for RWKV's files, and not for one plain question."""
+    if opener.here is None or opener.here.architecture != "rwkv":
+        return False
+    from ninestory.cli.rwkv_conversation import chat_program
+
+    return chat_program(opener.here, opener.settings, {**options, "system": system} if system else options, question)
+
+
+def _refuse_beside_documents(**given: Any) -> None:
+    """Raises InvalidRequest: documents come with a prompt of their own, and steer no plugins."""
+    if flag := next((name for name, value in given.items() if value), ""):
+        raise InvalidRequest(
+            f"--{flag} cannot stand beside {'--kb' if flag == 'docs' else 'documents'}.",
+            hint="Leave one of them out.",
+            hint_zh="请去掉其中之一。",
+            param=flag,
+        )
 
 
 def _leave_loading_to_the_server(model: str, **given: str | bool | None) -> None:
@@ -143,51 +164,6 @@ def _leave_loading_to_the_server(model: str, **given: str | bool | None) -> None
             hint_zh=f"请运行：{command}",
             param=next(name for name, value in given.items() if value),
         )
-
-
-def _format_of(model: ChatModel) -> list[str]:
-    """Which prompt format was chosen, and by whom; nothing for a model without one, or a remote one."""
-    info = model.info
-    return [f"prompt format {info.template} ({info.template_source})"] if info.template else []
-
-
-def _resolved(reference: str, strategy: str | None = None) -> ResolvedModel:
-    from ninestory.models.resolve import resolve
-
-    found = resolve(reference, Home.default())
-    if strategy and found.architecture != "rwkv":
-        raise InvalidRequest(
-            f"A strategy is for RWKV, and {reference} is {found.architecture}.",
-            hint="Leave --strategy out; the settings runtime.dtype and runtime.device say the same of other models.",
-            hint_zh="请去掉 --strategy；其他模型用 runtime.dtype 与 runtime.device 设置。",
-            param="strategy",
-        )
-    return found
-
-
-def _of_files(model: ResolvedModel, settings: RuntimeSettings) -> ChatModel:
-    from ninestory.floors.chat import ChatModel
-    from ninestory.runtimes.load import load_engine
-
-    return ChatModel(load_engine(model, settings))
-
-
-def _of_server(client: ServerClient, reference: str, settings: RuntimeSettings) -> ChatModel:
-    """The model of a running server, through the API that any client uses."""
-    from ninestory.floors.chat import ChatModel
-    from ninestory.models.resolved import ResolvedModel
-    from ninestory.runtimes.remote import RemoteEngine
-
-    model = ResolvedModel(
-        reference=f"server:{reference}",
-        path=None,
-        format="remote",
-        architecture="remote",
-        task="chat",
-        context=0,
-        endpoint=f"{client.address}/v1",
-    )
-    return ChatModel(RemoteEngine(model, settings, api_key=client.key))
 
 
 def _answer_once(model: Any, prompt: str, system: str, raw: bool, options: dict[str, Any], as_json: bool) -> None:

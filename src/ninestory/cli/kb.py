@@ -57,7 +57,7 @@ def add(
             add_page(base, path, report)
         else:
             add_paths(base, [Path(path)], report)
-    _run_ingest(base, {"report": report.as_dict()}, as_json)
+    _print_report(run_ingest(base, {"report": report.as_dict()}, quiet=as_json), as_json)
 
 
 @app.command()
@@ -74,11 +74,11 @@ def sync(
     folders = [str(folder)] if folder else base.get("folders", [])
     if rebuild or (model and model != base.model):
         base.begin_table(model or base.model)
-    _run_ingest(base, {"folders": folders}, as_json)
+    _print_report(run_ingest(base, {"folders": folders}, quiet=as_json), as_json)
     while watch:
         time.sleep(_WATCH_SECONDS)
         if _changed(base, folders):
-            _run_ingest(base, {"folders": folders}, as_json)
+            _print_report(run_ingest(base, {"folders": folders}, quiet=as_json), as_json)
 
 
 @app.command("ls")
@@ -139,7 +139,7 @@ def rm(
         print_json({"id": base.id, "deleted": True}) if as_json else print(f"{name}: deleted")
         return
     base.remove_file(next((f.id for f in base.files() if f.name == file), file))
-    _run_ingest(base, {}, as_json)
+    _print_report(run_ingest(base, {}, quiet=as_json), as_json)
 
 
 @app.command()
@@ -293,8 +293,8 @@ def _open(name: str) -> KnowledgeBase:
     return open_base(Home.default(), name)
 
 
-def _run_ingest(base: KnowledgeBase, params: dict[str, Any], as_json: bool) -> None:
-    """Run it here as a job, in sight of a bar; failed files are named and do not fail the command."""
+def run_ingest(base: KnowledgeBase, params: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+    """Run it here as a job, in sight of a bar; the report names files that failed, which do not fail the command."""
     from ninestory.core.config import load_settings
     from ninestory.core.logs import set_up_logs
     from ninestory.core.progress_bar import ProgressBar
@@ -306,7 +306,7 @@ def _run_ingest(base: KnowledgeBase, params: dict[str, Any], as_json: bool) -> N
     home, settings = Home.default().ensure(), load_settings().settings
     set_up_logs("warning", settings.log_json)
     runner = JobRunner(JobStore(State(home.state_db)), works(home, settings.hub))
-    with ProgressBar(quiet=as_json, counts=True) as bar:
+    with ProgressBar(quiet=quiet, counts=True) as bar:
         job = runner.run_new("ingest", {"knowledge_base": base.id, **params}, bar)
     if job.error:
         raise from_dict(job.error)
@@ -316,7 +316,7 @@ def _run_ingest(base: KnowledgeBase, params: dict[str, Any], as_json: bool) -> N
             hint=f"'ninestory jobs resume {job.id}' goes on.",
             hint_zh=f"运行 ninestory jobs resume {job.id} 可继续。",
         )
-    _print_report(job.result or {}, as_json)
+    return job.result or {}
 
 
 def _print_report(report: dict[str, Any], as_json: bool) -> None:

@@ -7,9 +7,11 @@ answer is drawn again from before it, a free text is carried on, the chat is res
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +32,7 @@ HELP = """TEXT  say something              +        another answer to the last q
 +reset  forget the conversation  +i TEXT  follow an instruction, apart from the conversation
 +gen TEXT  carry a text on       +qa TEXT  one question after the opening   +qq TEXT  Q: TEXT A:
 +++  carry the last free text on ++       draw the last free text again
++prompt FILE  other names and another opening: a prompt file of ChatRWKV's; the conversation begins anew
 -temp=N -top_p=N  in a message: for this message    \\n  a line break"""
 
 _OPTION = re.compile(r"-(temp|top_p)=(\S+)\s*")
@@ -77,6 +80,40 @@ def prompt_of(template: str) -> Prompt:
             param="template",
         )
     return Prompt(names[0], names[1], opening)
+
+
+def read_prompt_file(path: Path) -> Prompt:
+    """A prompt file of ChatRWKV's (`prompt/default/English-2.py`): Python that assigns four texts. It is read, not run.
+
+    Raises:
+        InvalidRequest: no such file, or more in it than user, bot, interface and init_prompt as texts.
+    """
+    try:
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        values: dict[str, str] = {"interface": ":"}
+        for statement in module.body:
+            if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
+                raise ValueError(f"line {statement.lineno} assigns no text")
+            values[statement.targets[0].id] = _assigned(statement.value, values)
+        return Prompt(values["user"], values["bot"], values["init_prompt"], values["interface"])
+    except (OSError, ValueError, SyntaxError, RecursionError, KeyError) as error:
+        raise InvalidRequest(
+            f"{path} is no prompt file of ChatRWKV's: {error}.",
+            hint="It assigns the texts user, bot, interface and init_prompt, and nothing else.",
+            hint_zh="文件应只给 user、bot、interface 与 init_prompt 赋文本值。",
+            param="prompt",
+        ) from error
+
+
+def _assigned(value: ast.expr, known: Mapping[str, str]) -> str:
+    """The text of a literal; an f-string may name texts that were assigned before."""
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        return value.value
+    if isinstance(value, ast.JoinedStr):
+        return "".join(_assigned(part, known) for part in value.values)
+    if isinstance(value, ast.FormattedValue) and isinstance(value.value, ast.Name) and not value.format_spec:
+        return known[value.value.id]
+    raise ValueError(f"line {value.lineno} holds more than a text")
 
 
 def opening_text(text: str) -> str:
@@ -131,8 +168,7 @@ class RwkvSession:
         self._not_twice = {ids[0] for ids in marks if len(ids) == 1}
         self.saved: dict[str, Saved] = {}
         self.now = Saved(np.zeros(0, np.float32), None, [])
-        self._read(tokenizer.encode_opening(opening_text(prompt.opening)))
-        self.saved["chat_init"] = self.saved["chat"] = self.now
+        self._open(prompt)
 
     def say(self, message: str) -> Iterator[str]:
         """Answer a message or follow a command; yields what the program prints, piece by piece.
@@ -147,6 +183,10 @@ class RwkvSession:
             yield f"{self.prompt.bot}{self.prompt.interface} Chat reset.\n\n"
             return
         command, _, text = message.partition(" ")
+        if command.lower() == "+prompt":
+            self._open(read_prompt_file(Path(text.strip()).expanduser()))
+            yield f"{self.prompt.bot}{self.prompt.interface} Prompt set up.\n\n"
+            return
         free = self._free_commands().get(command.lower())
         if free is not None:
             free(text.strip())
@@ -173,6 +213,13 @@ class RwkvSession:
             "+++": lambda _: self._go_back("gen_1"),
             "++": lambda _: self._go_back("gen_0"),
         }
+
+    def _open(self, prompt: Prompt) -> None:
+        """Begin with a prompt's opening; what was said with another one is forgotten."""
+        self.prompt, self.saved = prompt, {}
+        self.now = Saved(self.now.logits, None, [])
+        self._read(self._tokenizer.encode_opening(opening_text(prompt.opening)))
+        self.saved["chat_init"] = self.saved["chat"] = self.now
 
     def _begin(self, text: str) -> None:
         self.now = Saved(self.now.logits, None, [])

@@ -1,0 +1,92 @@
+"""A chat model for `ninestory chat`: of the files here, or of a running server through its API."""
+
+from __future__ import annotations
+
+import sys
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ninestory.cli.client import ServerClient
+from ninestory.core.errors import InvalidRequest
+from ninestory.core.paths import Home
+
+if TYPE_CHECKING:
+    from ninestory.core.config import RuntimeSettings
+    from ninestory.floors.chat import ChatModel
+    from ninestory.models.resolved import ResolvedModel
+
+
+class Opener:
+    """Called with a reference it gives the loaded model, and says on stderr how it was loaded.
+
+    Args:
+        model: the reference that the command named.
+        server: None to load in this process.
+        strategy: RWKV's; refused for other models.
+    """
+
+    def __init__(
+        self, model: str, settings: RuntimeSettings, server: ServerClient | None, strategy: str | None = None
+    ) -> None:
+        self.model, self.settings, self.server, self._strategy = model, settings, server, strategy
+
+    @cached_property
+    def here(self) -> ResolvedModel | None:
+        """The named model's files; None for a server's.
+
+        Raises:
+            NotFound: it is not on this machine. InvalidRequest: a strategy for another model than RWKV.
+        """
+        if self.server:
+            return None
+        found = _resolved(self.model)
+        if self._strategy and found.architecture != "rwkv":
+            raise InvalidRequest(
+                f"A strategy is for RWKV, and {self.model} is {found.architecture}.",
+                hint="Leave --strategy out; the settings runtime.dtype and runtime.device say the same of other models.",
+                hint_zh="请去掉 --strategy；其他模型用 runtime.dtype 与 runtime.device 设置。",
+                param="strategy",
+            )
+        return found
+
+    def __call__(self, reference: str) -> ChatModel:
+        if self.server:
+            loaded = _of_server(self.server, reference, self.settings)
+        else:
+            named = self.here if reference == self.model else None
+            loaded = _of_files(named or _resolved(reference), self.settings)
+        info = loaded.info
+        form = [f"prompt format {info.template} ({info.template_source})"] if info.template else []
+        print("; ".join([*info.notes, *form]), file=sys.stderr)
+        return loaded
+
+
+def _resolved(reference: str) -> ResolvedModel:
+    from ninestory.models.resolve import resolve
+
+    return resolve(reference, Home.default())
+
+
+def _of_files(model: ResolvedModel, settings: RuntimeSettings) -> ChatModel:
+    from ninestory.floors.chat import ChatModel
+    from ninestory.runtimes.load import load_engine
+
+    return ChatModel(load_engine(model, settings))
+
+
+def _of_server(client: ServerClient, reference: str, settings: RuntimeSettings) -> ChatModel:
+    """The model of a running server, through the API that any client uses."""
+    from ninestory.floors.chat import ChatModel
+    from ninestory.models.resolved import ResolvedModel
+    from ninestory.runtimes.remote import RemoteEngine
+
+    model = ResolvedModel(
+        reference=f"server:{reference}",
+        path=None,
+        format="remote",
+        architecture="remote",
+        task="chat",
+        context=0,
+        endpoint=f"{client.address}/v1",
+    )
+    return ChatModel(RemoteEngine(model, settings, api_key=client.key))
