@@ -106,8 +106,12 @@ def test_half_precision_pickles_and_foreign_code_are_notes(tmp_path: Path) -> No
         ("falcon", ["gpt4all, openbuddy", "auto_map", "a GGUF of it"]),
         ("gptj", ["belongs to gpt4all", "a GGUF of it"]),
         ("chatglm", ["belongs to chatglm-6b", "prompt format chatglm-v1", "auto_map", "there is no GGUF"]),
-        ("chatglm-int4", ["belongs to chatglm-6b", "prompt format chatglm-v1", "pickles"]),
-        ("moss-int4", ["belongs to moss", "prompt format moss", "pickles", "a GGUF of it"]),
+        (
+            "chatglm-int4",
+            ["belongs to chatglm-6b", "prompt format chatglm-v1", "pickles", "in 4 bits (its own", "v1.1"],
+        ),
+        ("chatglm-int8", ["belongs to chatglm-6b", "packed in 8 bits (its own form)"]),
+        ("moss-int4", ["belongs to moss", "prompt format moss", "packed in 4 bits (GPTQ)", "a GGUF of it"]),
         ("rwkv", ["belongs to chatrwkv", "65536 entries: World", "prompt format rwkv-world", "RWKV-"]),
     ],
 )
@@ -141,9 +145,38 @@ def test_known_traps_of_the_families(tmp_path: Path) -> None:
 
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    (adapter / "adapter_config.json").write_text("{}")
+    described = {"peft_type": "LORA", "r": 8, "base_model_name_or_path": "org/llama-7b"}
+    (adapter / "adapter_config.json").write_text(json.dumps(described))
     (adapter / "adapter_model.bin").write_bytes(bytes(443))
     assert any("443 bytes" in p.title.en for p in _problems(adapter))
+    assert any("(LORA, rank 8) for org/llama-7b" in f.title.en for f in diagnose(adapter, Home(tmp_path / "home")))
+
+
+@pytest.mark.torch
+def test_forms_that_are_no_whole_model_are_named(tmp_path: Path) -> None:
+    import torch
+
+    slices = tmp_path / "7B"
+    slices.mkdir()
+    for i in range(2):
+        torch.save(
+            {"norm.weight": torch.zeros(8), "tok_embeddings.weight": torch.zeros(4, 4)},
+            slices / f"consolidated.0{i}.pth",
+        )
+    write_json(slices / "params.json", {"dim": 8})
+    prefix = tmp_path / "ptuning"
+    prefix.mkdir()
+    torch.save({"transformer.prefix_encoder.embedding.weight": torch.zeros(8, 16)}, prefix / "pytorch_model.bin")
+    write_json(
+        prefix / "config.json", {"model_type": "chatglm", "pre_seq_len": 8, "num_layers": 2, "vocab_size": 150528}
+    )
+    for folder, words in (
+        (slices, ["LLaMA's own release"]),
+        (prefix, ["prefix of 8 tokens", "v0.1 (image tokens first)"]),
+    ):
+        titles = "\n".join(f.title.en for f in diagnose(folder, Home(tmp_path / "home")))
+        assert all(word in titles for word in words), titles
+    assert not [f for f in diagnose(slices, Home(tmp_path / "home")) if f.level == "problem"]
 
 
 @pytest.mark.torch

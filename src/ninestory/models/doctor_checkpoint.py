@@ -10,11 +10,13 @@ from typing import Any
 from ninestory.core.errors import Damaged, NinestoryError, NotFound
 from ninestory.models.catalogue import System, load_catalogue
 from ninestory.models.convert.checkpoint import Tensor, open_checkpoint
+from ninestory.models.doctor_forms import CONSOLIDATED, forms_of
 from ninestory.models.finding import Finding, note, ok, problem
 from ninestory.models.prompt_format import choose_format, own_template
 from ninestory.models.resolve import read_config
 from ninestory.models.resolved import ResolvedModel
 from ninestory.models.rwkv_release import chat_template, detect_version
+from ninestory.models.templates import load_templates
 from ninestory.models.verify import verify
 
 _EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "emb.weight")
@@ -22,7 +24,6 @@ _RWKV_ROWS = {65536: "World", 50277: "Pile, Raven"}
 # Families that llama.cpp runs, so that a GGUF is the faster road on a processor. ChatGLM-6B has no graph there.
 RUN_BY_LLAMA_CPP = ("llama", "bloom", "falcon", "RefinedWeb", "RefinedWebModel", "gptj", "codegen", "moss", "rwkv")
 _CHINESE_LLAMA, _CHINESE_ALPACA = 49953, 49954
-_EMPTY_ADAPTER = 1024  # bytes; a LoRA of one layer has more
 
 
 def examine_checkpoint(path: Path) -> list[Finding]:
@@ -32,13 +33,14 @@ def examine_checkpoint(path: Path) -> list[Finding]:
         findings = [ok(f"{report.tensors} tensors, sound", f"{report.tensors} 个张量，完好")]
         findings += [note(text, text, "Nothing to do.", "无需处理。") for text in report.notes]
         config = read_config(path) if (path / "config.json").is_file() else {}
-        tensors = {} if path.suffix == ".gguf" else _tensors(path)
+        slices = path.suffix == ".gguf" or (path.is_dir() and any(path.glob(CONSOLIDATED)))
+        tensors = {} if slices else _tensors(path)
     except Damaged as error:
-        return [problem(error.message, error.message, error.hint, error.hint_zh), *_forms_by_name(path, {})]
+        return [problem(error.message, error.message, error.hint, error.hint_zh), *forms_of(path, {})]
     except NotFound as error:
         findings = [problem(error.message, error.message, error.hint, error.hint_zh)]
         config, tensors = {}, {}
-    findings += _forms_by_name(path, config)
+    findings += forms_of(path, config)
     architecture = "rwkv" if "blocks.0.ln1.weight" in tensors else str(config.get("model_type", ""))
     if not architecture:
         return findings
@@ -124,51 +126,7 @@ def _marks(path: Path, config: Mapping[str, Any]) -> list[Finding]:
     ]
 
 
-# --- forms ------------------------------------------------------------------------------------------------------
-
-
-def _forms_by_name(path: Path, config: Mapping[str, Any]) -> list[Finding]:
-    """What is no model by itself, or no file of today: deltas, encrypted releases, 2023's ggml, empty adapters."""
-    found = []
-    folder = path if path.is_dir() else path.parent
-    if "delta" in f"{path.name} {config.get('_name_or_path', '')}".lower() or "wdiff" in path.name.lower():
-        found.append(
-            problem(
-                "This looks like a delta: the difference to a base model, not a model",
-                "这看起来是增量（delta）权重：只是与基座模型的差，不能单独运行",
-                "Add it to its base first: ninestory merge.",
-                "请先与基座模型合并：ninestory merge。",
-            )
-        )
-    if any(folder.glob("*.enc")):
-        found.append(
-            problem(
-                "The files are encrypted with LLaMA's own weights (.enc)",
-                "文件用 LLaMA 原始权重加密（.enc）",
-                "Decrypt them with your LLaMA file: ninestory convert decrypt.",
-                "请用自有的 LLaMA 文件解密：ninestory convert decrypt。",
-            )
-        )
-    if any(folder.glob("ggml-*.bin")):
-        found.append(
-            problem(
-                "A file of the 2023 ggml formats (ggml-….bin): nothing opens it any more",
-                "2023 年的 ggml 格式文件（ggml-….bin）：已无法打开",
-                "Take the GGUF form of the same model.",
-                "请使用同一模型的 GGUF 版本。",
-            )
-        )
-    adapters = [f for f in (folder / "adapter_model.bin", folder / "adapter_model.safetensors") if f.is_file()]
-    if path.is_dir() and any(file.stat().st_size < _EMPTY_ADAPTER for file in adapters):
-        found.append(
-            problem(
-                f"The adapter's file has {adapters[0].stat().st_size} bytes: it is empty",
-                f"适配器文件只有 {adapters[0].stat().st_size} 字节：是空的",
-                "Its training saved nothing: train again (here saving checks itself).",
-                "训练时未保存任何内容：请重新训练（本系统保存时会自检）。",
-            )
-        )
-    return found
+# --- numbers ------------------------------------------------------------------------------------------------------
 
 
 def _number_formats(path: Path, config: Mapping[str, Any]) -> list[Finding]:
@@ -213,7 +171,18 @@ def _family(path: Path, architecture: str, config: Mapping[str, Any], template: 
     found += _prompt_format(path, architecture, template)
     seen = [p for system in systems for p in system.pitfalls if _seen(p.sign, path, config)]
     by_words = {pitfall.problem.en: Finding("note", pitfall.problem, pitfall.cure) for pitfall in seen}
-    return found + list(by_words.values()) + ([] if architecture == "rwkv" else _fast_road(architecture))
+    found += by_words.values()
+    unseen = [system.name for system in systems if any(not pitfall.sign for pitfall in system.pitfalls)]
+    if unseen:
+        found.append(
+            note(
+                f"More is known to go wrong with {', '.join(unseen)} than files can show",
+                f"{'、'.join(unseen)} 还有一些从文件看不出的已知问题",
+                f"ninestory show {unseen[0]}",
+                f"ninestory show {unseen[0]}",
+            )
+        )
+    return found + ([] if architecture == "rwkv" else _fast_road(architecture))
 
 
 def _release_of_rwkv(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> list[Finding]:
@@ -252,7 +221,9 @@ def _prompt_format(path: Path, architecture: str, template: str) -> list[Finding
     form = choose_format(model, own=own_template(path) if path.is_dir() else "")
     if form is not None:
         return [ok(f"prompt format {form.id} (from the {form.source})", f"提示格式 {form.id}（来自 {form.source}）")]
-    fitting = sorted({s.template for s in _systems(architecture) if s.template not in ("", "checkpoint")})
+    systems = _systems(architecture)
+    fitting = sorted({s.template for s in systems if s.template not in ("", "checkpoint")})
+    fitting = fitting or sorted(t for t in load_templates() if t.startswith(tuple(s.name for s in systems)))
     return [
         note(
             "The files do not say in which prompt format it was trained",
