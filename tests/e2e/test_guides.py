@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from .command_server import write_command
 from .guide_stand_ins import STAND_INS
 
 GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
@@ -49,7 +51,7 @@ def test_the_indexes_name_every_guide() -> None:
         assert all(f"{language}/{name}.md" in text for name in NAMES)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """A fake OpenAI server."""
     port = free_port()
@@ -67,14 +69,29 @@ def endpoint() -> Iterator[str]:
     process.wait()
 
 
+@pytest.fixture(scope="module")
+def tools() -> Iterator[Path]:
+    """A folder with the command `ninestory`, as it would be installed."""
+    with tempfile.TemporaryDirectory() as place:  # a socket's path must be short
+        folder, address = Path(place), Path(place) / "commands"
+        program = Path(__file__).parent / "command_server.py"
+        server = subprocess.Popen([sys.executable, str(program), str(address)], env={**os.environ, "LANG": "C.UTF-8"})
+        write_command(folder / "ninestory", address)
+        deadline = time.monotonic() + 120
+        while not address.exists():
+            assert time.monotonic() < deadline and server.poll() is None
+            time.sleep(0.05)
+        yield folder
+        server.kill()
+        server.wait()
+
+
 @pytest.mark.slow
 @pytest.mark.starter
 @pytest.mark.parametrize("name", NAMES)
-def test_every_command_of_a_guide_runs(name: str, tmp_path: Path, endpoint: str, starter_gguf: Path) -> None:
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    (tools / "ninestory").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ninestory "$@"\n')
-    (tools / "ninestory").chmod(0o755)
+def test_every_command_of_a_guide_runs(
+    name: str, tmp_path: Path, endpoint: str, tools: Path, starter_gguf: Path
+) -> None:
     home = tmp_path / "home"
     folder = home / "models" / "catalogue" / "gpt4all" / "falcon-q4_0"
     folder.mkdir(parents=True)

@@ -10,8 +10,10 @@ import pytest
 from ninestory.core.errors import Conflict, Damaged, DiskFull, Forbidden, InvalidRequest, NinestoryError, NotFound
 from ninestory.core.paths import Home
 from ninestory.models import store
+from ninestory.models.prompt_format import PromptFormat, choose_format, sample_prompt
 from ninestory.models.resolve import resolve
 from ninestory.models.store import import_path, list_installed, remove
+from ninestory.models.templates import find_template
 from tests import tiny_models
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 77}
@@ -144,6 +146,31 @@ def test_a_tuned_model_by_its_alias_and_adapters_by_run_or_folder(home: Home, tm
     assert [(a.path, a.weight) for a in model.adapters] == [(adapter, 0.5), (adapter, 1.0)]
     with pytest.raises(NotFound, match="no adapter 'other'"):
         resolve(f"{base}+other", home)
+
+
+def test_an_adapter_is_asked_in_the_format_that_it_was_trained_in(
+    home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base, adapters = checkpoint(tmp_path / "base"), {"a": "alpaca-short", "v": "vicuna-v1.1"}
+    for name, template in adapters.items():
+        folder = home.runs / name / "adapter"
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{}")
+        written = sample_prompt(PromptFormat(template, "catalogue", template=find_template(template)))
+        (folder / "ninestory.json").write_text(json.dumps({"template": template, "rendered": written}))
+    model = resolve(f"{base}+a", home)
+    form = choose_format(model)
+    assert form is not None and (form.id, form.source) == ("alpaca-short", "adapter")
+    both = resolve(f"{base}+v+a", home)
+    assert (both.template, "alpaca-short" in both.notes[-1]) == ("vicuna-v1.1", True)
+    other = choose_format(model, "vicuna-v1.1")
+    assert other is not None and other.source == "--template"
+    assert "was trained in alpaca-short" in caplog.text
+    (home.runs / "a" / "adapter" / "ninestory.json").write_text(
+        json.dumps({"template": "alpaca-short", "rendered": "### Instruction: as it was\n"})
+    )
+    with pytest.raises(Conflict, match="not written as it was"):
+        choose_format(resolve(f"{base}+a", home))
 
 
 # --- the store ---------------------------------------------------------------------------------------------------

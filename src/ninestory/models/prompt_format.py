@@ -8,17 +8,19 @@ error says how to choose. Whoever loads the model shows the choice and where it 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ninestory.core.errors import Damaged, InvalidRequest
+from ninestory.core.errors import Conflict, Damaged, InvalidRequest
 from ninestory.models import chat_template
 from ninestory.models.catalogue import System, load_catalogue
 from ninestory.models.resolved import ResolvedModel
 from ninestory.models.templates import Template, find_template, prompt_segments
 
+log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint"
 Source = Literal["catalogue", "checkpoint", "--template", "adapter"]
 
@@ -87,18 +89,41 @@ def choose_format(model: ResolvedModel, explicit: str = "", own: str = "") -> Pr
 
     Raises:
         NotFound: no template of that id. InvalidRequest: "checkpoint", and the checkpoint brings none.
+        Conflict: the format that the adapter was trained in is not written as it was then.
     """
     if explicit:
+        if model.adapters and model.template not in ("", explicit):
+            log.warning("asked in %s, and the adapter was trained in %s", explicit, model.template)
         return _named(explicit, "--template", own, model.reference)
     if model.template not in (
         "",
         CHECKPOINT,
     ):  # an adapter's note, or RWKV: a release's vocabulary says how it was trained
-        return _named(model.template, "adapter" if model.adapters else "checkpoint", own, model.reference)
+        form = _named(model.template, "adapter" if model.adapters else "checkpoint", own, model.reference)
+        return _as_trained(form, model)
     system = _system(model)
     if system and system.template and not (system.template == CHECKPOINT and not own):
         return _named(system.template, "catalogue", own, model.reference)
     return _named(CHECKPOINT, "checkpoint", own, model.reference) if own else None
+
+
+def sample_prompt(form: PromptFormat) -> str:
+    """A short conversation in a format: kept with an adapter, and compared when it is served."""
+    turns = [("user", "One?"), ("assistant", "Two."), ("user", "Three?")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return "".join(text for text, _ in form.segments(messages, bos_token="", eos_token=""))
+
+
+def _as_trained(form: PromptFormat, model: ResolvedModel) -> PromptFormat:
+    if model.rendered and sample_prompt(form) != model.rendered:
+        raise Conflict(
+            f"The prompt format {form.id} is not written as it was when the adapter of {model.reference} was trained.",
+            hint="Train it again, or say --template yourself.",
+            hint_zh="请重新训练，或自行用 --template 指定。",
+            param="template",
+            code="template_changed",
+        )
+    return form
 
 
 def no_format(model: ResolvedModel) -> InvalidRequest:

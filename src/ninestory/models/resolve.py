@@ -407,8 +407,15 @@ def _with_licence(model: ResolvedModel) -> ResolvedModel:
 
 
 def _with_adapters(model: ResolvedModel, adapters: tuple[Adapter, ...], home: Home) -> ResolvedModel:
+    """With the adapters, and asked in the format that they were trained in, as each one's own note says."""
     found = [ResolvedAdapter(name=a.source, path=_adapter_path(a, home), weight=a.weight) for a in adapters]
-    return replace(model, adapters=found) if found else model
+    notes = [read_json(adapter.path / "ninestory.json") for adapter in found]
+    formats = {str(note["template"]): str(note.get("rendered", "")) for note in notes if note.get("template")}
+    if not formats:
+        return replace(model, adapters=found) if found else model
+    (template, rendered), *others = formats.items()
+    said = [f"the adapters were trained in {', '.join(formats)}: asked in {template}"] if others else []
+    return replace(model, adapters=found, template=template, rendered=rendered, notes=[*model.notes, *said])
 
 
 def _adapter_path(adapter: Adapter, home: Home) -> Path:

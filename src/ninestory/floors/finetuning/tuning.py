@@ -17,6 +17,7 @@ from ninestory.floors.finetuning.base import load_weights
 from ninestory.floors.finetuning.evaluate import Evaluator, kept_side
 from ninestory.floors.finetuning.preparation import Prepared, prepare, refuse_what_does_not_fit
 from ninestory.floors.finetuning.recipe import Recipe
+from ninestory.models.prompt_format import sample_prompt
 from ninestory.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ def _save(prepared: Prepared, folder: RunFolder, tuned: Any) -> str:
         "base": base.reference,
         "base_fingerprint": base.fingerprint,
         "template": base.prompts.id if base.prompts else "",
+        "rendered": sample_prompt(base.prompts) if base.prompts and base.prompts.template else "",
         "recipe": folder.recipe(),
         "created_at": int(time.time()),
     }
