@@ -79,7 +79,6 @@ def _run(asked: dict[str, Any], streams: list[int]) -> None:
         os.environ.clear()
         os.environ.update(asked["environment"])
         sys.argv = ["ninestory", *asked["arguments"][1:]]
-        sys.stdin = open(0, encoding="utf-8", closefd=False)
         from ninestory.cli.app import main
 
         main()
