@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import re
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 WIDTH, FFN, ROWS, RANK = 1024, 2816, 32000, 16
+BLOOM_ROWS = 250880
 GGUF_KINDS = ("Q8_0", "F16", "Q4_0", "Q4_K")
 
 
@@ -71,6 +73,41 @@ def adapter(folder: Path, layers: int) -> Path:
     return folder
 
 
+def large_vocabulary(folder: Path, pairs: bool) -> Path:
+    """A BLOOM of one layer with 250,880 tokens; its merges as pairs (newer tools) or as strings (as published)."""
+    rng = random.Random(0)
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    letters = [chr(b) for b in printable] + [chr(0x100 + i) for i in range(256 - len(printable))]
+    pool, known, merges = list(letters), set(letters), []
+    while len(pool) < BLOOM_ROWS - 200:
+        left, right = pool[rng.randrange(min(len(pool), 20000))], pool[rng.randrange(len(pool))]
+        if len(left + right) <= 14 and left + right not in known:
+            known.add(left + right)
+            pool.append(left + right)
+            merges.append([left, right])
+    split = {"type": "Split", "pattern": {"Regex": " ?[^(\\s|[.,!?…。，、।۔،])]+"}, "behavior": "Isolated"}
+    steps = [split, {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]
+    model = {"type": "BPE", "vocab": {token: i for i, token in enumerate(pool)}}
+    described = {
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        "model": {**model, "merges": merges if pairs else [" ".join(pair) for pair in merges]},
+    }
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")
+    config = {"model_type": "bloom", "hidden_size": 64, "n_layer": 1, "n_head": 4, "vocab_size": BLOOM_ROWS}
+    (folder / "config.json").write_text(json.dumps(config))
+    sizes = {"word_embeddings.weight": (BLOOM_ROWS, 64)}
+    for name in ("word_embeddings_layernorm", "ln_f", "h.0.input_layernorm", "h.0.post_attention_layernorm"):
+        sizes |= {f"{name}.weight": (64,), f"{name}.bias": (64,)}
+    for name, rows, columns in (
+        ("self_attention.query_key_value", 192, 64), ("self_attention.dense", 64, 64), ("mlp.dense_h_to_4h", 256, 64),
+        ("mlp.dense_4h_to_h", 64, 256),
+    ):  # fmt: skip
+        sizes |= {f"h.0.{name}.weight": (rows, columns), f"h.0.{name}.bias": (rows,)}
+    save_file({name: np.zeros(shape, np.float16) for name, shape in sizes.items()}, folder / "model.safetensors")
+    return folder
+
+
 def measure(*arguments: str | Path) -> tuple[float, float, float]:
     """(CPU-seconds, wall seconds, peak anonymous MB) of one `ninestory` command."""
     command = [sys.executable, "-m", "ninestory", *map(str, arguments)]
@@ -107,13 +144,18 @@ def main() -> None:
             ("delta added, float16", ("merge", "delta", source, home / "delta", home / "sum")),
             (f"LoRA merged, rank {RANK}", ("merge", "lora", source, home / "merged", "--adapter", lora)),
         ]
+        for form in ("strings", "pairs"):
+            bloom = large_vocabulary(home / form, pairs=form == "pairs")
+            gguf = ("convert", "gguf", bloom, home / f"{form}.gguf", "--no-check")
+            jobs.append((f"32 MB with {BLOOM_ROWS:,} tokens, merges as {form}", gguf))
         print("# Conversions and merges\n")
         print(f"{processor()}, one thread, other work on the machine: CPU-seconds count, wall times do not.")
         print(f"`benchmarks/conversion.py {layers}`: {nbytes / 1e6:.0f} MB of float16 weights; a process each.\n")
         print("| | CPU-s | MB per CPU-s | peak anonymous MB |\n|---|---:|---:|---:|")
         for name, arguments in jobs:
             cpu, _, peak = measure(*arguments)
-            print(f"| {name} | {cpu:.1f} | {nbytes / 1e6 / cpu:.0f} | {peak:.0f} |", flush=True)
+            speed = "" if "tokens" in name else f"{nbytes / 1e6 / cpu:.0f}"
+            print(f"| {name} | {cpu:.1f} | {speed} | {peak:.0f} |", flush=True)
             for made in (*home.glob("*.gguf"), home / "copy", home / "sum", home / "merged"):
                 shutil.rmtree(made, ignore_errors=True) if made.is_dir() else made.unlink(missing_ok=True)
 
