@@ -210,7 +210,7 @@ def test_early_stop_and_the_best_weights(tmp_path: Path) -> None:
     assert not torch.equal(last, next(iter(run.tuned.trainable.values())))
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "state.bin", "x.pkl"])
+@pytest.mark.parametrize("name", ["optimizer.pt", "state.bin", "rng_state.pth", "x.pkl"])
 def test_a_pickle_in_a_checkpoint_is_refused(name: str, tmp_path: Path) -> None:
     checkpoints.save(tmp_path, Checkpoint(1, {"weight.a": torch.ones(2)}, {}), keep=2)
     (tmp_path / "step-00000001" / name).write_bytes(b"\x80\x04.")
