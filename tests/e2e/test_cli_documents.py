@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from tests.e2e.test_cli import run
+from ninestory.cli.chat import app
+from ninestory.core.errors import NinestoryError
 from tests.e2e.test_cli_chat import Terminal
 
 pytestmark = [pytest.mark.slow, pytest.mark.starter]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +22,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_conversation_over_a_folder_names_its_sources(home: Path, folder: Path) -> None:
-    chat = Terminal(home, "--docs", str(folder), "--max-tokens", "16", "--temperature", "0", "--context", "1024")
+def test_a_conversation_over_a_folder_names_its_sources(tmp_path: Path, folder: Path) -> None:
+    chat = Terminal(tmp_path, "--docs", str(folder), "--max-tokens", "16", "--temperature", "0", "--context", "1024")
     chat.until("2 passages")
     chat.until("> ")
     chat.say("How often is the pump greased?")
@@ -41,11 +37,11 @@ def test_a_conversation_over_a_folder_names_its_sources(home: Path, folder: Path
     assert chat.process.wait(60) == 0
 
 
-def test_one_question_in_a_pipe_as_json_and_what_cannot_stand_together(home: Path, folder: Path) -> None:
-    flags = ("--docs", str(folder), "--max-tokens", "16", "--temperature", "0", "--context", "1024", "--json")
-    answer = json.loads(run(home, "chat", *flags, given="Which grease is for the pump?").stdout)
-    assert answer["answer"] and answer["sources"][0]["filename" if "filename" in answer["sources"][0] else "file"]
-    refused = run(home, "chat", "--docs", str(folder), "--kb", "manuals", "-p", "x", check=False)
-    assert refused.returncode == 2 and "--docs cannot stand beside --kb" in refused.stderr
-    missing = run(home, "chat", "--docs", str(home / "nowhere"), "-p", "x", check=False)
-    assert missing.returncode == 3 and "is no folder" in missing.stderr
+def test_what_cannot_stand_together_is_refused_by_its_flag(folder: Path, tmp_path: Path) -> None:
+    for flags, words in (
+        (("--docs", str(folder), "--kb", "manuals"), "--docs cannot stand beside --kb"),
+        (("--kb", "manuals", "--system", "Be brief."), "--system cannot stand beside documents"),
+        (("--docs", str(tmp_path / "nowhere")), "is no folder"),
+    ):
+        error = CliRunner().invoke(app, [*flags, "--prompt", "x"]).exception
+        assert isinstance(error, NinestoryError) and words in error.message
