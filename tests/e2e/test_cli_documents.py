@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from ninestory.cli.chat import app
 from ninestory.core.errors import NinestoryError
+from tests.e2e.api_server import ApiServer
+from tests.e2e.test_cli import run
 from tests.e2e.test_cli_chat import Terminal
 
 pytestmark = [pytest.mark.slow, pytest.mark.starter]
@@ -45,3 +47,11 @@ def test_what_cannot_stand_together_is_refused_by_its_flag(folder: Path, tmp_pat
     ):
         error = CliRunner().invoke(app, [*flags, "--prompt", "x"]).exception
         assert isinstance(error, NinestoryError) and words in error.message
+
+
+def test_a_running_server_answers_from_the_folder(folder: Path, api_server: ApiServer) -> None:
+    flags = ("--docs", str(folder), "--server", api_server.url, "--max-tokens", "16")
+    answer = run(api_server.home, "chat", *flags, given="水泵多久加一次润滑脂？").stdout
+    assert "每 40 小时" in answer and "离心泵.md" in answer
+    error = CliRunner().invoke(app, [*flags, "--seed", "1", "--prompt", "x"]).exception
+    assert isinstance(error, NinestoryError) and "without --seed" in error.message

@@ -39,7 +39,8 @@ def ask(
         raise InvalidRequest(f"--mode {mode} is none of auto, generate, extract.", param="mode")
     set_up_logs("warning", load_settings().settings.log_json)
     if client := running_server(server):
-        ask_server(client, knowledge_base, question, model, limit, max_tokens, as_json)
+        turns, sampling = [{"role": "user", "content": question}], {"max_output_tokens": max_tokens}
+        ask_server(client, knowledge_base, turns, model, limit, sampling, as_json)
         return
     from ninestory.floors.retrieval.knowledge_base import open_base
 
@@ -123,18 +124,24 @@ def print_sources(prepared: Prepared, text: str, as_json: bool) -> None:
             print(f"[{number}] {place_of(hit, language)}")
 
 
-def ask_server(client: Any, base: str, question: str, model: str, limit: int, max_tokens: int, as_json: bool) -> None:
-    """Through `/v1/responses` and its file_search tool, as any client would."""
+def ask_server(
+    client: Any, base: str, turns: list[dict[str, str]], model: str, limit: int, sampling: dict[str, Any], as_json: bool
+) -> str:
+    """The last of `turns` through `/v1/responses` and its file_search tool, as any client would; returns the answer.
+
+    Args:
+        sampling: fields of that API: max_output_tokens, temperature, top_p.
+    """
     stores = client.call("GET", "/v1/vector_stores?limit=100")["data"]
     store = next((s["id"] for s in stores if base in (s["id"], s["name"])), base)
     tool = {"type": "file_search", "vector_store_ids": [store], "max_num_results": limit}
-    body = {"model": model, "input": question, "tools": [tool], "max_output_tokens": max_tokens}
-    response = client.call("POST", "/v1/responses", json=body)
+    response = client.call("POST", "/v1/responses", json={"model": model, "input": turns, "tools": [tool], **sampling})
+    content = next(item for item in response["output"] if item["type"] == "message")["content"][0]
     if as_json:
         print_json(response)
-        return
-    content = next(item for item in response["output"] if item["type"] == "message")["content"][0]
+        return str(content["text"])
     print(content["text"])
     for mark in content["annotations"]:
         page = f", page {mark['page']}" if mark.get("page") else ""
         print(f"[{mark['number']}] {mark['filename']}{page}")
+    return str(content["text"])

@@ -18,7 +18,7 @@ from ninestory.cli.ask import ask_server, print_sources
 from ninestory.cli.conversation import terminal_lines
 from ninestory.cli.kb import open_embedder, run_ingest
 from ninestory.cli.open_chat import Opener
-from ninestory.core.errors import NinestoryError
+from ninestory.core.errors import InvalidRequest, NinestoryError, NotFound
 from ninestory.core.paths import Home
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ninestory.floors.retrieval.embedder import Embedder
     from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
     from ninestory.runtimes.protocol import Message
+
+_API_NAMES = {"max_tokens": "max_output_tokens", "temperature": "temperature", "top_p": "top_p"}
 
 
 class DocumentConversation:
@@ -102,10 +104,21 @@ def document_chat(
     Raises:
         NotFound: no such knowledge base or folder. Unsupported: the extra [retrieval] is not installed.
     """
-    name = kb or folder_base(docs or Path())
+    from ninestory.floors.retrieval.hits import SearchOptions
+
     if opener.server:
-        _ask_all(question, lambda asked: ask_server(opener.server, name, asked, opener.model, 6, 512, as_json))
+        sampling = _of_the_api(options)
+        name = kb or folder_base(docs or Path())
+        turns: list[dict[str, str]] = []
+
+        def answer_there(asked: str) -> None:
+            asking = [*turns, {"role": "user", "content": asked}]
+            text = ask_server(opener.server, name, asking, opener.model, SearchOptions().limit, sampling, as_json)
+            turns[:] = [*asking, {"role": "assistant", "content": text}]
+
+        _ask_all(question, answer_there)
         return
+    name = kb or folder_base(docs or Path())
     from ninestory.floors.retrieval.knowledge_base import open_base
 
     base = open_base(Home.default(), name)
@@ -124,9 +137,25 @@ def document_chat(
         _ask_all(question, answer)
 
 
+def _of_the_api(options: dict[str, Any]) -> dict[str, Any]:
+    """Sampling as `/v1/responses` names it.
+
+    Raises:
+        InvalidRequest: an option that it does not have.
+    """
+    if unknown := sorted(set(options) - set(_API_NAMES)):
+        flag = unknown[0].replace("_", "-")
+        raise InvalidRequest(
+            f"A server answers from documents without --{flag}.",
+            hint="Leave it out, or ask in this process, without --server.",
+            hint_zh="请去掉该选项，或不带 --server 在本进程内提问。",
+            param=unknown[0],
+        )
+    return {_API_NAMES[name]: value for name, value in options.items()}
+
+
 def folder_base(folder: Path) -> str:
     """The knowledge base that follows `folder`: made on the first call, brought up to date on every one."""
-    from ninestory.core.errors import NotFound
     from ninestory.floors.retrieval.knowledge_base import create, list_bases
 
     place = folder.expanduser().resolve()
