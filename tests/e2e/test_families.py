@@ -1,15 +1,12 @@
-"""A small original-layout directory of every chat family, on the command line and behind the server.
+"""A small original-layout directory of every chat family, by the verb `chat` and behind one server.
 
-The weights are random, so the words mean nothing; that the two ways in agree on each of them, token for token, does.
+The verb runs in this process, which has imported torch already; test_torch_checkpoints runs one in its own. The weights are random, so the words mean nothing; that the two ways in agree on each of them, token for token, does.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +16,10 @@ import pytest
 
 pytest.importorskip("torch")
 import openai
+from typer.testing import CliRunner
 
+from ninestory.cli.chat import app
+from ninestory.core.errors import InvalidRequest, NinestoryError
 from tests.e2e.api_server import ApiServer
 from tests.tiny_checkpoints import FAMILIES
 
@@ -73,11 +73,12 @@ def server(home: Path) -> Iterator[ApiServer]:
         yield running
 
 
-def chat(home: Path, model: Path | str, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ninestory", "chat", str(model), "-p", QUESTION, "--max-tokens", "6"]
-    command += ["--temperature", "0", "--threads", "1", "--context", "1024", *flags]
-    environ = {**os.environ, "NINESTORY_HOME": str(home), "LANG": "C.UTF-8"}
-    return subprocess.run(command, capture_output=True, text=True, env=environ, cwd=home, timeout=240)
+def chat(home: Path, model: Path | str, *flags: str) -> tuple[str, str]:
+    """What the verb writes to stdout and stderr. Raises what it raises."""
+    arguments = [str(model), "-p", QUESTION, "--max-tokens", "6"]
+    arguments += ["--temperature", "0", "--threads", "1", "--context", "1024", *flags]
+    done = CliRunner().invoke(app, arguments, env={"NINESTORY_HOME": str(home)}, catch_exceptions=False)
+    return done.stdout, done.stderr
 
 
 def directory(home: Path, family: str) -> Path:
@@ -89,17 +90,16 @@ def directory(home: Path, family: str) -> Path:
 def test_a_family_chats_by_path_and_behind_the_server(family: str, home: Path, server: ApiServer) -> None:
     case, path = CASES[family], directory(home, family)
     flags = ["--template", case.template] if case.needs_flag else []
-    done = chat(home, path, "--json", *flags)
-    assert done.returncode == 0, done.stderr[-2000:]
-    by_path = json.loads(done.stdout)
-    assert case.template in done.stderr
+    out, notes = chat(home, path, "--json", *flags)
+    by_path = json.loads(out)
+    assert case.template in notes
 
     name = f"{case.system}:{family}"
     body = {"model": name} | ({} if case.by_catalogue else {"template": case.template})
     loaded = server.http.post("/ninestory/v1/load", json=body)
     assert loaded.status_code == 200, loaded.text
     info = loaded.json()["info"]
-    assert (info["runtime"], info["template"]) == ("torch", case.template)
+    assert (info["runtime"], info["dtype"], info["template"]) == ("torch", "float32", case.template)
     assert info["template_source"] == (
         "catalogue" if case.by_catalogue and family != "rwkv" else info["template_source"]
     )
@@ -115,16 +115,41 @@ def test_a_family_chats_by_path_and_behind_the_server(family: str, home: Path, s
 
 
 def test_a_family_of_many_formats_asks_for_one(home: Path) -> None:
-    done = chat(home, directory(home, "llama"))
-    assert done.returncode == 2
-    assert "--template" in done.stderr and "vicuna-v1.1" in done.stderr
-    wrong = chat(home, directory(home, "llama"), "--template", "vicuna-1.1")
-    assert wrong.returncode == 3 and "vicuna-v1.1" in wrong.stderr
+    with pytest.raises(NinestoryError) as none:
+        chat(home, directory(home, "llama"))
+    assert none.value.exit_code == 2
+    assert "--template" in none.value.hint and "vicuna-v1.1" in str(none.value) + none.value.hint
+    with pytest.raises(NinestoryError) as wrong:
+        chat(home, directory(home, "llama"), "--template", "vicuna-1.1")
+    assert wrong.value.exit_code == 3 and "vicuna-v1.1" in str(wrong.value) + wrong.value.hint
 
 
-def test_a_servers_model_is_told_its_template_at_load(home: Path, server: ApiServer) -> None:
-    done = chat(home, "vicuna:llama", "--template", "vicuna-v0", "--server", server.url)
-    assert done.returncode == 2 and "ninestory load vicuna:llama --template vicuna-v0" in done.stderr
+def test_a_servers_model_is_told_how_to_load_at_load(home: Path, server: ApiServer) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        chat(home, "vicuna:llama", "--template", "vicuna-v0", "--fast", "--server", server.url)
+    assert "ninestory load vicuna:llama --template vicuna-v0 --fast" in refused.value.hint
+
+
+def test_fast_is_named_at_load_and_told_in_the_report(home: Path, server: ApiServer) -> None:
+    notes = []
+    for given in ({"fast": True}, {"fast": False}, {"dtype": "int8"}):
+        loaded = server.http.post("/ninestory/v1/load", json={"model": "moss:moss", **given})
+        assert loaded.status_code == 200, loaded.text
+        notes.append("; ".join(loaded.json()["info"]["notes"]))
+    assert "the fastest linears" in notes[0] and "do not depend on their neighbours" in notes[1]
+    assert "linears in int8" in notes[2]
+    refused = server.http.post("/ninestory/v1/load", json={"model": "moss:moss", "dtype": "int3"})
+    assert refused.status_code == 400 and "dtype" in refused.text
+    server.http.post("/ninestory/v1/unload", json={"model": "moss:moss"})
+
+
+def test_the_server_answers_for_a_directory_inside_the_home(home: Path, server: ApiServer) -> None:
+    folder = FAMILIES["moss"](home / "own/moss")
+    body = {"model": str(folder), "max_tokens": 4, "seed": 1, "messages": [{"role": "user", "content": "hi"}]}
+    answers = [server.http.post("/v1/chat/completions", json=body) for _ in range(2)]
+    assert all(answer.status_code == 200 for answer in answers), answers[0].text
+    assert answers[0].json()["choices"] == answers[1].json()["choices"]
+    assert answers[0].json()["usage"]["completion_tokens"] >= 1
 
 
 def test_a_wrong_template_is_refused_and_forgotten(home: Path, server: ApiServer) -> None:
@@ -147,5 +172,6 @@ def test_files_that_do_not_fit_are_an_error_in_words(home: Path, tmp_path: Path)
     shutil.copytree(directory(home, "llama"), broken)
     shard = sorted(broken.glob("*.bin"))[-1]
     shard.unlink()
-    done = chat(home, broken, "--template", "vicuna-v1.1")
-    assert done.returncode == 6 and shard.name in done.stderr and "Traceback" not in done.stderr
+    with pytest.raises(NinestoryError, match=shard.name) as damaged:
+        chat(home, broken, "--template", "vicuna-v1.1")
+    assert damaged.value.exit_code == 6

@@ -1,14 +1,21 @@
-"""A lone RWKV release behind the server: eight streams at once answer as each would alone; strategies hold there too."""
+"""A lone RWKV release behind the server: eight streams at once answer as each would alone; a strategy is a setting."""
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torch")
+
+from ninestory.core.config import RuntimeSettings
 from ninestory.core.paths import Home
 from ninestory.models import store
+from ninestory.models.resolve import resolve
+from ninestory.runtimes.load import load_engine
+from ninestory.runtimes.protocol import ChatRequest, Message, Sampling, Text
 from tests.e2e.api_server import ApiServer
 from tests.tiny_rwkv import write_release
 
@@ -53,11 +60,15 @@ def test_eight_at_once_answer_as_each_alone(tmp_path: Path) -> None:
 
 
 def test_a_strategy_by_setting(tmp_path: Path) -> None:
-    model = installed(tmp_path / "home", "chatrwkv:world-7b", "4")
-    server = ApiServer(tmp_path / "home", runtime_rwkv_strategy="cpu fp32i8 *1 -> cpu fp32").start()
+    """In process, as the server's worker opens it."""
+    name = installed(tmp_path / "home", "chatrwkv:world-7b", "4")
+    settings = RuntimeSettings(threads=1, rwkv_strategy="cpu fp32i8 *1 -> cpu fp32")
+    engine = load_engine(resolve(name, Home(tmp_path / "home")), settings)
     try:
-        assert ask(server, model, 1)[0] == ask(server, model, 1)[0] != ""
-        loaded = server.http.get("/ninestory/v1/ps").json()
-        assert "cpu fp32i8 *1" in str(loaded)
+        assert engine.info.dtype == settings.rwkv_strategy and "strategy" in "; ".join(engine.info.notes)
+        ask = ChatRequest(messages=[Message(role="user", content="Hi")], max_tokens=8, sampling=Sampling(seed=1))
+        first, second = (list(engine.run(ask, threading.Event())) for _ in range(2))
+        texts = [[c.text for c in chunks if isinstance(c, Text)] for chunks in (first, second)]
+        assert texts[0] == texts[1] != []
     finally:
-        server.kill()
+        engine.close()

@@ -1,4 +1,4 @@
-"""A directory in its publisher's layout is answered by the library, the command line and the server."""
+"""Options of loading a directory in its publisher's layout; test_families asks every family."""
 
 from __future__ import annotations
 
@@ -22,15 +22,9 @@ from ninestory.runtimes.protocol import (
     Chunk,
     CompletionRequest,
     Engine,
-    Message,
-    Sampling,
     ScoreRequest,
     Scores,
-    Started,
-    Text,
-    Usage,
 )
-from tests.e2e.api_server import ApiServer
 from tests.tiny_checkpoints import FAMILIES
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -44,26 +38,6 @@ def _open(path: Path, home: Path, **settings: object) -> Engine:
 
 def _run(engine: Engine, request: ChatRequest | CompletionRequest | ScoreRequest) -> list[Chunk]:
     return list(engine.run(request, threading.Event()))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_s_directory_answers(family: str, tmp_path: Path) -> None:
-    engine = _open(FAMILIES[family](tmp_path / family), tmp_path / "home", template=TEMPLATES.get(family, ""))
-    try:
-        assert engine.info.runtime == "torch" and engine.info.dtype == "float32"
-        ask = ChatRequest(messages=[Message(role="user", content="你好")], max_tokens=5, sampling=Sampling(seed=1))
-        chunks = _run(engine, ask)
-        usage = next(chunk for chunk in chunks if isinstance(chunk, Usage))
-        started = next(chunk for chunk in chunks if isinstance(chunk, Started))
-        assert 1 <= usage.completion_tokens <= 5 and usage.prompt_tokens > 1
-        assert started.template == engine.info.template != ""
-        assert _texts(_run(engine, ask)) == _texts(chunks)
-    finally:
-        engine.close()
-
-
-def _texts(chunks: list[Chunk]) -> str:
-    return "".join(chunk.text for chunk in chunks if isinstance(chunk, Text))
 
 
 def test_int8_scores_nearly_as_float32(tmp_path: Path) -> None:
@@ -109,16 +83,3 @@ def test_the_command_line_answers_and_says_what_it_chose(tmp_path: Path) -> None
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "packed" in done.stderr and "torch with" in done.stderr
-
-
-def test_the_server_answers_for_a_directory(tmp_path: Path) -> None:
-    folder = FAMILIES["moss"](tmp_path / "home/own/moss")  # a request may name paths inside the home only
-    server = ApiServer(tmp_path / "home").start()
-    try:
-        body = {"model": str(folder), "max_tokens": 4, "seed": 1, "messages": [{"role": "user", "content": "hi"}]}
-        answers = [server.http.post("/v1/chat/completions", json=body) for _ in range(2)]
-        assert all(answer.status_code == 200 for answer in answers), answers[0].text
-        assert answers[0].json()["choices"] == answers[1].json()["choices"]
-        assert answers[0].json()["usage"]["completion_tokens"] >= 1
-    finally:
-        server.kill()

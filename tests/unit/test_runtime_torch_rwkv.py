@@ -67,7 +67,7 @@ def decode(model: Any, prompts: list[list[int]], answers: list[list[int]], slots
 @pytest.mark.parametrize("version", VERSIONS)
 def test_alone_and_among_eight_give_the_same_bits(version: str) -> None:
     model = packed(version)
-    prompts = [tokens(n, seed) for seed, n in enumerate((3, CHUNK, CHUNK + 6, 130, 5, 200, 17, 90))]
+    prompts = [tokens(n, seed) for seed, n in enumerate((3, CHUNK, CHUNK + 6, 9, 5, 131, 17, 30))]
     answers = [tokens(ANSWER, 100 + seed) for seed in range(8)]
     together = decode(model, prompts, answers, slots=8)
     for prompt, answer, among in zip(prompts, answers, together, strict=True):
