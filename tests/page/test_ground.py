@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Page, Request, Route, expect
 
 from tests.e2e.api_server import MODEL, ApiServer
 from tests.page.visitor import Contexts, Visitor, settled
@@ -87,6 +87,21 @@ def test_views_have_links_and_the_back_button_works(visit: Visit) -> None:
     page.go_back()
     expect(page.get_by_role("heading", name="On this machine")).to_be_visible()
     assert rail.locator("[aria-current=page]").inner_text() == "Models"
+
+
+def test_a_view_that_arrives_late_does_not_replace_the_one_that_is_wanted(visit: Visit) -> None:
+    page = visit("chat")
+    rail = page.get_by_role("navigation")
+    held: list[Route] = []
+    page.route("**/views/guides.js", lambda route: held.append(route))
+    with page.expect_request("**/views/guides.js"):
+        rail.get_by_role("link", name="Guides").click()
+    rail.get_by_role("link", name="System").click()
+    expect(page.get_by_role("heading", name="Machine")).to_be_visible()
+    with page.expect_response("**/views/guides.js"):
+        held[0].continue_()
+    settled(page)
+    expect(page.get_by_role("heading", name="Machine")).to_be_visible()
 
 
 def test_the_language_changes_in_place_and_is_remembered(visit: Visit) -> None:

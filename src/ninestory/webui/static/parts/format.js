@@ -4,7 +4,7 @@ export function bytes(n) {
   const units = ["B", "kB", "MB", "GB", "TB"];
   let i = 0;
   for (; n >= 1000 && i < units.length - 1; i++) n /= 1000;
-  return `${n.toFixed(i > 1 ? 1 : 0)} ${units[i]}`;
+  return `${n.toFixed(i > 1 ? 1 : 0)}\u00A0${units[i]}`; // a figure stays with its unit
 }
 
 /** Unix seconds as a short date and time in the page's language. */
