@@ -6,7 +6,7 @@ import { messageFields, replyTo } from "./reply.js";
 import { requestBody } from "./request.js";
 import { newMessage, pathOf } from "./tree.js";
 
-const PAINT_EVERY_MS = 40;
+const PAINT_EVERY_MS = 32;
 
 /** `reply` is null or {id, text, reasoning, first, …} of the answer that streams now. */
 export function useAnswering({ conversation, settings, model, announce }) {

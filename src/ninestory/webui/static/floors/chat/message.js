@@ -1,5 +1,5 @@
 // One message with what belongs to it: thinking, tool calls, probabilities, versions, figures and what one can do.
-import { useEffect, useRef, useState } from "../../vendor/hooks.js";
+import { useEffect, useLayoutEffect, useRef, useState } from "../../vendor/hooks.js";
 import { html, Icon, IconButton, Name, bytes, copyText, isShortened, toast } from "../../parts.js";
 import { t, language } from "../../i18n.js";
 import { isComposing } from "./composer.js";
@@ -44,7 +44,7 @@ export function Message({ message, state, versions, isTip, busy, canGoOn, act })
 function Body({ message, mine, live }) {
   const box = useRef();
   const draw = () => (mine ? undefined : paint(box.current, message.content, live));
-  useEffect(draw, [message.content, live, language.value]);
+  useLayoutEffect(draw, [message.content, live, language.value]); // a plain effect would come a frame later
   if (!mine) return html`<div class="markdown" ref=${box}></div>`;
   const files = filesOf(message);
   return html`<p class="plain" translate=${false}>${wordsOf(message)}</p>
