@@ -52,5 +52,6 @@ export function Welcome({ model, onTry }) {
     ${(!model || model.startsWith("starter:")) && html`<p>${t("welcome2")}</p>`}
     <p>${t("welcome3")} <a ...${link("models")}>${t("toModels")}</a></p>
     <div class="tries">${["try1", "try2", "try3"].map((key) =>
-      html`<button type="button" lang="en" key=${key} onClick=${() => onTry(t(key))}>${t(key)}</button>`)}</div></div>`;
+      html`<button type="button" lang="en" key=${key} disabled=${!model} onClick=${() => onTry(t(key))}>${t(key)}
+        </button>`)}</div></div>`;
 }
