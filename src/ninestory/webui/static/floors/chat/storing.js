@@ -9,6 +9,7 @@ import { wordsOf } from "./tree.js";
 import { keepWaiting, mergeMessages, storedNow, waitingFor } from "./unsaved.js";
 
 const TITLE_CHARACTERS = 60;
+const RETRY_MS = 4000;
 
 /** `opened` counts: what ends after another conversation was opened must not touch that one. */
 export function useStoring({ ref, opened, update, open, go, model, onStored, onRefused }) {
@@ -32,7 +33,7 @@ export function useStoring({ ref, opened, update, open, go, model, onStored, onR
   };
 
   /** "stored", "unsaved" (it waits here), or "stale": another tab was first, nothing is overwritten. */
-  const store = async (messages, leaf) => {
+  const store = async (messages, leaf, { again = false } = {}) => {
     const { id } = ref.current;
     const all = mergeMessages(waitingFor(id)?.messages || [], messages);
     try {
@@ -44,17 +45,27 @@ export function useStoring({ ref, opened, update, open, go, model, onStored, onR
       if (e.code === "stale_revision") { tellStale(all); return "stale"; }
       keepWaiting(id, id ? all : ref.current.messages, leaf);
       setUnsaved(true);
-      complain(e);
+      if (!again) complain(e); // once, not every few seconds
       return "unsaved";
     }
   };
-  const storeWaiting = () => {
+  const isStoring = useRef(false);
+  const isStale = useRef(false); // asked once: only a click goes on
+  const storeWaiting = async ({ again } = {}) => {
     const waiting = waitingFor(ref.current.id);
-    if (waiting && connected.value && !signedOut.value) store(waiting.messages, waiting.leaf);
+    if (!waiting || isStoring.current || !connected.value || signedOut.value) return;
+    isStoring.current = true;
+    await store(waiting.messages, waiting.leaf, { again });
+    isStoring.current = false;
   };
-  useEffect(storeWaiting, [connected.value, restarts.value, signedOut.value]);
+  useEffect(() => { storeWaiting(); }, [connected.value, restarts.value, signedOut.value]);
   const latest = useRef();
   latest.current = storeWaiting;
+  useEffect(() => { // a cut that ended before it was noticed says nothing when it ends
+    if (!isUnsaved) return undefined;
+    const timer = setInterval(() => isStale.current || latest.current({ again: true }), RETRY_MS);
+    return () => clearInterval(timer);
+  }, [isUnsaved]);
   useEffect(() => {
     const online = () => latest.current();
     addEventListener("online", online);
@@ -63,7 +74,9 @@ export function useStoring({ ref, opened, update, open, go, model, onStored, onR
 
   /** Another tab was first: load its version on a click, with an answer of ours as one more version beside it. */
   const tellStale = (mine) => {
+    isStale.current = true;
     const load = async () => {
+      isStale.current = false;
       storedNow(ref.current.id);
       await open(ref.current.id);
       const known = new Set([...ref.current.messages, ...mine].map((m) => m.id));
