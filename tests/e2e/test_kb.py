@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.conftest import share_converted
+
 pytestmark = [pytest.mark.slow, pytest.mark.starter]
 
 
@@ -33,9 +35,9 @@ def run_json(home: Path, *arguments: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, converted: Path) -> Path:
     """A home with one knowledge base that follows a folder in two languages."""
-    home = tmp_path_factory.mktemp("home")
+    home = share_converted(tmp_path_factory.mktemp("home"), converted)
     docs = home / "docs"
     docs.mkdir()
     (docs / "tea.md").write_text(
@@ -103,7 +105,43 @@ def test_the_life_of_a_knowledge_base(home: Path, tmp_path: Path) -> None:
     assert "does not exist" in run(home, "kb", "add", "life", "/nonexistent", code=3)
 
 
-def test_evaluation_compares_three_ways_of_searching(home: Path) -> None:
-    result = run_json(home, "kb", "evaluate", "tea")
-    assert result["generated"] and set(result["settings"]) == {"vector", "text", "hybrid"}
+def test_evaluation_compares_settings(home: Path) -> None:
+    result = run_json(home, "kb", "evaluate", "tea", "--setting", "hybrid", "--setting", "hybrid,rerank=late")
+    assert result["generated"] and set(result["settings"]) == {"hybrid", "hybrid,rerank=late"}
     assert result["settings"]["hybrid"]["recall"] == 1.0
+    assert "thumb" in run(home, "kb", "evaluate", "tea", "--feedback", code=2)
+
+
+def test_one_file_is_asked_and_forgotten(home: Path, tmp_path: Path) -> None:
+    note = tmp_path / "note.txt"
+    note.write_text("The kettle stands in the kitchen, beside the window.", encoding="utf-8")
+    answer = run_json(home, "ask", "Where is the kettle?", "--file", str(note), "--mode", "extract")
+    assert "kitchen" in answer["answer"] and answer["sources"][0]["file"] == "note.txt"
+    assert "note.txt" not in str(run_json(home, "kb", "ls"))
+
+
+def test_an_mcp_client_searches_and_asks(home: Path) -> None:
+    calls = [("search", "茶叶应该怎么保存？"), ("ask", "How is green tea brewed?")]
+    messages = [{"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {"protocolVersion": "2025-06-18"}}] + [
+        {
+            "jsonrpc": "2.0",
+            "id": number,
+            "method": "tools/call",
+            "params": {"name": name, "arguments": {"question": question}},
+        }
+        for number, (name, question) in enumerate(calls, 1)
+    ]
+    environ = {**os.environ, "NINESTORY_HOME": str(home), "NINESTORY_RUNTIME_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "ninestory", "kb", "mcp", "tea"],
+        input="".join(json.dumps(message) + "\n" for message in messages),
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    greeting, searched, asked = [json.loads(line)["result"] for line in done.stdout.splitlines()]
+    assert greeting["serverInfo"]["name"] == "ninestory"
+    assert "密封的罐子" in searched["content"][0]["text"]
+    assert "eighty degrees" in asked["content"][0]["text"] and "[1] tea.md" in asked["content"][0]["text"]

@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from tests.e2e.api_server import MODEL, ApiServer
+from tests.e2e.conftest import share_converted
 
 pytestmark = [pytest.mark.slow, pytest.mark.starter]
 FAQ = Path("/usr/share/doc/debian/FAQ")
@@ -28,8 +29,9 @@ QUESTIONS = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with ApiServer(tmp_path_factory.mktemp("home"), runtime_context="2048") as server:
+def server(tmp_path_factory: pytest.TempPathFactory, converted: Path) -> Iterator[ApiServer]:
+    home = share_converted(tmp_path_factory.mktemp("home"), converted)
+    with ApiServer(home, runtime_context="2048") as server:
         yield server
 
 
@@ -144,13 +146,45 @@ def test_what_is_not_in_the_documents_is_said(client: openai.OpenAI, faq: Any) -
         assert words in response.output_text
 
 
-def test_documents_cannot_reach_a_request_with_other_tools(client: openai.OpenAI, faq: Any) -> None:
-    tools: Any = [
-        {"type": "file_search", "vector_store_ids": [faq.id]},
-        {"type": "function", "name": "delete_everything", "parameters": {"type": "object", "properties": {}}},
-    ]
-    with pytest.raises(openai.BadRequestError, match="other tools"):
-        client.responses.create(model=MODEL, input="hello", tools=tools)
+def test_beside_functions_the_documents_answer_or_a_call_goes_back(client: openai.OpenAI, faq: Any) -> None:
+    """A forced call returns to the caller and nothing is searched; with its result, or with none wanted, we go on."""
+    search: Any = {"type": "file_search", "vector_store_ids": [faq.id], "answer_mode": "extract"}
+    weather: Any = {
+        "type": "function",
+        "name": "get_weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string", "enum": ["Paris"]}}},
+    }
+    asked = dict(model=MODEL, input="How does one pronounce Debian?", tools=[search, weather], max_output_tokens=40)
+    called: Any = client.responses.create(**asked, tool_choice="required")
+    assert [item.type for item in called.output] == ["function_call"] and called.output[0].name == "get_weather"
+    answered = client.responses.create(**asked, tool_choice="none")
+    assert [item.type for item in answered.output] == ["file_search_call", "message"]
+    assert "syllable" in answered.output_text
+    function: Any = {"type": "function", "function": {key: weather[key] for key in ("name", "parameters")}}
+    message: Any = [{"role": "user", "content": "How does one pronounce Debian?"}]
+    tools: Any = [search, function]
+    chat: Any = client.chat.completions.create(
+        model=MODEL, messages=message, tools=tools, max_tokens=40, tool_choice="required"
+    )
+    assert chat.choices[0].finish_reason == "tool_calls" and "file_search" not in chat.ninestory
+    with pytest.raises(openai.BadRequestError, match="one file_search"):
+        client.responses.create(model=MODEL, input="hello", tools=[search, search])
+
+
+def test_reranked_search_web_search_and_thumbs(server: ApiServer, faq: Any) -> None:
+    path = f"/v1/vector_stores/{faq.id}/search"
+    found = server.http.post(path, json={"query": QUESTIONS[0][0], "rerank": "late", "neighbours": 1}).json()["data"]
+    assert found[0]["filename"] == QUESTIONS[0][1]
+    scores = [row["passage"]["rerank_score"] for row in found]
+    assert scores == sorted(scores, reverse=True) and scores[0] > 0.5
+    tool = {"type": "file_search", "vector_store_ids": [faq.id], "web_search": True, "answer_mode": "extract"}
+    refused = server.http.post("/v1/responses", json={"model": MODEL, "input": QUESTIONS[0][0], "tools": [tool]})
+    assert refused.status_code == 400 and "endpoint" in refused.text  # off until the operator sets one
+    thumbs = f"/ninestory/v1/vector_stores/{faq.id}/feedback"
+    body = {"question": "q", "answer": "a", "good": True, "file": "x.html"}
+    assert server.http.post(thumbs, json=body).status_code == 201
+    assert server.http.get(thumbs).json()["data"][0]["file"] == "x.html"
+    assert server.http.post(thumbs, json={**body, "good": "perhaps"}).status_code == 400
 
 
 def test_attributes_filter_and_removed_files_are_gone_at_once(client: openai.OpenAI) -> None:

@@ -44,6 +44,8 @@ def test_create_upload_ask_and_look_at_the_passage(visit: Visit, tmp_path: Path)
     expect(dialog).to_contain_text("第一章 保存")
     assert photograph(page, "passage", "zh") == []
     page.keyboard.press("Escape")
+    page.get_by_role("group", name="这个回答对吗？").get_by_role("button", name="正确").click()
+    expect(page.get_by_text("已保存，供评估此知识库使用。")).to_be_visible()
     assert photograph(page, "answer", "zh") == []
     page.get_by_label("语言").select_option("en")
     expect(page.get_by_role("heading", name="Ask your documents")).to_be_visible()

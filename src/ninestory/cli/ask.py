@@ -1,9 +1,9 @@
-"""`ninestory ask KB "…"`: an answer from documents, with numbered citations."""
+"""`ninestory ask KB "…"`: answers from documents, with numbered citations; a conversation when no question is given."""
 
 from __future__ import annotations
 
 import sys
-import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +12,6 @@ from ninestory.cli.chat import DEFAULT_MODEL
 from ninestory.cli.client import DEFAULT, Server, running_server
 from ninestory.cli.output import Json, print_json
 from ninestory.core.errors import InvalidRequest
-from ninestory.core.paths import Home
 
 if TYPE_CHECKING:
     from ninestory.floors.retrieval.answer import Prepared
@@ -22,80 +21,65 @@ app = typer.Typer()
 
 @app.command()
 def ask(
-    knowledge_base: Annotated[str, typer.Argument(help="Name or id of a knowledge base.")],
-    question: Annotated[str, typer.Argument(help="The question.")],
+    knowledge_base: Annotated[str, typer.Argument(help="Name or id of a knowledge base; with --file the question.")],
+    question: Annotated[str, typer.Argument(help="The question; a conversation when left out.")] = "",
+    also: Annotated[list[str] | None, typer.Option("--also", help="One more knowledge base to search.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Ask this one file, which is forgotten afterwards.")] = None,
     model: Annotated[str, typer.Option(help="Chat model.")] = DEFAULT_MODEL,
     mode: Annotated[str, typer.Option(help="auto, generate, or extract: quote the documents, no chat model.")] = "auto",
     limit: Annotated[int, typer.Option(help="Passages looked at.")] = 6,
+    rerank: Annotated[str, typer.Option(help="late, or a reranker: judges the passages once more.")] = "",
+    only: Annotated[list[str] | None, typer.Option("--only", help="KEY=VALUE: only files with this attribute.")] = None,
+    web: Annotated[bool, typer.Option("--web", help="Ask the configured web search too.")] = False,
     max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 512,
     server: Server = DEFAULT,
     as_json: Json = False,
 ) -> None:
     """Ask your documents. The answer's [n] are listed below it with file, page and heading."""
+    from ninestory.cli.document_session import DocumentSession, attribute_filter
     from ninestory.core.config import load_settings
     from ninestory.core.logs import set_up_logs
 
     if mode not in ("auto", "generate", "extract"):
         raise InvalidRequest(f"--mode {mode} is none of auto, generate, extract.", param="mode")
-    set_up_logs("warning", load_settings().settings.log_json)
-    if client := running_server(server):
+    settings = load_settings().settings
+    set_up_logs("warning", settings.log_json)
+    if (client := running_server(server)) and file is None:
+        if not question:
+            raise InvalidRequest("With --server a question is needed: a conversation runs in this process.")
+        extras: dict[str, Any] = {"rerank": rerank, "web_search": web, "answer_mode": mode}
+        extras |= {"filters": filters} if (filters := attribute_filter(only or [])) else {}
         turns, sampling = [{"role": "user", "content": question}], {"max_output_tokens": max_tokens}
-        ask_server(client, knowledge_base, turns, model, limit, sampling, as_json)
+        ask_server(client, [knowledge_base, *(also or [])], turns, model, limit, sampling, as_json, extras)
         return
-    from ninestory.floors.retrieval.knowledge_base import open_base
 
-    prepared, text = _answer(
-        open_base(Home.default(), knowledge_base), question, model, mode, limit, max_tokens, as_json
+    if file is not None:
+        names, question = [], question or knowledge_base
+    else:
+        names = [knowledge_base, *(also or [])]
+    session = DocumentSession(
+        names, file, model, mode, limit, max_tokens, rerank, only or [], settings.web_search if web else None
     )
-    _print_answer(prepared, text, as_json)
+    with session:
+        for asked in [question] if question else _typed():
+            prepared, text = session.answer(asked, None if as_json else _show)
+            _print_answer(prepared, text, as_json)
 
 
-def _answer(
-    base: Any, question: str, model: str, mode: Any, limit: int, max_tokens: int, as_json: bool
-) -> tuple[Prepared, str]:
-    """Search, then ask the chat model if one is needed; its words are printed as they come."""
-    import dataclasses
+def _typed() -> Any:
+    """Questions from the terminal until its end, or an empty line."""
+    while True:
+        try:
+            asked = input("> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if not asked:
+            return
+        yield asked
 
-    from ninestory.cli.kb import open_embedder
-    from ninestory.core.config import load_settings
-    from ninestory.floors.retrieval.answer import languages_of, prepare, quoted
-    from ninestory.floors.retrieval.hits import SearchOptions
-    from ninestory.floors.retrieval.search import search
-    from ninestory.floors.retrieval.table import ChunkReader
-    from ninestory.models.resolve import resolve
-    from ninestory.runtimes.load import load_engine
-    from ninestory.runtimes.protocol import Text
 
-    settings = load_settings().settings.runtime
-    with open_embedder(base) as embedder:
-        vector = embedder.query(question)
-        hits = search(ChunkReader(base), question, vector, SearchOptions(limit=limit))
-        resolved = resolve(model, Home.default())
-        prepared = prepare(
-            question,
-            hits,
-            threshold=base.get("threshold"),
-            context_tokens=settings.context or min(resolved.context or 4096, 4096),
-            mode=mode,
-            model_languages=languages_of(model),
-        )
-        if prepared.reason == "extract":
-            vectors = embedder.passages([text for _, text in prepared.sentences])
-            return prepared, quoted(prepared, vector.tolist(), vectors.tolist())
-    if prepared.request is None:
-        return prepared, prepared.text
-    engine = load_engine(resolved, settings)
-    pieces = []
-    try:
-        request = dataclasses.replace(prepared.request, max_tokens=max_tokens)
-        for chunk in engine.run(request, threading.Event()):
-            if isinstance(chunk, Text) and not chunk.reasoning:
-                pieces.append(chunk.text)
-                if not as_json:
-                    print(chunk.text, end="", flush=True)
-    finally:
-        engine.close()
-    return prepared, "".join(pieces)
+def _show(text: str) -> None:
+    print(text, end="", flush=True)
 
 
 def _print_answer(prepared: Prepared, text: str, as_json: bool) -> None:
@@ -125,16 +109,24 @@ def print_sources(prepared: Prepared, text: str, as_json: bool) -> None:
 
 
 def ask_server(
-    client: Any, base: str, turns: list[dict[str, str]], model: str, limit: int, sampling: dict[str, Any], as_json: bool
+    client: Any,
+    bases: list[str],
+    turns: list[dict[str, str]],
+    model: str,
+    limit: int,
+    sampling: dict[str, Any],
+    as_json: bool,
+    search: dict[str, Any] | None = None,
 ) -> str:
     """The last of `turns` through `/v1/responses` and its file_search tool, as any client would; returns the answer.
 
     Args:
         sampling: fields of that API: max_output_tokens, temperature, top_p.
+        search: more fields of the tool: filters, rerank, web_search, answer_mode.
     """
     stores = client.call("GET", "/v1/vector_stores?limit=100")["data"]
-    store = next((s["id"] for s in stores if base in (s["id"], s["name"])), base)
-    tool = {"type": "file_search", "vector_store_ids": [store], "max_num_results": limit}
+    ids = [next((s["id"] for s in stores if base in (s["id"], s["name"])), base) for base in bases]
+    tool = {"type": "file_search", "vector_store_ids": ids, "max_num_results": limit, **(search or {})}
     response = client.call("POST", "/v1/responses", json={"model": model, "input": turns, "tools": [tool], **sampling})
     content = next(item for item in response["output"] if item["type"] == "message")["content"][0]
     if as_json:

@@ -113,7 +113,7 @@ def document_chat(
 
         def answer_there(asked: str) -> None:
             asking = [*turns, {"role": "user", "content": asked}]
-            text = ask_server(opener.server, name, asking, opener.model, SearchOptions().limit, sampling, as_json)
+            text = ask_server(opener.server, [name], asking, opener.model, SearchOptions().limit, sampling, as_json)
             turns[:] = [*asking, {"role": "assistant", "content": text}]
 
         _ask_all(question, answer_there)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ninestory.cli import kb_evaluate, kb_mcp
 from ninestory.cli.output import Json, print_json, print_table, size
 from ninestory.core.errors import Cancelled, Conflict, InvalidRequest, from_dict
 from ninestory.core.paths import Home
 
 if TYPE_CHECKING:
+    from ninestory.floors.retrieval.embedder import Embedder
+    from ninestory.floors.retrieval.hits import Hit
     from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
+    from ninestory.floors.retrieval.rerank import Score
 
 app = typer.Typer(no_args_is_help=True, help="Knowledge bases: your documents, searchable and citable.")
 Name = Annotated[str, typer.Argument(help="Name or id of a knowledge base.")]
@@ -46,17 +52,21 @@ def create(
 def add(
     name: Name,
     paths: Annotated[list[str], typer.Argument(help="Files, folders (they are copied) and http(s) addresses.")],
+    attribute: Annotated[
+        list[str] | None, typer.Option("--attribute", help="KEY=VALUE kept with the files, for --only.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Add copies of files, of a folder's files, or pages by their address. A file of the same name is replaced."""
+    from ninestory.cli.document_session import attributes_of
     from ninestory.floors.retrieval.ingest import IngestReport, add_page, add_paths
 
-    base, report = _open(name), IngestReport()
+    base, report, attributes = _open(name), IngestReport(), attributes_of(attribute or [])
     for path in paths:
         if path.startswith(("http://", "https://")):
-            add_page(base, path, report)
+            add_page(base, path, report, attributes)
         else:
-            add_paths(base, [Path(path)], report)
+            add_paths(base, [Path(path)], report, attributes)
     _print_report(run_ingest(base, {"report": report.as_dict()}, quiet=as_json), as_json)
 
 
@@ -146,16 +156,19 @@ def rm(
 def search(
     name: Name,
     question: Annotated[str, typer.Argument(help="What to look for.")],
+    also: Annotated[list[str] | None, typer.Option("--also", help="One more knowledge base to search.")] = None,
     limit: Annotated[int, typer.Option(help="Passages shown.")] = 5,
     mode: Annotated[str, typer.Option(help="hybrid, vector or text.")] = "hybrid",
     neighbours: Annotated[int, typer.Option(help="Passages before and after each that are shown with it.")] = 0,
+    only: Annotated[list[str] | None, typer.Option("--only", help="KEY=VALUE: only files with this attribute.")] = None,
+    rerank: Annotated[str, typer.Option(help="late, or a reranker: judges the passages once more.")] = "",
     as_json: Json = False,
 ) -> None:
     """What is found for a question, and why; no chat model."""
-    from ninestory.floors.retrieval.answer import place_of
+    from ninestory.cli.document_session import attribute_filter
     from ninestory.floors.retrieval.hits import SearchOptions
-    from ninestory.floors.retrieval.search import search as find
-    from ninestory.floors.retrieval.table import ChunkReader
+    from ninestory.floors.retrieval.knowledge_base import lowest_threshold
+    from ninestory.floors.retrieval.search import search_all
 
     if mode not in ("hybrid", "vector", "text") or not 1 <= limit <= 50 or not 0 <= neighbours <= 10:
         raise InvalidRequest(
@@ -163,15 +176,23 @@ def search(
             hint="mode: hybrid, vector or text; limit: 1 to 50; neighbours: 0 to 10.",
             hint_zh="mode 为 hybrid、vector 或 text；limit 为 1–50；neighbours 为 0–10。",
         )
-    base = _open(name)
+    bases = [_open(one) for one in (name, *(also or []))]
     options = SearchOptions(limit=limit, mode=mode, neighbours=neighbours)  # type: ignore[arg-type]
-    with open_embedder(base) as embedder:
-        hits = find(ChunkReader(base), question, embedder.query(question), options)
+    with open_embedder(bases[0]) as embedder, open_scorer(rerank, embedder) as score:
+        vector, filters = embedder.query(question), attribute_filter(only or [])
+        hits = search_all(bases, question, vector, options, filters=filters, score=score)
     if as_json:
-        print_json({"threshold": base.get("threshold"), "data": [hit.as_dict() for hit in hits]})
+        print_json({"threshold": lowest_threshold(bases), "data": [hit.as_dict() for hit in hits]})
         return
+    _print_hits(hits)
+
+
+def _print_hits(hits: list[Hit]) -> None:
+    from ninestory.floors.retrieval.answer import place_of
+
     for number, hit in enumerate(hits, 1):
         ranks = f"vector {hit.vector_rank or '–'}, text {hit.text_rank or '–'}"
+        ranks += "" if hit.rerank_score is None else f", reranked {hit.rerank_score:.3f}"
         print(f"[{number}] {place_of(hit)}  (score {hit.score:.2f}, cosine {hit.cosine:.3f}, {ranks})\n{hit.text}\n")
 
 
@@ -228,63 +249,42 @@ def compact(name: Name, as_json: Json = False) -> None:
     show(name, as_json=as_json)
 
 
-@app.command()
-def evaluate(
-    name: Name,
-    questions: Annotated[
-        Path | None, typer.Argument(help="JSON lines of question, file, heading, text; the headings when left out.")
-    ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-k", help="The k of recall@k.")] = 5,
-    as_json: Json = False,
-) -> None:
-    """Ask many questions in three ways (vectors, full text, both) and compare: hit rate, recall, MRR, nDCG, latency."""
-    from ninestory.floors.retrieval import evaluate as evaluation
-    from ninestory.floors.retrieval.hits import SearchOptions
-    from ninestory.floors.retrieval.search import search as find
-    from ninestory.floors.retrieval.table import ChunkReader
-
-    base = _open(name)
-    reader = ChunkReader(base)
-    asked = evaluation.read_questions(questions) if questions else evaluation.questions_of_headings(reader)
-    with open_embedder(base) as embedder:
-        scores = {
-            mode: evaluation.evaluate(
-                asked,
-                lambda question, options: find(reader, question, embedder.query(question), options),
-                SearchOptions(limit=limit, mode=mode),
-                base.get("threshold"),
-            ).as_dict()
-            for mode in ("vector", "text", "hybrid")
-        }
-    if as_json:
-        print_json({"generated": questions is None, "k": limit, "settings": scores})
-        return
-    if questions is None:
-        print("Questions generated from the headings; headings are searched too, so these figures flatter.")
-    columns = list(scores["hybrid"])
-    rows = [[mode, *("–" if v is None else f"{v:.3g}" for v in result.values())] for mode, result in scores.items()]
-    print_table(["search", *columns], rows)
+app.command()(kb_evaluate.evaluate)
+app.command()(kb_mcp.mcp)
 
 
-def open_embedder(base: KnowledgeBase) -> Any:
-    """The embedding model that a knowledge base's published table wants, as a context manager."""
-    from contextlib import contextmanager
-
+@contextmanager
+def open_embedder(base: KnowledgeBase) -> Iterator[Embedder]:
+    """The embedding model that a knowledge base's published table wants."""
     from ninestory.core.config import load_settings
     from ninestory.floors.retrieval.embedder import Embedder
     from ninestory.models.resolve import resolve
     from ninestory.runtimes.load import load_engine
 
-    @contextmanager
-    def opened() -> Any:
-        model = base.published.model if base.published else base.model
-        engine = load_engine(resolve(model, Home.default()), load_settings().settings.runtime)
-        try:
-            yield Embedder(engine)
-        finally:
-            engine.close()
+    model = base.published.model if base.published else base.model
+    engine = load_engine(resolve(model, Home.default()), load_settings().settings.runtime)
+    try:
+        yield Embedder(engine)
+    finally:
+        engine.close()
 
-    return opened()
+
+@contextmanager
+def open_scorer(reranker: str, embedder: Embedder) -> Iterator[Score | None]:
+    """What `--rerank` names: nothing, late interaction with the embedding model, or a reranker of its own."""
+    from ninestory.core.config import load_settings
+    from ninestory.floors.retrieval.rerank import LATE, scorer
+    from ninestory.models.resolve import resolve
+    from ninestory.runtimes.load import load_engine
+
+    if reranker in ("", LATE):
+        yield scorer(embedder.engine) if reranker else None
+        return
+    engine = load_engine(resolve(reranker, Home.default()), load_settings().settings.runtime)
+    try:
+        yield scorer(engine)
+    finally:
+        engine.close()
 
 
 def _open(name: str) -> KnowledgeBase:

@@ -136,6 +136,11 @@ class Settings:
         "address of a running server that verbs ask; empty = work in this process",
         "命令所询问的服务器地址；留空则在本进程中运行",
     )
+    web_search: str = _doc(
+        "",
+        "SearXNG-compatible address that document answers may ask when told to; empty = off",
+        "文档问答可按要求查询的、兼容 SearXNG 的地址；留空为关闭",
+    )
     log_level: str = _doc("info", "debug, info, warning or error", "debug、info、warning 或 error")
     log_json: bool = _doc(False, "one JSON object a log line", "日志每行一个 JSON 对象")
     serve: ServeSettings = field(default_factory=ServeSettings)

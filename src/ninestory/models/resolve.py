@@ -7,19 +7,21 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ninestory.core.errors import Damaged, InvalidRequest, NotFound, Unsupported
 from ninestory.core.json_file import read_json
 from ninestory.core.paths import Home
 from ninestory.models import hub_cache
+from ninestory.models.convert.sentence_encoder import is_sentence_encoder, sentence_encoder_folder
 from ninestory.models.reference import Adapter, Reference, Scheme, parse_reference
 from ninestory.models.resolved import ResolvedAdapter, ResolvedModel
 from ninestory.models.starters import find_starter, starter_file
 from ninestory.models.store import NOTE, folder_of
 from ninestory.models.verify import verify
 
-_EMBEDDING_ARCHITECTURES = {"bert", "nomic-bert", "jina-bert-v2", "xlm-roberta", "BertModel", "XLMRobertaModel"}
+_EMBEDDING_ARCHITECTURES = {"bert", "nomic-bert", "jina-bert-v2", "xlm-roberta"}
+_POOLING_RANK = 4  # llama.cpp's mark of a cross-encoder
 _STARTER_VARIANTS = {"gguf": ("q8_0",), "e5": ("int8", "fp32")}
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
@@ -40,7 +42,7 @@ def resolve(reference: str | Reference, home: Home) -> ResolvedModel:
         return _remote(ref)
     if ref.scheme == "ft" and (adapted := _adapted_base(ref, home)):
         return adapted
-    model = _starter(ref, home) if ref.scheme == "starter" else _with_licence(_from_path(ref, _find(ref, home)))
+    model = _starter(ref, home) if ref.scheme == "starter" else _with_licence(_from_path(ref, _find(ref, home), home))
     return _with_adapters(model, ref.adapters, home)
 
 
@@ -213,7 +215,7 @@ def _starter(ref: Reference, home: Home) -> ResolvedModel:
     )
 
 
-def _from_path(ref: Reference, path: Path) -> ResolvedModel:
+def _from_path(ref: Reference, path: Path, home: Home) -> ResolvedModel:
     """A file or a checkpoint directory, by what is in it."""
     if path.is_file():
         if path.suffix == ".gguf" or _starts_with(path, b"GGUF"):
@@ -232,7 +234,7 @@ def _from_path(ref: Reference, path: Path) -> ResolvedModel:
         return _gguf(ref, _pick(ggufs, ref))
     if not (path / "config.json").is_file() and (releases := sorted(path.glob("*.pth"))):
         return _single_file(ref, _pick(releases, ref))
-    return _directory(ref, path)
+    return _directory(ref, path, home)
 
 
 def _pick(files: list[Path], ref: Reference) -> Path:
@@ -273,13 +275,19 @@ def _gguf(ref: Reference, path: Path) -> ResolvedModel:
         path=path,
         format="gguf",
         architecture=header.architecture,
-        task="embedding" if header.architecture in _EMBEDDING_ARCHITECTURES else "chat",
+        task=_gguf_task(header.architecture, header.field("pooling_type")),
         context=int(header.field("context_length", 2048)),
         total_bytes=path.stat().st_size,
         licence=str(header.metadata.get("general.license", "")),
         template="checkpoint" if "tokenizer.chat_template" in header.metadata else "",
         system=ref.source if ref.scheme == "catalogue" else None,
     )
+
+
+def _gguf_task(architecture: str, pooling: Any) -> Literal["chat", "embedding", "rerank"]:
+    if architecture not in _EMBEDDING_ARCHITECTURES:
+        return "chat"
+    return "rerank" if pooling == _POOLING_RANK else "embedding"
 
 
 def _single_file(ref: Reference, path: Path) -> ResolvedModel:
@@ -310,13 +318,13 @@ def _onnx(ref: Reference, path: Path) -> ResolvedModel:
         path=path,
         format="onnx",
         architecture=described["architecture"],
-        task="embedding",
+        task=described.get("task", "embedding"),
         context=described["positions"],
         total_bytes=(path / "model.onnx").stat().st_size,
     )
 
 
-def _directory(ref: Reference, path: Path) -> ResolvedModel:
+def _directory(ref: Reference, path: Path, home: Home) -> ResolvedModel:
     """A checkpoint directory in Hugging Face's layout. `auto_map` is never followed."""
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
         return _adapter_folder(ref, path)
@@ -330,14 +338,15 @@ def _directory(ref: Reference, path: Path) -> ResolvedModel:
             hint_zh="请补全下载（ninestory pull）。",
         )
     verify(path)
+    if is_sentence_encoder(config):
+        return _onnx(ref, sentence_encoder_folder(path, config, home))
     architectures = config.get("architectures") or [config.get("model_type", "unknown")]
-    embeds = architectures[0] in _EMBEDDING_ARCHITECTURES
     return ResolvedModel(
         reference=str(ref),
         path=path,
         format="safetensors" if safetensors else "pickle",
         architecture=str(config.get("model_type", architectures[0])),
-        task="embedding" if embeds else "chat",
+        task="chat",
         context=int(
             config.get("max_position_embeddings")
             or config.get("max_sequence_length")

@@ -48,6 +48,10 @@ def load_engine(model: ResolvedModel, settings: RuntimeSettings) -> Engine:
         from ninestory.runtimes.llamacpp import LlamaCppEngine
 
         return LlamaCppEngine(model, settings)
+    if runtime == "onnx" and model.task == "rerank":
+        from ninestory.runtimes.onnx_reranker import OnnxReranker
+
+        return OnnxReranker(model, settings)
     if runtime == "onnx":
         from ninestory.runtimes.onnx import OnnxEmbeddingEngine
 

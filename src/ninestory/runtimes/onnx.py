@@ -1,6 +1,7 @@
 """Embedding models by ONNX Runtime, without torch: one text a run, no padding, unit vectors.
 
-Opens the folders that `models/convert/e5_onnx.py` describes.
+Opens the folders that `models/convert/e5_onnx.py` and `sentence_encoder.py` make. A model that gives the vectors of
+its tokens too reranks by late interaction (MaxSim, Khattab and Zaharia 2020); `onnx_reranker.py` has cross-encoders.
 """
 
 from __future__ import annotations
@@ -19,40 +20,35 @@ from ninestory.runtimes.protocol import (
     EmbeddingRequest,
     Embeddings,
     EngineInfo,
+    Relevance,
     Request,
+    RerankRequest,
     TokenizeRequest,
     Tokens,
 )
 from ninestory.runtimes.threads import free_processors
+
+_MAXSIM_SHARE = (
+    0.5  # the rest is the cosine of the whole texts; chosen by measurement (benchmarks/results/retrieval.md)
+)
 
 
 class OnnxEmbeddingEngine:
     """One sentence encoder."""
 
     def __init__(self, model: ResolvedModel, settings: RuntimeSettings) -> None:
-        import onnxruntime
-        from tokenizers import Tokenizer
-
-        if model.path is None:
-            raise Unsupported(f"{model.reference} has no folder to open.")
-        described = _description(model.path)
+        described, self._tokenizer, self._session, threads = open_folder(model, settings)
         self._prefixes = {"": "", "query": described["query_prefix"], "passage": described["passage_prefix"]}
-        self._tokenizer = Tokenizer.from_file(str(model.path / "tokenizer.json"))
         self._vocabulary = self._tokenizer.get_vocab_size()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = settings.threads or free_processors()
-        options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            str(model.path / "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
+        gives_tokens = any(output.name == "token_vectors" for output in self._session.get_outputs())
         self.info = EngineInfo(
             model=model.reference,
             runtime="onnx",
             architecture=model.architecture,
-            tasks=["embedding", "tokenize"],
+            tasks=["embedding", "tokenize", *(["rerank"] if gives_tokens else [])],
             context=described["positions"],
             slots=1,
-            threads=options.intra_op_num_threads,
+            threads=threads,
             notes=model.notes,
         )
 
@@ -61,6 +57,8 @@ class OnnxEmbeddingEngine:
             return self._embed(request, cancel)
         if isinstance(request, TokenizeRequest) and request.text is not None:
             return self._tokenize(request.text)
+        if isinstance(request, RerankRequest) and "rerank" in self.info.tasks:
+            return self._rerank(request, cancel)
         raise Unsupported(
             f"{self.info.model} is an embedding model and cannot answer {request.kind!r} requests.",
             hint="Name a chat model.",
@@ -72,8 +70,6 @@ class OnnxEmbeddingEngine:
         self._session = None
 
     def _embed(self, request: EmbeddingRequest, cancel: threading.Event) -> Iterator[Chunk]:
-        import numpy as np
-
         vectors, tokens = [], 0
         inputs: list[str | list[int]] = [*request.inputs]
         for i, text in enumerate(inputs):
@@ -90,8 +86,34 @@ class OnnxEmbeddingEngine:
                     context=self.info.context,
                 )
             tokens += len(ids)
-            vectors.append(self._session.run(None, {"input_ids": np.array([ids], dtype=np.int64)})[0][0].tolist())
+            vectors.append(self._outputs(ids)[0].tolist())
         yield Embeddings(vectors=vectors, prompt_tokens=tokens)
+
+    def _rerank(self, request: RerankRequest, cancel: threading.Event) -> Iterator[Chunk]:
+        """Half cosine of the whole texts, half the mean over the query's tokens of their best match in the document."""
+        query = self._cut(request.query, "query")
+        query_vector, query_tokens = self._outputs(query)
+        tokens, values = len(query), []
+        for document in request.documents:
+            if cancel.is_set():
+                raise Cancelled("The request was cancelled.")
+            ids = self._cut(document, "passage")
+            vector, token_vectors = self._outputs(ids)
+            best = (_units(query_tokens) @ _units(token_vectors).T).max(axis=1)  # [query tokens]
+            values.append(float(_MAXSIM_SHARE * best.mean() + (1 - _MAXSIM_SHARE) * (query_vector @ vector)))
+            tokens += len(ids)
+        yield Relevance(values=values, prompt_tokens=tokens)
+
+    def _outputs(self, ids: list[int]) -> list[Any]:
+        """Vector [hidden], and where the model gives them the vectors of the tokens [tokens, hidden]."""
+        import numpy as np
+
+        return [output[0] for output in self._session.run(None, {"input_ids": np.array([ids], dtype=np.int64)})]
+
+    def _cut(self, text: str, role: str) -> list[int]:
+        """Ids of a text, cut at what the model takes, its end mark kept."""
+        ids = self._ids(text, role)
+        return ids if len(ids) <= self.info.context else [*ids[: self.info.context - 1], ids[-1]]
 
     def _ids(self, given: str | list[int], role: str) -> list[int]:
         if isinstance(given, str):
@@ -113,6 +135,30 @@ class OnnxEmbeddingEngine:
     def _tokenize(self, text: str) -> Iterator[Chunk]:
         encoded = self._tokenizer.encode(text)
         yield Tokens(ids=encoded.ids, pieces=encoded.tokens)
+
+
+def open_folder(model: ResolvedModel, settings: RuntimeSettings) -> tuple[dict[str, Any], Any, Any, int]:
+    """A converted folder: its description, tokenizer and session, and the number of threads it runs with."""
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    if model.path is None:
+        raise Unsupported(f"{model.reference} has no folder to open.")
+    described = _description(model.path)
+    tokenizer = Tokenizer.from_file(str(model.path / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.threads or free_processors()
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(model.path / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    return described, tokenizer, session, options.intra_op_num_threads
+
+
+def _units(vectors: Any) -> Any:
+    import numpy as np
+
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def _description(folder: Path) -> dict[str, Any]:

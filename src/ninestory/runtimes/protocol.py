@@ -160,9 +160,20 @@ class ScoreRequest:
     request_id: str = ""
 
 
-Request = ChatRequest | CompletionRequest | EmbeddingRequest | TokenizeRequest | ScoreRequest
+@dataclass(frozen=True, kw_only=True)
+class RerankRequest:
+    """How well each document answers the query: by a cross-encoder, or by late interaction of token vectors."""
+
+    kind: ClassVar[str] = "rerank"
+    query: str
+    documents: list[str]
+    request_id: str = ""
+
+
+Request = ChatRequest | CompletionRequest | EmbeddingRequest | TokenizeRequest | ScoreRequest | RerankRequest
 REQUESTS: dict[str, type] = {
-    cls.kind: cls for cls in (ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest, ScoreRequest)
+    cls.kind: cls
+    for cls in (ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest, ScoreRequest, RerankRequest)
 }
 
 # --- chunks -----------------------------------------------------------------------------------------------------
@@ -264,7 +275,16 @@ class Scores:
     prompt_tokens: int
 
 
-Chunk = Started | Prefill | Text | ToolCallDelta | Finished | Usage | Embeddings | Tokens | Scores
+@dataclass(frozen=True, kw_only=True)
+class Relevance:
+    """`values`: one a document, higher is better; of one model comparable, of two not."""
+
+    kind: str = "relevance"
+    values: list[float]
+    prompt_tokens: int
+
+
+Chunk = Started | Prefill | Text | ToolCallDelta | Finished | Usage | Embeddings | Tokens | Scores | Relevance
 
 _CHUNKS: dict[str, type] = {
     "started": Started,
@@ -276,6 +296,7 @@ _CHUNKS: dict[str, type] = {
     "embeddings": Embeddings,
     "tokens": Tokens,
     "scores": Scores,
+    "relevance": Relevance,
 }
 
 

@@ -1,10 +1,13 @@
 """`file_search`: a conversation's last question answered from vector stores. Maps the tool to floors/retrieval.
 
 Nothing that stands in a document decides what runs: the passages go into one message, and that request has no tools.
+Beside functions the model first says, without having seen a passage, whether it calls one; if so the call goes back to
+the caller, and only otherwise are the documents searched.
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -24,7 +27,10 @@ from ninestory.floors.retrieval.answer import (
     quoted,
     standalone,
 )
+from ninestory.floors.retrieval.hits import Hit
 from ninestory.floors.retrieval.knowledge_base import open_base
+from ninestory.floors.retrieval.rerank import searched_text
+from ninestory.floors.retrieval.web_search import search_web
 from ninestory.runtimes.protocol import ChatRequest
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.knowledge import embed, find
@@ -85,20 +91,59 @@ class FileAnswer:
 
 
 def file_search_of(tools: Sequence[Any]) -> FileSearchTool | None:
-    """The one `file_search` of a request.
+    """The one `file_search` of a request, or None.
 
     Raises:
-        Unsupported: it stands beside other tools; documents must not reach a request that can call them.
+        Unsupported: there are two.
     """
     found = [tool for tool in tools if isinstance(tool, FileSearchTool)]
-    if found and len(tools) > 1:
+    if len(found) > 1:
         raise Unsupported(
-            "file_search cannot stand beside other tools in one request: documents must not steer them.",
-            hint="Send two requests.",
-            hint_zh="请分成两个请求。",
+            "A request has one file_search; it may name several vector stores.",
+            hint="Put all ids into vector_store_ids of one file_search.",
+            hint_zh="请把所有 id 放入同一个 file_search 的 vector_store_ids。",
             param="tools",
         )
     return found[0] if found else None
+
+
+async def answered(
+    context: GatewayContext, request: Request, model: str, chat: ChatRequest, tool: FileSearchTool | None
+) -> tuple[AsyncIterator[dict[str, Any]], FileAnswer | None]:
+    """The chunks of an answer, and what was found for it when it is from vector stores."""
+    if tool is None:
+        return context.ask(request, model, chat), None
+    if chat.tools and chat.messages[-1].role == "tool":  # the results of functions are what is to be told now
+        return context.ask(request, model, chat), None
+    if calls := await _function_calls(context, request, model, chat):
+        return calls, None
+    found = await answer_from_files(context, request, model, chat, tool)
+    return found.chunks, found
+
+
+async def _function_calls(
+    context: GatewayContext, request: Request, model: str, chat: ChatRequest
+) -> AsyncIterator[dict[str, Any]] | None:
+    """The answer's chunks if it calls a function; None as soon as it says something instead."""
+    if not chat.tools or chat.tool_choice == "none":
+        return None
+    chunks = context.ask(request, model, chat)
+    held = []
+    async for chunk in chunks:
+        held.append(chunk)
+        if chunk["kind"] == "tool_call":
+            return _resumed(held, chunks)
+        if chunk["kind"] == "text" and chunk["text"].strip() and not chunk["reasoning"]:
+            break
+    await chunks.aclose()  # type: ignore[attr-defined]
+    return None
+
+
+async def _resumed(held: list[dict[str, Any]], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    for chunk in held:
+        yield chunk
+    async for chunk in rest:
+        yield chunk
 
 
 async def answer_from_files(
@@ -120,7 +165,11 @@ async def answer_from_files(
         )
     question, history = chat.messages[-1].text, chat.messages[:-1]
     query = await _standing_alone(context, request, model, chat, question)
-    hits, threshold, vector = await find(context, request, tool.vector_store_ids, query, tool.options(), tool.filter())
+    hits, threshold, vector = await find(
+        context, request, tool.vector_store_ids, query, tool.options(), tool.filter(), tool.rerank
+    )
+    if tool.web_search:
+        hits = await _with_web(context, request, tool, query, vector, hits)
     info = context.pool.engine_info(model) or {}
     prepared = prepare(
         question,
@@ -164,6 +213,20 @@ async def _standing_alone(
     async for chunk in context.ask(request, model, rewrite):
         reply += chunk["text"] if chunk["kind"] == "text" and not chunk["reasoning"] else ""
     return standalone(reply, question)
+
+
+async def _with_web(
+    context: GatewayContext, request: Request, tool: FileSearchTool, query: str, vector: list[float], hits: list[Hit]
+) -> list[Hit]:
+    """The passages and what the configured web search finds, best first by cosine."""
+    found = await asyncio.to_thread(search_web, context.settings.web_search, query, lambda texts: [0.0] * len(texts))
+    if not found:
+        return hits
+    embedder = _embedding_model(context, tool.vector_store_ids[0])
+    vectors = await embed(context, request, embedder, [searched_text(hit) for hit in found], "passage")
+    cosines = [sum(a * b for a, b in zip(vector, other, strict=True)) for other in vectors]
+    found = [dataclasses.replace(hit, cosine=cosine) for hit, cosine in zip(found, cosines, strict=True)]
+    return sorted([*hits, *found], key=lambda hit: -hit.cosine)[: tool.max_num_results]
 
 
 def _embedding_model(context: GatewayContext, store: str) -> str:

@@ -6,18 +6,19 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import orjson
 from fastapi import Request
 
-from ninestory.core.errors import InvalidRequest, Unavailable, from_dict
+from ninestory.core.errors import NinestoryError, Unavailable, from_dict
 from ninestory.core.paths import Home
-from ninestory.floors.retrieval.filters import matches
+from ninestory.floors.retrieval.filters import chosen_files
 from ninestory.floors.retrieval.hits import Hit, SearchOptions, merged
-from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, open_base
-from ninestory.runtimes.protocol import EmbeddingRequest
+from ninestory.floors.retrieval.knowledge_base import check_one_model, lowest_threshold, open_base
+from ninestory.floors.retrieval.rerank import CANDIDATES, LATE, reranked, searched_text
+from ninestory.runtimes.protocol import EmbeddingRequest, RerankRequest
 
 _LINE_BYTES = 64 << 20
 _CALL_SECONDS = 120.0
@@ -84,11 +85,28 @@ class KnowledgeReader:
 
 
 async def embed(context: Any, request: Request, model: str, texts: Sequence[str], role: Any) -> list[list[float]]:
-    """Unit vectors from an embedding model's worker."""
+    """Unit vectors from an embedding model's worker; one without words for queries and passages gets the bare texts."""
     vectors: list[list[float]] = []
-    async for chunk in context.ask(request, model, EmbeddingRequest(inputs=list(texts), role=role)):
-        vectors += chunk["vectors"] if chunk["kind"] == "embeddings" else []
+    try:
+        async for chunk in context.ask(request, model, EmbeddingRequest(inputs=list(texts), role=role)):
+            vectors += chunk["vectors"] if chunk["kind"] == "embeddings" else []
+    except NinestoryError as error:
+        if error.param != "input_type" or not role:
+            raise
+        return await embed(context, request, model, texts, "")
     return vectors
+
+
+async def relevance(context: Any, request: Request, model: str, query: str, texts: Sequence[str]) -> list[float]:
+    """How well each text answers the query, from a reranker's or an embedding model's worker.
+
+    Raises:
+        Unsupported: the model can neither.
+    """
+    values: list[float] = []
+    async for chunk in context.ask(request, model, RerankRequest(query=query, documents=list(texts))):
+        values += chunk["values"] if chunk["kind"] == "relevance" else []
+    return values
 
 
 async def find(
@@ -98,8 +116,12 @@ async def find(
     question: str,
     options: SearchOptions,
     filters: dict[str, Any] | None = None,
+    reranker: str = "",
 ) -> tuple[list[Hit], float | None, list[float]]:
     """Search several knowledge bases of one embedding model.
+
+    Args:
+        reranker: "" for none, "late" for late interaction with their embedding model, or a reranker's reference.
 
     Returns:
         Hits, best first; the lowest threshold of "not in the documents" of these bases (None when one has none); the
@@ -109,28 +131,20 @@ async def find(
         InvalidRequest: the bases are of different models. NotFound: one does not exist.
     """
     bases = [open_base(context.home, base_id) for base_id in base_ids]
-    models = sorted({base.published.model if base.published else base.model for base in bases})
-    if len(models) != 1:
-        raise InvalidRequest(
-            f"These vector stores are of different embedding models: {', '.join(models)}.",
-            hint="Search them one by one.",
-            hint_zh="请逐个检索。",
-            param="vector_store_ids",
-        )
-    vector = (await embed(context, request, models[0], [question[:2000]], "query"))[0]
+    model = check_one_model(bases)
+    vector = (await embed(context, request, model, [question[:2000]], "query"))[0]
     found = []
     for base in bases:
-        chosen = _chosen(base, filters)
-        own = SearchOptions(**{**asdict(options), "file_ids": chosen})
+        chosen = chosen_files(base, filters) if filters else None
+        limit = max(options.limit, CANDIDATES) if reranker else options.limit
+        own = replace(options, file_ids=chosen, limit=limit)
         found.append(await context.knowledge.search(base.id, question, vector, own))
-    thresholds = [base.get("threshold") for base in bases]
-    threshold = None if None in thresholds else min(thresholds)
+    threshold = lowest_threshold(bases)
     for base in bases:
         base.close()
-    return merged(found, options.limit), threshold, vector
-
-
-def _chosen(base: KnowledgeBase, filters: dict[str, Any] | None) -> tuple[str, ...] | None:
-    if filters is None:
-        return None
-    return tuple(file.id for file in base.files("indexed") if matches(file.attributes, filters))
+    if not reranker:
+        return merged(found, options.limit), threshold, vector
+    hits = merged(found, max(options.limit, CANDIDATES))
+    judge = model if reranker == LATE else reranker
+    values = await relevance(context, request, judge, question, [searched_text(hit) for hit in hits]) if hits else []
+    return reranked(question, hits, lambda _question, _texts: values, options.limit), threshold, vector

@@ -29,7 +29,8 @@ class Embedder:
                 hint_zh="请使用嵌入模型，例如 starter:multilingual-e5-small。",
                 param="model",
             )
-        self._engine = engine
+        self.engine = engine
+        self._takes_roles = True
         self.model = engine.info.model
         self.context = engine.info.context
 
@@ -49,10 +50,10 @@ class Embedder:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text; an estimate where the engine does not tell (a remote one)."""
-        if "tokenize" not in self._engine.info.tasks:
+        if "tokenize" not in self.engine.info.tasks:
             return len(text.encode("utf-8")) // 3 + 1
         request = TokenizeRequest(text=text)
-        return sum(len(c.ids) for c in self._engine.run(request, threading.Event()) if isinstance(c, Tokens))
+        return sum(len(c.ids) for c in self.engine.run(request, threading.Event()) if isinstance(c, Tokens))
 
     def check(self, base: KnowledgeBase) -> None:
         """Prove that this is the model the knowledge base was embedded with, by name and by a probe's vector.
@@ -70,11 +71,19 @@ class Embedder:
             raise _other_model(base, f"{self.model} with other weights")
 
     def _embed(self, texts: Sequence[str], role: Literal["query", "passage"]) -> NDArray[np.float32]:
+        """A model that has no words for queries and passages (a GGUF, a remote one) is given the bare texts."""
         vectors: list[list[float]] = []
-        for chunk in self._engine.run(EmbeddingRequest(inputs=list(texts), role=role), threading.Event()):
-            if isinstance(chunk, Embeddings):
-                vectors += chunk.vectors
-        return np.array(vectors, dtype=np.float32)
+        request = EmbeddingRequest(inputs=list(texts), role=role if self._takes_roles else "")
+        try:
+            for chunk in self.engine.run(request, threading.Event()):
+                vectors += chunk.vectors if isinstance(chunk, Embeddings) else []
+        except Unsupported as error:
+            if error.param != "input_type" or not self._takes_roles:
+                raise
+            self._takes_roles = False
+            return self._embed(texts, role)
+        found = np.array(vectors, dtype=np.float32)
+        return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
 
 def _other_model(base: KnowledgeBase, other: str) -> Conflict:

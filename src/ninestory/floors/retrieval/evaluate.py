@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest
+from ninestory.floors.retrieval.answer import language_of
 from ninestory.floors.retrieval.hits import Hit, SearchOptions
+from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
+from ninestory.floors.retrieval.prompts import PROMPTS
 from ninestory.floors.retrieval.table import ChunkReader
 
 Find = Callable[[str, SearchOptions], Sequence[Hit]]
@@ -86,6 +89,66 @@ def questions_of_headings(reader: ChunkReader, most: int = 200, seed: int = 0) -
         if len(heading := context.split("\n", 1)[0].rsplit(" > ", 1)[-1]) >= 4
     ]
     return random.Random(seed).sample(chosen, min(most, len(chosen)))
+
+
+def questions_of_feedback(base: KnowledgeBase) -> list[Question]:
+    """The questions whose answers were found good, with the passages that those rested on; the latest thumb counts."""
+    latest = {row["question"]: row for row in reversed(base.feedback())}
+    return [
+        Question(question=row["question"], file=row["file"], text=row["passage"])
+        for row in latest.values()
+        if row["good"] and row["file"]
+    ]
+
+
+def questions_by_model(reader: ChunkReader, say: Callable[[str], str], most: int = 40, seed: int = 0) -> list[Question]:
+    """Questions that a chat model writes to passages: a generated set.
+
+    Args:
+        say: the model's reply to a prompt.
+    """
+    if not reader.refresh():
+        return []
+    table = reader.all_rows(["file", "text"])
+    pairs = [
+        pair for pair in zip(table["file"].to_pylist(), table["text"].to_pylist(), strict=True) if len(pair[1]) > 80
+    ]
+    made = []
+    for file, text in random.Random(seed).sample(sorted(pairs), min(most, len(pairs))):
+        lines = [
+            line.strip() for line in say(PROMPTS[language_of(text)].make_question.format(passage=text)).splitlines()
+        ]
+        if question := next((line for line in lines if 4 <= len(line) <= 300), ""):
+            made.append(Question(question=question, file=file, text=text[:80]))
+    return made
+
+
+def parse_setting(text: str) -> tuple[SearchOptions, str]:
+    """ "hybrid,text_weight=0.3,rerank=late" → options and the reranker ("" = none).
+
+    Raises:
+        InvalidRequest: an unknown mode or name, or a value that is none.
+    """
+    mode, *pairs = text.split(",")
+    reranker, fields = "", {"mode": mode}
+    kinds: dict[str, Any] = {"candidates": int, "rank_constant": int, "text_weight": float, "neighbours": int}
+    try:
+        if mode not in ("hybrid", "vector", "text"):
+            raise ValueError(mode)
+        for pair in pairs:
+            key, _, value = pair.partition("=")
+            if key == "rerank":
+                reranker = value
+            else:
+                fields[key] = kinds[key](value)
+    except (KeyError, ValueError) as error:
+        raise InvalidRequest(
+            f"The setting {text!r} cannot be used: {error}.",
+            hint=f"Write hybrid, vector or text, then ,NAME=VALUE of {', '.join(kinds)}, rerank.",
+            hint_zh=f"请写 hybrid、vector 或 text，再接 ,名称=值；名称为 {', '.join(kinds)}、rerank。",
+            param="setting",
+        ) from error
+    return SearchOptions(**fields), reranker  # type: ignore[arg-type]
 
 
 def evaluate(questions: Sequence[Question], find: Find, options: SearchOptions, threshold: float | None) -> Scores:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest
+from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
 
 MAX_DEPTH = 8
 _COMPARED: dict[str, Any] = {
@@ -13,6 +14,11 @@ _COMPARED: dict[str, Any] = {
     "lt": lambda a, b: a < b,
     "lte": lambda a, b: a <= b,
 }
+
+
+def chosen_files(base: KnowledgeBase, condition: dict[str, Any]) -> tuple[str, ...]:
+    """Ids of a knowledge base's files whose attributes pass."""
+    return tuple(file.id for file in base.files("indexed") if matches(file.attributes, condition))
 
 
 def matches(attributes: dict[str, Any], condition: dict[str, Any], depth: int = 0) -> bool:

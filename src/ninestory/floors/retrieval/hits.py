@@ -38,6 +38,7 @@ class Hit:
         score: fused, 1 = first in both searches.
         cosine: similarity to the question.
         vector_rank, text_rank: place from 1 in each search; None = not among its candidates.
+        rerank_score: of the reranker that put it where it stands; None = none was asked.
     """
 
     base: str
@@ -54,6 +55,7 @@ class Hit:
     cosine: float
     vector_rank: int | None
     text_rank: int | None
+    rerank_score: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -9,7 +9,7 @@ import hashlib
 import secrets
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from ninestory.core.locks import waiting_lock
 from ninestory.core.paths import inside
 from ninestory.core.progress import Progress
 from ninestory.floors.retrieval.calibration import calibrate
-from ninestory.floors.retrieval.chunking.structure import Chunk, chunk_document
+from ninestory.floors.retrieval.chunking.structure import chunk_document
+from ninestory.floors.retrieval.document import Document
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, KnowledgeFile
 from ninestory.floors.retrieval.parsing import is_supported
@@ -26,6 +27,7 @@ from ninestory.floors.retrieval.parsing.isolated import ParserProcess
 from ninestory.floors.retrieval.table import ChunkWriter
 
 MAX_TOKENS, OVERLAP_TOKENS = 240, 32
+EMBEDDED_AT_ONCE = 64
 _ENDINGS = {"application/pdf": ".pdf", "text/plain": ".txt", "text/markdown": ".md", "application/json": ".json"}
 _SPECIAL_TOKENS = 8  # prefix and marks that the model adds to a passage
 _FATAL = frozenset({"cancelled", "disk_full", "shutting_down", "damaged_knowledge_base", "other_embedding_model"})
@@ -47,7 +49,9 @@ class IngestReport:
         return asdict(self)
 
 
-def add_paths(base: KnowledgeBase, paths: list[Path], report: IngestReport) -> None:
+def add_paths(
+    base: KnowledgeBase, paths: list[Path], report: IngestReport, attributes: dict[str, Any] | None = None
+) -> None:
     """Register copies of files; a folder's files come in under their paths below it.
 
     Raises:
@@ -57,10 +61,10 @@ def add_paths(base: KnowledgeBase, paths: list[Path], report: IngestReport) -> N
         if not path.exists():
             raise NotFound(f"{path} does not exist.", hint="Check the path.", hint_zh="请检查路径。", param="paths")
         for name, file in _files_below(path, report) if path.is_dir() else [(path.name, path)]:
-            _add_copy(base, name, file, report)
+            _add_copy(base, name, file, report, attributes)
 
 
-def add_page(base: KnowledgeBase, url: str, report: IngestReport) -> None:
+def add_page(base: KnowledgeBase, url: str, report: IngestReport, attributes: dict[str, Any] | None = None) -> None:
     """Fetch a page (or a document behind an address) by the guarded web client and register it under its address.
 
     Raises:
@@ -74,23 +78,27 @@ def add_page(base: KnowledgeBase, url: str, report: IngestReport) -> None:
     fetched = base.documents / f"page-{secrets.token_hex(12)}.part"
     try:
         fetched.write_bytes(page.body)
-        _add_copy(base, name, fetched, report)
+        _add_copy(base, name, fetched, report, attributes)
     finally:
         fetched.unlink(missing_ok=True)
 
 
-def _add_copy(base: KnowledgeBase, name: str, path: Path, report: IngestReport) -> None:
+def _add_copy(
+    base: KnowledgeBase, name: str, path: Path, report: IngestReport, attributes: dict[str, Any] | None
+) -> None:
     digest = _sha256(path)
     known = next((f for f in base.files() if f.folder == "" and f.name == name), None)
     if known and known.sha256 == digest and known.status == "indexed":
+        if attributes:
+            base.set_attributes(known.id, attributes)
         report.unchanged += 1
         return
-    file_id = base.register(name, path, sha256=digest)
+    file_id = base.register(name, path, sha256=digest, attributes=attributes)
     base.documents.mkdir(exist_ok=True)
     copy = base.documents / file_id
     shutil.copyfile(path, copy.with_suffix(".part"))
     copy.with_suffix(".part").replace(copy)
-    base.register(name, copy, sha256=digest)
+    base.register(name, copy, sha256=digest, attributes=attributes)
 
 
 def sync_folder(base: KnowledgeBase, folder: Path, report: IngestReport) -> None:
@@ -172,9 +180,11 @@ def ingest(
         report.removed += len(removed)
         pending = base.files("pending")
         with ParserProcess() as parser:
+            intake = _Intake(base, writer, parser, embedder, progress, report)
             for done, file in enumerate(pending):
-                progress.update(done, len(pending), file.name)
-                _take_in(base, file, writer, parser, embedder, report)
+                place = (done, len(pending), file.name)
+                progress.update(*place)
+                replace(intake, place=place).take(file)
                 progress.checkpoint({"done": done + 1})  # this many survive whatever comes
         if removed or base.unfinished():
             progress.update(len(pending), len(pending), "indexing")
@@ -193,64 +203,115 @@ def compact(base: KnowledgeBase, progress: Progress) -> None:
             base.mark_published()
 
 
-def _take_in(
-    base: KnowledgeBase,
-    file: KnowledgeFile,
-    writer: ChunkWriter,
-    parser: ParserProcess,
-    embedder: Embedder,
-    report: IngestReport,
-) -> None:
-    """One file whole; a failure is noted on it and does not stop the others."""
-    try:
-        if not file.path.is_file():
-            raise NotFound(f"{file.name} is no longer there.", code="file_gone")
-        document = parser.parse(file.path, file.name)
-        most = min(file.options.get("max_tokens", MAX_TOKENS), embedder.context - _SPECIAL_TOKENS)
+@dataclass(frozen=True)
+class _Intake:
+    """What every file of one ingest goes through."""
+
+    base: KnowledgeBase
+    writer: ChunkWriter
+    parser: ParserProcess
+    embedder: Embedder
+    progress: Progress
+    report: IngestReport
+    place: tuple[float, int, str] = (0, 0, "")  # what the progress was told last
+
+    def take(self, file: KnowledgeFile) -> None:
+        """One file whole; a failure is noted on it and does not stop the others."""
+        try:
+            if not file.path.is_file():
+                raise NotFound(f"{file.name} is no longer there.", code="file_gone")
+            self._write(file)
+        except NinestoryError as error:
+            if error.code in _FATAL:
+                raise
+            self.writer.delete_files([file.id])
+            self.base.mark(file.id, "failed", error=error.as_dict())
+            self.base.drop(_part_key(file))
+            self.report.failed.append({"file": file.name, "code": error.code, "message": error.message})
+
+    def _write(self, file: KnowledgeFile) -> None:
+        """Part by part (most files are one): after each it is noted where to go on, so a cancel or kill costs a part."""
+        part = _Part(**self.base.get(_part_key(file), {}))
+        if (part.sha256, part.mtime) != (file.sha256, file.mtime) or part.table != self.base.table_path.name:
+            part = _Part(sha256=file.sha256, mtime=file.mtime, table=self.base.table_path.name)
+        notes: list[str] = part.notes
+        done, total, name = self.place
+        while part.position is not None:
+            if part.position:
+                self.progress.update(done + part.position / max(file.bytes, 1), total, name)
+            document, following = self.parser.parse_part(file.path, file.name, part.position)
+            rows, embedded = self._rows(file, document, part)
+            if part.position == 0:
+                self.writer.delete_files([file.id])  # of the version before; what stands there was looked up first
+            else:
+                self.writer.delete_from(file.id, part.chunks)  # written by an ingest that was killed before its note
+            self.writer.add(rows)
+            self.report.chunks += len(rows)
+            self.report.embedded += embedded
+            notes += document.notes
+            characters = part.characters + len(document.text) + 2
+            part = replace(part, position=following, chunks=part.chunks + len(rows), characters=characters, notes=notes)
+            if following is not None:
+                self.base.put(**{_part_key(file): asdict(part)})
+        self.base.mark(file.id, "written", chunks=part.chunks, notes=notes)
+        self.base.drop(_part_key(file))
+        self.report.indexed += 1
+
+    def _rows(self, file: KnowledgeFile, document: Document, part: _Part) -> tuple[list[dict[str, Any]], int]:
+        """The table's rows of a document, and how many vectors were made now and not found by their text's hash."""
+        most = min(file.options.get("max_tokens", MAX_TOKENS), self.embedder.context - _SPECIAL_TOKENS)
         overlap = min(file.options.get("overlap_tokens", OVERLAP_TOKENS), most // 2)
-        chunks = chunk_document(document, embedder.count_tokens, max_tokens=most, overlap_tokens=overlap)
-        rows, embedded = _rows(file, chunks, writer, embedder)
-    except NinestoryError as error:
-        if error.code in _FATAL:
-            raise
-        writer.delete_files([file.id])
-        base.mark(file.id, "failed", error=error.as_dict())
-        report.failed.append({"file": file.name, "code": error.code, "message": error.message})
-        return
-    writer.delete_files([file.id])
-    writer.add(rows)
-    base.mark(file.id, "written", chunks=len(rows), notes=document.notes)
-    report.indexed += 1
-    report.chunks += len(rows)
-    report.embedded += embedded
+        chunks = chunk_document(document, self.embedder.count_tokens, max_tokens=most, overlap_tokens=overlap)
+        hashes = [hashlib.sha256(chunk.searched.encode()).hexdigest() for chunk in chunks]
+        vectors: dict[str, Any] = dict(self.writer.vectors(hashes))
+        new = {digest: chunk.searched for digest, chunk in zip(hashes, chunks, strict=True) if digest not in vectors}
+        vectors |= self._embedded(new)
+        rows = [
+            {
+                "id": f"{file.id}:{ordinal}",
+                "file_id": file.id,
+                "file": file.name,
+                "ordinal": ordinal,
+                "text": chunk.text,
+                "context": chunk.context,
+                "searched": chunk.searched,
+                "page": chunk.page,
+                "start": part.characters + chunk.start,
+                "end": part.characters + chunk.end,
+                "hash": digest,
+                "vector": vectors[digest],
+            }
+            for ordinal, (digest, chunk) in enumerate(zip(hashes, chunks, strict=True), part.chunks)
+        ]
+        return rows, len(new)
+
+    def _embedded(self, texts: dict[str, str]) -> dict[str, Any]:
+        """Vectors by the texts' keys; a cancel is heard every `EMBEDDED_AT_ONCE` texts."""
+        keys = list(texts)
+        vectors: dict[str, Any] = {}
+        for first in range(0, len(keys), EMBEDDED_AT_ONCE):
+            if first:
+                self.progress.update(*self.place)
+            some = keys[first : first + EMBEDDED_AT_ONCE]
+            vectors |= dict(zip(some, self.embedder.passages([texts[key] for key in some]), strict=True))
+        return vectors
 
 
-def _rows(
-    file: KnowledgeFile, chunks: list[Chunk], writer: ChunkWriter, embedder: Embedder
-) -> tuple[list[dict[str, Any]], int]:
-    """The table's rows of a file, and how many of their vectors were made now and not found by their text's hash."""
-    hashes = [hashlib.sha256(chunk.searched.encode()).hexdigest() for chunk in chunks]
-    vectors: dict[str, Any] = dict(writer.vectors(hashes))
-    new = {digest: chunk.searched for digest, chunk in zip(hashes, chunks, strict=True) if digest not in vectors}
-    vectors |= zip(new, embedder.passages(list(new.values())), strict=True)
-    rows = [
-        {
-            "id": f"{file.id}:{ordinal}",
-            "file_id": file.id,
-            "file": file.name,
-            "ordinal": ordinal,
-            "text": chunk.text,
-            "context": chunk.context,
-            "searched": chunk.searched,
-            "page": chunk.page,
-            "start": chunk.start,
-            "end": chunk.end,
-            "hash": digest,
-            "vector": vectors[digest],
-        }
-        for ordinal, (digest, chunk) in enumerate(zip(hashes, chunks, strict=True))
-    ]
-    return rows, len(new)
+@dataclass(frozen=True)
+class _Part:
+    """How far a file has come: the next byte to read (None after the last), and what was written before it."""
+
+    sha256: str = ""
+    mtime: float = 0.0
+    table: str = ""
+    position: int | None = 0
+    chunks: int = 0
+    characters: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def _part_key(file: KnowledgeFile) -> str:
+    return f"part {file.id}"
 
 
 def _sha256(path: Path) -> str:

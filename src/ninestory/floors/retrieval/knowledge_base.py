@@ -49,6 +49,18 @@ SCHEMA = (
     ) STRICT;
     CREATE INDEX files_by_name ON files (folder, name);
     """,
+    """
+    CREATE TABLE feedback (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        question TEXT NOT NULL,
+        answer TEXT NOT NULL,
+        good INTEGER NOT NULL,
+        file TEXT NOT NULL DEFAULT '',
+        passage TEXT NOT NULL DEFAULT '',
+        model TEXT NOT NULL DEFAULT '',
+        created_at REAL NOT NULL
+    ) STRICT;
+    """,
 )
 
 Status = Literal["pending", "written", "indexed", "failed", "cancelled", "removed"]
@@ -120,6 +132,10 @@ class KnowledgeBase:
             for key, value in values.items():
                 self._state.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, json.dumps(value)))
 
+    def drop(self, key: str) -> None:
+        """Forget a setting."""
+        self._state.execute("DELETE FROM settings WHERE key = ?", (key,))
+
     @property
     def name(self) -> str:
         return str(self.get("name", ""))
@@ -181,6 +197,25 @@ class KnowledgeBase:
     @property
     def lock_path(self) -> Path:
         return self.folder / "writer.lock"
+
+    # --- what people thought of answers --------------------------------------------------------------------------
+
+    def add_feedback(
+        self, question: str, answer: str, *, good: bool, file: str = "", passage: str = "", model: str = ""
+    ) -> dict[str, Any]:
+        """Keep a thumb: up names the file (and text) that the answer rests on, for `kb evaluate`."""
+        values = (question, answer, int(good), file, passage, model, time.time())
+        self._state.execute(
+            "INSERT INTO feedback (question, answer, good, file, passage, model, created_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            values,
+        )
+        return self.feedback(1)[0]
+
+    def feedback(self, most: int = 1000) -> list[dict[str, Any]]:
+        """Thumbs, newest first."""
+        rows = self._state.execute("SELECT * FROM feedback ORDER BY number DESC LIMIT ?", (most,))
+        return [{**dict(row), "good": bool(row["good"])} for row in rows]
 
     # --- files --------------------------------------------------------------------------------------------------
 
@@ -332,6 +367,29 @@ def open_base(home: Home, name: str) -> KnowledgeBase:
             code="knowledge_base_not_found",
         )
     return found[0]
+
+
+def check_one_model(bases: Sequence[KnowledgeBase]) -> str:
+    """The embedding model that all of them were embedded with.
+
+    Raises:
+        InvalidRequest: they were not.
+    """
+    models = sorted({base.published.model if base.published else base.model for base in bases})
+    if len(models) != 1:
+        raise InvalidRequest(
+            f"These knowledge bases are of different embedding models: {', '.join(models)}.",
+            hint="Search them one by one.",
+            hint_zh="请逐个检索。",
+            param="vector_store_ids",
+        )
+    return models[0]
+
+
+def lowest_threshold(bases: Sequence[KnowledgeBase]) -> float | None:
+    """The cosine of "not in the documents" that holds for all of them; None when one has none."""
+    thresholds = [base.get("threshold") for base in bases]
+    return None if None in thresholds else min(thresholds)
 
 
 def list_bases(home: Home) -> list[KnowledgeBase]:

@@ -10,7 +10,7 @@ Language = Literal["en", "zh"]
 
 @dataclass(frozen=True)
 class Words:
-    """`ask` and `condense` are formats; the rest is shown as it is."""
+    """`ask`, `condense`, `page`, `make_question` and `is_supported` are formats; the rest is shown as it is."""
 
     system: str
     ask: str
@@ -22,6 +22,8 @@ class Words:
     extract: str
     extract_foreign: str
     page: str
+    make_question: str
+    is_supported: str
 
 
 PROMPTS: dict[Language, Words] = {
@@ -39,6 +41,8 @@ PROMPTS: dict[Language, Words] = {
         extract="Quoted from the documents; no model wrote this.",
         extract_foreign="Quoted from the documents: this chat model does not speak English.",
         page="page {page}",
+        make_question="Write one question that this passage answers. Write the question only.\n\nPassage: {passage}",
+        is_supported="Passages:\n\n{passages}\n\nStatement: {statement}\n\nDo the passages say this? Answer yes or no.",
     ),
     "zh": Words(
         system="你根据带编号的资料片段回答问题。只使用片段中的内容，并在每个说法之后用方括号标出片段编号，例如 [1]。"
@@ -52,5 +56,7 @@ PROMPTS: dict[Language, Words] = {
         extract="以下为资料原文摘录，并非模型撰写。",
         extract_foreign="以下为资料原文摘录：当前对话模型不会中文。",
         page="第 {page} 页",
+        make_question="请写出一个可由这段资料回答的问题。只写出问题。\n\n资料：{passage}",
+        is_supported="资料片段：\n\n{passages}\n\n说法：{statement}\n\n资料中是否有这个说法？请回答 yes 或 no。",
     ),
 }

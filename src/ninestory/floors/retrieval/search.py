@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ninestory.floors.retrieval.hits import Hit, SearchOptions
-from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
+from ninestory.floors.retrieval.filters import chosen_files
+from ninestory.floors.retrieval.hits import Hit, SearchOptions, merged
+from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, check_one_model
+from ninestory.floors.retrieval.rerank import CANDIDATES, Score, reranked
 from ninestory.floors.retrieval.table import ChunkReader, quoted
 
 
@@ -38,6 +41,33 @@ def search(reader: ChunkReader, question: str, vector: NDArray[np.float32], opti
     hits.sort(key=lambda hit: (-hit.score, -hit.cosine))
     hits = hits[: options.limit]
     return [_widened(reader, hit, options.neighbours) for hit in hits] if options.neighbours else hits
+
+
+def search_all(
+    bases: Sequence[KnowledgeBase],
+    question: str,
+    vector: NDArray[np.float32],
+    options: SearchOptions,
+    *,
+    filters: dict[str, Any] | None = None,
+    score: Score | None = None,
+) -> list[Hit]:
+    """The best passages of several knowledge bases of one embedding model, reranked where `score` is given.
+
+    Args:
+        filters: OpenAI's attribute filter; only files that pass it are searched.
+
+    Raises:
+        InvalidRequest: the bases are of different embedding models.
+    """
+    check_one_model(bases)
+    wide = replace(options, limit=max(options.limit, CANDIDATES)) if score else options
+    found = []
+    for base in bases:
+        own = replace(wide, file_ids=chosen_files(base, filters)) if filters else wide
+        found.append(search(ChunkReader(base), question, vector, own))
+    hits = merged(found, wide.limit)
+    return reranked(question, hits, score, options.limit) if score else hits
 
 
 def _where(base: KnowledgeBase, file_ids: tuple[str, ...] | None) -> str | None:

@@ -18,6 +18,7 @@ from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, Published
 
 INDEX_FROM_ROWS = 20_000  # below, an exact scan is as quick and misses nothing
 _PARTITION_ROWS = 800
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the engine names them in words only
 _KEEP_OLD_VERSIONS = timedelta(minutes=10)  # a search that began on the version before must end
 _FOREVER = timedelta(days=3650)
 _INDEX_CACHE, _METADATA_CACHE = 256 << 20, 64 << 20
@@ -44,7 +45,7 @@ def _named_faults(base: KnowledgeBase) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, ValueError) as error:
         words = str(error)
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in words:
+        if getattr(error, "errno", None) in _NO_ROOM or any(f"(os error {number})" in words for number in _NO_ROOM):
             raise DiskFull(
                 f"No room left on the disk for {base.name or base.id}; it answers from its last good version.",
                 hint="Free some space and run the same command again.",
@@ -89,6 +90,11 @@ class ChunkWriter:
         if file_ids:
             with _named_faults(self._base):
                 self._table.delete(f"file_id IN ({quoted(file_ids)})")
+
+    def delete_from(self, file_id: str, ordinal: int) -> None:
+        """A file's passages from `ordinal` on."""
+        with _named_faults(self._base):
+            self._table.delete(f"file_id IN ({quoted([file_id])}) AND ordinal >= {int(ordinal)}")
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         if rows:

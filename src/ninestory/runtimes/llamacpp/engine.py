@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
@@ -31,7 +32,9 @@ from ninestory.runtimes.protocol import (
     Finished,
     Generation,
     Prefill,
+    Relevance,
     Request,
+    RerankRequest,
     ScoreRequest,
     Scores,
     Started,
@@ -46,6 +49,11 @@ from ninestory.runtimes.threads import free_processors
 
 DEFAULT_CONTEXT = 4096
 _FORCING_BIAS = 1000.0  # logits differ by some tens
+_TASKS = {
+    "chat": ["chat", "completion", "tokenize", "score"],
+    "embedding": ["embedding", "tokenize"],
+    "rerank": ["rerank", "tokenize"],
+}
 _RANDOM_SEED = 0xFFFFFFFF  # llama.cpp's word for "draw one"
 
 
@@ -63,7 +71,7 @@ class LlamaCppEngine:
         file = read_gguf(model.path)
         trained = int(file.field("context_length", DEFAULT_CONTEXT))
         context = settings.context or min(trained, DEFAULT_CONTEXT)
-        embeds = model.task == "embedding"
+        embeds = model.task in ("embedding", "rerank")
         slots = 1 if embeds else max(1, settings.slots)
         threads = settings.threads or free_processors()
         self._weights = {adapter.name: adapter.weight for adapter in model.adapters}
@@ -84,7 +92,7 @@ class LlamaCppEngine:
             model=model.reference,
             runtime="llamacpp",
             architecture=file.architecture,
-            tasks=["embedding", "tokenize"] if embeds else ["chat", "completion", "tokenize", "score"],
+            tasks=_TASKS[model.task],
             context=context,
             slots=slots,
             template=form.id if form else "",
@@ -100,6 +108,7 @@ class LlamaCppEngine:
             "chat": self._chat,
             "completion": self._complete,
             "embedding": self._embed,
+            "rerank": self._rerank,
             "score": self._score,
             "tokenize": self._tokenize,
         }
@@ -143,6 +152,17 @@ class LlamaCppEngine:
                 raise Cancelled("The request was cancelled.")
             vectors.append(self._library.embeddings({"input": [ids]})["data"][0]["embedding"])
         yield Embeddings(vectors=vectors, prompt_tokens=sum(len(ids) for ids in inputs))
+
+    def _rerank(self, request: RerankRequest, cancel: threading.Event) -> Iterator[Chunk]:
+        """A cross-encoder's logit of each document, one a call, made a sigmoid."""
+        values, tokens = [], 0
+        for document in request.documents:
+            if cancel.is_set():
+                raise Cancelled("The request was cancelled.")
+            answer = self._library.rerank({"query": request.query, "documents": [document]})
+            values.append(1 / (1 + math.exp(-answer["results"][0]["relevance_score"])))
+            tokens += answer.get("usage", {}).get("prompt_tokens", 0)
+        yield Relevance(values=values, prompt_tokens=tokens)
 
     def _tokenize(self, request: TokenizeRequest, _: threading.Event) -> Iterator[Chunk]:
         segments = [(request.text or "", False)]

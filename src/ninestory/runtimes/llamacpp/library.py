@@ -174,6 +174,13 @@ class Library:
             raise library_error(answer["error"])
         return answer
 
+    def rerank(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Answer of /v1/rerank."""
+        answer: dict[str, Any] = json.loads(_called(self._server.handle_rerank, json.dumps(body)))
+        if "error" in answer:
+            raise library_error(answer["error"])
+        return answer
+
     def post(self, path: str, body: Any) -> Any:
         """One call to the private socket."""
         connection = http.client.HTTPConnection("llama")

@@ -12,7 +12,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.file_search import FileAnswer, answer_from_files, file_search_of
+from ninestory.serving.file_search import FileAnswer, answered, file_search_of
 from ninestory.serving.routes.vector_stores_schemas import FileSearchTool
 from ninestory.serving.schemas import ChatCompletionRequest, Tool
 from ninestory.serving.streaming import DONE, event, stream
@@ -31,11 +31,9 @@ def router(context: GatewayContext) -> APIRouter:
     async def chat_completions(body: ChatBody, request: Request) -> dict[str, Any] | Response:
         """Answer a conversation; streamed when `stream` is true."""
         engine_request = body.to_request(context.settings.serve.max_n)
-        if tool := file_search_of(body.tools or []):
-            found = await answer_from_files(context, request, body.model, engine_request, tool)
-            chunks, answer = found.chunks, ChatAnswer(body, found)
-        else:
-            chunks, answer = context.ask(request, body.model, engine_request), ChatAnswer(body)
+        tool = file_search_of(body.tools or [])
+        chunks, found = await answered(context, request, body.model, engine_request, tool)
+        answer = ChatAnswer(body, found)
         if body.stream:
             return await stream(request, answer.events(chunks))
         async for chunk in chunks:

@@ -1,6 +1,7 @@
 """`/v1/rerank` in the form that Jina, Cohere and vLLM share: documents by their nearness to a query.
 
-Scored by an embedding model's cosine: one model reads query and document apart.
+Scored by a cross-encoder, by late interaction of an embedding model's token vectors (the starter's too), or, of an
+embedding model that gives none, by the cosine.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 
+from ninestory.core.errors import Unsupported
 from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.knowledge import embed
+from ninestory.serving.knowledge import embed, relevance
 from ninestory.serving.schemas import Strict
 
 
@@ -35,9 +37,7 @@ def router(context: GatewayContext) -> APIRouter:
     async def rerank(body: RerankRequest, request: Request) -> dict[str, Any]:
         """Documents in order of their relevance to a query."""
         texts = [document if isinstance(document, str) else document.text for document in body.documents]
-        query = (await embed(context, request, body.model, [body.query], "query"))[0]
-        vectors = await embed(context, request, body.model, texts, "passage")
-        scores = [sum(a * b for a, b in zip(query, vector, strict=True)) for vector in vectors]
+        scores = await _scores(context, request, body.model, body.query, texts)
         order = sorted(range(len(scores)), key=lambda place: -scores[place])[: body.top_n]
         results: list[dict[str, Any]] = [{"index": place, "relevance_score": scores[place]} for place in order]
         if body.return_documents:
@@ -45,3 +45,14 @@ def router(context: GatewayContext) -> APIRouter:
         return {"object": "list", "model": body.model, "results": results}
 
     return routes
+
+
+async def _scores(context: GatewayContext, request: Request, model: str, query: str, texts: list[str]) -> list[float]:
+    try:
+        return await relevance(context, request, model, query, texts)
+    except Unsupported:
+        if "embedding" not in (context.pool.engine_info(model) or {}).get("tasks", []):
+            raise
+    vector = (await embed(context, request, model, [query], "query"))[0]
+    vectors = await embed(context, request, model, texts, "passage")
+    return [sum(a * b for a, b in zip(vector, other, strict=True)) for other in vectors]

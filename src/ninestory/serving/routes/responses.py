@@ -11,7 +11,7 @@ from starlette.responses import Response
 from ninestory.core.errors import Cancelled, NinestoryError, Unsupported
 from ninestory.runtimes.protocol import TokenizeRequest
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.file_search import answer_from_files, file_search_of
+from ninestory.serving.file_search import answered, file_search_of
 from ninestory.serving.routes.response_builder import Event, ResponseBuilder
 from ninestory.serving.routes.responses_schemas import (
     ResponseRequest,
@@ -34,13 +34,9 @@ def router(context: GatewayContext) -> APIRouter:
         earlier = store.conversation(body.previous_response_id) if body.previous_response_id else []
         engine_request = chat_request(body, earlier)
         tool = file_search_of(body.tools)
-        if tool:
-            found = await answer_from_files(context, request, body.model, engine_request, tool)
-            chunks, builder = found.chunks, ResponseBuilder(body, found.annotations)
-            search = found.call_item("file_search_call.results" in (body.include or []))
-        else:
-            chunks, builder = context.ask(request, body.model, engine_request), ResponseBuilder(body)
-            search = None
+        chunks, found = await answered(context, request, body.model, engine_request, tool)
+        builder = ResponseBuilder(body, found.annotations) if found else ResponseBuilder(body)
+        search = found.call_item("file_search_call.results" in (body.include or [])) if found else None
 
         def keep() -> None:
             if builder.response["store"]:

@@ -102,7 +102,9 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
     async def search(vector_store_id: str, body: SearchRequest, request: Request) -> dict[str, Any]:
         """The passages nearest to a question, best first."""
         with _opened(context, vector_store_id) as base:
-            hits, threshold, _ = await find(context, request, [base.id], body.query, body.options(), body.filter())
+            hits, threshold, _ = await find(
+                context, request, [base.id], body.query, body.options(), body.filter(), body.rerank
+            )
             attributes = {file.id: file.attributes for file in base.files()}
         return {
             "object": "vector_store.search_results.page",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -107,14 +108,21 @@ class SearchFields(Strict):
     filters: ComparisonFilter | CompoundFilter | None = None
     max_num_results: int = Field(default=10, ge=1, le=50)
     ranking_options: RankingOptions | None = None
+    rerank: str = Field(
+        default="",
+        max_length=4096,
+        description="An addition of ours: 'late' (late interaction with the store's embedding model) or a reranker.",
+    )
+    neighbours: int = Field(default=0, ge=0, le=10, description="An addition of ours: passages joined to each hit.")
 
     def options(self) -> SearchOptions:
         weights = self.ranking_options.hybrid_search if self.ranking_options else None
+        asked = SearchOptions(limit=self.max_num_results, neighbours=self.neighbours)
         if weights is None:
-            return SearchOptions(limit=self.max_num_results)
+            return asked
         if weights.embedding_weight == 0:
-            return SearchOptions(limit=self.max_num_results, mode="text")
-        return SearchOptions(limit=self.max_num_results, text_weight=weights.text_weight / weights.embedding_weight)
+            return replace(asked, mode="text")
+        return replace(asked, text_weight=weights.text_weight / weights.embedding_weight)
 
     def filter(self) -> dict[str, Any] | None:
         return self.filters.model_dump() if self.filters else None
@@ -132,6 +140,7 @@ class SearchRequest(SearchFields):
 class FileSearchTool(SearchFields):
     type: Literal["file_search"]
     vector_store_ids: Annotated[list[Annotated[str, Field(max_length=100)]], Field(min_length=1, max_length=8)]
+    web_search: bool = Field(default=False, description="An addition of ours: ask the configured web search too.")
     answer_mode: Literal["auto", "generate", "extract"] = Field(default="auto", description="An addition of ours.")
 
 
@@ -202,7 +211,7 @@ def search_result(hit: Hit, attributes: dict[str, Any]) -> dict[str, Any]:
         "content": [{"type": "text", "text": hit.text}],
         "passage": {
             **{key: getattr(hit, key) for key in ("id", "ordinal", "context", "page", "start", "end")},
-            **{key: getattr(hit, key) for key in ("cosine", "vector_rank", "text_rank")},
+            **{key: getattr(hit, key) for key in ("cosine", "vector_rank", "text_rank", "rerank_score")},
         },
     }
 

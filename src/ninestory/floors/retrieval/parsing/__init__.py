@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ninestory.core.errors import Damaged, TooLarge, Unsupported
 from ninestory.floors.retrieval.document import Document
+from ninestory.floors.retrieval.parsing import text
 
 MAX_FILE_BYTES = 256 << 20
 
@@ -32,13 +33,31 @@ _MODULES: dict[str, str] = {
 FORMATS: dict[str, str] = {f".{ending}": module for module, endings in _MODULES.items() for ending in endings.split()}
 
 
+_STREAMED = frozenset(["text"])
+MAX_STREAMED_BYTES = (2 << 30) - 1  # offsets are 32-bit numbers
+
+
 def is_supported(name: str) -> bool:
     """Whether files of this name can be read, judged by the ending."""
     return Path(name).suffix.lower() in FORMATS
 
 
+def parse_part(path: Path, name: str, position: int) -> tuple[Document, int | None]:
+    """Read a file from byte `position`: all of it, or one part where plain text is large; and where the next begins.
+
+    Raises:
+        As `parse`.
+    """
+    ending, size = Path(name).suffix.lower(), path.stat().st_size
+    if FORMATS.get(ending) not in _STREAMED or size <= text.WHOLE_BYTES:
+        return parse(path, name), None
+    if size > MAX_STREAMED_BYTES:
+        raise _too_large(name, size, MAX_STREAMED_BYTES)
+    return text.parse_part(path, position)
+
+
 def parse(path: Path, name: str = "") -> Document:
-    """Read a file.
+    """Read a file whole.
 
     Args:
         name: the file's own name when `path` has another (an upload); its ending chooses the format.
@@ -58,11 +77,7 @@ def parse(path: Path, name: str = "") -> Document:
         )
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
-        raise TooLarge(
-            f"{name} has {size >> 20} MB; {MAX_FILE_BYTES >> 20} MB is the most for one document.",
-            hint="Split it into several files.",
-            hint_zh="请拆分为多个文件。",
-        )
+        raise _too_large(name, size, MAX_FILE_BYTES)
     if size == 0:
         raise _empty(name)
     module = importlib.import_module(f"ninestory.floors.retrieval.parsing.{FORMATS[ending]}")
@@ -70,6 +85,14 @@ def parse(path: Path, name: str = "") -> Document:
     if not document.blocks:
         raise _empty(name)
     return document
+
+
+def _too_large(name: str, size: int, most: int) -> TooLarge:
+    return TooLarge(
+        f"{name} has {size >> 20} MB; {most >> 20} MB is the most for one document of its kind.",
+        hint="Split it into several files.",
+        hint_zh="请拆分为多个文件。",
+    )
 
 
 def _empty(name: str) -> Damaged:

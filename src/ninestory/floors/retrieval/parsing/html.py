@@ -3,54 +3,27 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from pathlib import Path
-from typing import Any
 
 from ninestory.core.errors import Damaged
 from ninestory.floors.retrieval.document import BlockKind, Document, DocumentBuilder
 from ninestory.floors.retrieval.parsing.encoding import decode
 
-_SKIPPED = frozenset(
-    ["script", "style", "template", "noscript", "nav", "head", "svg", "iframe", "object", "button", "select"]
+_SKIPPED = frozenset(["head", "nav", "svg", "object", "button", "select"])
+_VOID = frozenset(["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track"])
+_ATTRIBUTES = r'[^>"]*(?:"[^"]*"[^>"]*)*'
+# The tree is written out again by lexbor, so tags are whole, attributes quoted and text escaped: patterns are safe.
+_RAW = re.compile(r"<!--.*?-->|<(script|style|template|noscript|iframe|noembed|noframes)\b.*?</\1>", re.DOTALL)
+# Tags that begin no block: inline ones, and of tables what says nothing of rows and cells.
+_INLINE = re.compile(
+    r"</?(?:a|abbr|acronym|b|bdi|bdo|big|cite|code|data|del|dfn|em|font|i|ins|kbd|label|mark|q|s|samp|small|span|strike"
+    rf"|strong|sub|sup|time|tt|u|var|wbr|tbody|thead|tfoot|colgroup|col)(?:\s{_ATTRIBUTES})?>|</t[dh]>"
 )
-_INLINE = frozenset(
-    [
-        "a",
-        "abbr",
-        "acronym",
-        "b",
-        "bdi",
-        "bdo",
-        "big",
-        "cite",
-        "code",
-        "data",
-        "del",
-        "dfn",
-        "em",
-        "font",
-        "i",
-        "ins",
-        "kbd",
-        "label",
-        "mark",
-        "q",
-        "s",
-        "samp",
-        "small",
-        "span",
-        "strike",
-        "strong",
-        "sub",
-        "sup",
-        "time",
-        "tt",
-        "u",
-        "var",
-        "wbr",
-        "-text",
-    ]
-)
+_TAG = re.compile(rf"<(/?)([a-z][^\s/>]*)({_ATTRIBUTES})>")
+_HEADINGS = frozenset(["h1", "h2", "h3", "h4", "h5", "h6"])
+_CLASS = re.compile(r'\bclass="([^"]*)"')
+_LINE = "\0"  # a line break asked for by <br>, until the block is whole; parsing replaces the character itself
 _CHARSET = re.compile(rb"<meta[^>]+charset=[\"']?([A-Za-z0-9_-]+)", re.IGNORECASE)
 
 
@@ -58,13 +31,6 @@ def parse(path: Path) -> Document:
     builder = DocumentBuilder()
     add_html(builder, decode_html(path.read_bytes(), builder.notes))
     return builder.build()
-
-
-def _is_skipped(node: Any) -> bool:
-    """Scripts, navigation, and tables of contents, whose lines are found again as headings."""
-    if node.tag in _SKIPPED or node.tag.startswith(("!", "-")):
-        return True
-    return node.tag in ("div", "ul", "ol", "section") and "toc" in (node.attributes.get("class") or "").lower().split()
 
 
 def decode_html(data: bytes, notes: list[str]) -> str:
@@ -93,11 +59,12 @@ def add_html(builder: DocumentBuilder, html: str, page: int | None = None) -> No
     body = LexborHTMLParser(html).body
     if body is None:
         raise Damaged("The page has no body.", code="damaged_html")
-    _Walk(builder, page).run(body)
+    # Python sees each block's tag and text once; spans, links and scripts are taken out before.
+    _Walk(builder, page).run(_TAG.split(_INLINE.sub("", _RAW.sub("", body.html or ""))))
 
 
 class _Walk:
-    """Document order with a stack of its own: a page may be nested deeper than Python's."""
+    """The blocks of a page from its text and tags in order."""
 
     def __init__(self, builder: DocumentBuilder, page: int | None) -> None:
         self._builder, self._page = builder, page
@@ -105,23 +72,31 @@ class _Walk:
         self._rows: list[str] = []
         self._tables = self._listings = 0
 
-    def run(self, root: Any) -> None:
-        stack: list[tuple[Any, bool]] = [(root, False)]
-        while stack:
-            node, left = stack.pop()
-            if left:
-                self._leave(node.tag)
+    def run(self, parts: list[str]) -> None:
+        """`parts`: text, then ("/" or "", tag, attributes, text) again and again."""
+        self._text(parts[0])
+        skipped, depth = "", 0  # the tag that is left out with all that stands in it, and how often it is open
+        for closing, tag, attributes, text in zip(parts[1::4], parts[2::4], parts[3::4], parts[4::4], strict=True):
+            if skipped:
+                depth += (tag == skipped) * (-1 if closing else 1)
+                if depth:
+                    continue
+                skipped = ""
+            elif closing:
+                self._leave(tag)
+            elif _is_skipped(tag, attributes):
+                skipped, depth = tag, 1
                 continue
-            if node.tag == "-text":
-                self._text(node.text_content or "")
-            elif not _is_skipped(node):
-                self._enter(node.tag)
-                stack.append((node, True))
-                stack += [(child, False) for child in reversed(list(node.iter(include_text=True)))]
+            else:
+                self._enter(tag)
+                if tag in _VOID and tag != "br":
+                    self._leave(tag)
+            self._text(text)
         self._flush()
 
     def _text(self, text: str) -> None:
-        self._inline.append(text if self._listings else re.sub(r"\s+", " ", text))
+        if text:
+            self._inline.append(unescape(text) if "&" in text else text)
 
     def _enter(self, tag: str) -> None:
         if self._tables:
@@ -129,47 +104,59 @@ class _Walk:
                 self._inline.append(" | ")
             elif tag == "table":
                 self._tables += 1
-            elif tag not in _INLINE:
+            else:
                 self._inline.append(" ")
             return
         if tag == "br":
-            self._inline.append("\n")
-        elif tag not in _INLINE:
-            self._flush()
-            if tag == "li":
-                self._inline.append("- ")
+            self._inline.append(_LINE)
+            return
+        self._flush()
+        if tag == "li":
+            self._inline.append("- ")
         self._tables += tag == "table"
         self._listings += tag in ("pre", "textarea")
 
     def _leave(self, tag: str) -> None:
         if self._tables:
             if tag == "tr":
-                row = re.sub(r"\s+", " ", "".join(self._inline)).strip()
-                self._inline.clear()
-                if row:
-                    self._rows.append(row)
+                self._end_row()
             if tag == "table":
                 self._tables -= 1
                 if not self._tables:
-                    self._rows += [caption] if (caption := "".join(self._inline).strip()) else []
-                    self._inline.clear()
+                    self._end_row()
                     self._builder.add("\n".join(self._rows), "table", page=self._page)
                     self._rows.clear()
-            return
-        if re.fullmatch(r"h[1-6]", tag):
+        elif len(tag) == 2 and tag in _HEADINGS:
             self._flush("heading", int(tag[1]))
         elif tag in ("pre", "textarea"):
             self._flush("code")
             self._listings -= 1
-        elif tag not in _INLINE:
+        else:
             self._flush()
+
+    def _end_row(self) -> None:
+        if row := " ".join("".join(self._inline).split()):
+            self._rows.append(row)
+        self._inline.clear()
 
     def _flush(self, kind: BlockKind = "text", level: int = 0) -> None:
         text = "".join(self._inline)
         self._inline.clear()
-        if not self._listings:
-            text = re.sub(r" *\n *", "\n", re.sub(r"[ \t\u00a0]+", " ", text)).strip()
+        if self._listings:
+            text = text.replace(_LINE, "\n")
+        else:
+            text = "\n".join(" ".join(line.split()) for line in text.split(_LINE)).strip()
         if kind == "heading":
             text = text.replace("\n", " ").rstrip("¶ ")
         if text.strip("- \n"):
             self._builder.add(text, kind, level=level, page=self._page)
+
+
+def _is_skipped(tag: str, attributes: str) -> bool:
+    """Navigation, and tables of contents, whose lines are found again as headings."""
+    if tag in _SKIPPED:
+        return True
+    if not attributes or tag not in ("div", "ul", "ol", "section"):
+        return False
+    named = _CLASS.search(attributes)
+    return named is not None and "toc" in named.group(1).lower().split()

@@ -39,14 +39,18 @@ class ParserProcess:
         self._stop()
 
     def parse(self, path: Path, name: str) -> Document:
-        """`parsing.parse` over there.
+        """A document whole; of large plain text its first part."""
+        return self.parse_part(path, name, 0)[0]
+
+    def parse_part(self, path: Path, name: str, position: int) -> tuple[Document, int | None]:
+        """`parsing.parse_part` over there.
 
         Raises:
-            Damaged: the parser died of this file. TimedOut: it took too long. Whatever `parse` raises.
+            Damaged: the parser died of this file. TimedOut: it took too long. Whatever `parse_part` raises.
         """
         child = self._running()
         assert child.stdin is not None and child.stdout is not None
-        child.stdin.write(json.dumps([str(path), name]).encode() + b"\n")
+        child.stdin.write(json.dumps([str(path), name, position]).encode() + b"\n")
         child.stdin.flush()
         if not select.select([child.stdout], [], [], self._timeout)[0]:
             self._stop()
@@ -67,7 +71,7 @@ class ParserProcess:
         if "error" in answer:
             raise from_dict(answer["error"])
         blocks = [Block(*block) for block in answer["blocks"]]
-        return Document(answer["text"], blocks, answer["notes"])
+        return Document(answer["text"], blocks, answer["notes"]), answer["next"]
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None:
@@ -82,11 +86,11 @@ class ParserProcess:
             self._child = None
 
 
-def _answer(path: str, name: str) -> dict[str, Any]:
-    from ninestory.floors.retrieval.parsing import parse
+def _answer(path: str, name: str, position: int) -> dict[str, Any]:
+    from ninestory.floors.retrieval.parsing import parse_part
 
     try:
-        document = parse(Path(path), name)
+        document, following = parse_part(Path(path), name, position)
     except NinestoryError as error:
         return {"error": error.as_dict()}
     except MemoryError:
@@ -98,6 +102,7 @@ def _answer(path: str, name: str) -> dict[str, Any]:
         "text": document.text,
         "blocks": [dataclasses.astuple(block) for block in document.blocks],
         "notes": document.notes,
+        "next": following,
     }
 
 

@@ -122,7 +122,7 @@ function Ask({ store, models, onPassage }) {
     const asked = question.trim();
     if (!asked || busy) return;
     setBusy(true);
-    setReply({ text: "", marks: [] });
+    setReply({ text: "", marks: [], asked, model: model || models[0] });
     running.current = new AbortController();
     try {
       if (mode === "search") {
@@ -154,6 +154,8 @@ function Ask({ store, models, onPassage }) {
         </button>` : html`<button class="main" disabled=${!question.trim()}>${t("ask")}</button>`}</form>
     ${busy && !reply?.text && html`<p class="quiet" role="status">${t("answering")}</p>`}
     ${reply?.text && html`<${Answer} reply=${reply} onPassage=${onPassage} />`}
+    ${reply?.text && reply.asked && !busy && html`<${Thumbs} key=${reply.asked + reply.text} reply=${reply}
+      store=${store} />`}
     ${reply?.found && html`<${Found} reply=${reply} store=${store} onPassage=${onPassage} />`}</section>`;
 }
 
@@ -172,6 +174,23 @@ function Answer({ reply, onPassage }) {
       ${reply.search.results.map((r) => html`<li><strong>${r.filename}</strong>
       ${r.page ? ` · ${t("page", { n: r.page })}` : ""} · ${r.context}<p class="quiet answer">${r.text}</p></li>`)}
       </ol></details>`}`;
+}
+
+/** A thumb for an answer: kept with the knowledge base, and asked again by its evaluation. */
+function Thumbs({ reply, store }) {
+  const [given, setGiven] = useState(false);
+  const give = (good) => {
+    const cited = reply.marks[0];
+    const first = reply.search?.results?.[0];
+    return own("POST", `/vector_stores/${store.id}/feedback`, {
+      question: reply.asked, answer: reply.text, good, model: reply.model || "",
+      file: cited?.filename || first?.filename || "", passage: (cited?.quote || first?.text || "").slice(0, 200),
+    }).then(() => setGiven(true)).catch(complain);
+  };
+  if (given) return html`<p class="quiet" role="status">${t("thumbKept")}</p>`;
+  return html`<div class="row" role="group" aria-label=${t("thumbs")}>
+    <button type="button" onClick=${() => give(true)}>${t("thumbUp")}</button>
+    <button type="button" onClick=${() => give(false)}>${t("thumbDown")}</button></div>`;
 }
 
 /** What a search found and why, without any model. */

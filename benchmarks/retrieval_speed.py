@@ -1,0 +1,326 @@
+"""How fast retrieval is: parsing, ingest beside langchain, and a knowledge base of 100,000 passages.
+
+    python benchmarks/retrieval_speed.py parsing /usr
+    python benchmarks/retrieval_speed.py ingest /usr VENV     # VENV is made (pip) when it is not there
+    python benchmarks/retrieval_speed.py store /usr
+    python benchmarks/retrieval_speed.py large 1024
+
+Everything runs on one core (the process pins itself) with one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from retrieval_corpus import pages, write_sections
+
+from ninestory.core.config import RuntimeSettings
+from ninestory.core.paths import Home
+from ninestory.core.progress import Silent
+from ninestory.floors.retrieval.embedder import Embedder
+from ninestory.floors.retrieval.hits import SearchOptions
+from ninestory.floors.retrieval.ingest import IngestReport, ingest, sync_folder
+from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL, KnowledgeBase, create
+from ninestory.floors.retrieval.parsing import parse
+from ninestory.floors.retrieval.search import search
+from ninestory.floors.retrieval.table import ChunkReader, ChunkWriter
+from ninestory.models.resolve import resolve
+from ninestory.runtimes.load import load_engine
+from ninestory.serving.routes.system import processor_name
+
+PASSAGES, DIMENSIONS = 100_000, 384
+QUESTIONS = 400
+INGEST_FILES = 120
+PACKAGES = ["torch", "sentence-transformers", "langchain-text-splitters", "langchain-community", "faiss-cpu"]
+
+
+def cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def measure_parsing(root: Path) -> None:
+    found = pages(root)
+    size = sum(path.stat().st_size for path in found)
+    seconds = min(_timed(lambda: [parse(path) for path in found]) for _ in range(3))
+    print(
+        f"HTML: {len(found)} pages of the manuals, {size / 1e6:.1f} MB, {size / 1e6 / seconds:.1f} MB per CPU-second.\n"
+    )
+    for path in (root / "share/debian-reference").glob("debian-reference*.pdf"):
+        _measure_pdf(path)
+    with tempfile.TemporaryDirectory() as folder:
+        from tests import documents
+
+        text = [f"Sentence {n} of this page tells of word{n}, and goes on to the end of its line." for n in range(40)]
+        _measure_pdf(documents.pdf(Path(folder) / "made.pdf", [text] * 500))
+
+
+def _measure_pdf(path: Path) -> None:
+    """Text only: a page that is a picture would be read by OCR, which is measured in seconds a page."""
+    import pypdfium2
+
+    from ninestory.floors.retrieval.parsing import pdf
+
+    pdf._has_picture = lambda page: False
+    count = len(pypdfium2.PdfDocument(path))
+    seconds = min(_timed(lambda: parse(path)) for _ in range(2))
+    print(f"PDF: {path.name}, {count} pages of text, {count / seconds:.0f} pages per CPU-second.\n")
+
+
+def _timed(work: Callable[[], object]) -> float:
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
+
+
+def measure_ingest(root: Path, venv: Path) -> None:
+    """The same files, the same weights, passages of the same token budget; CPU-seconds of everything after loading."""
+    if not (venv / "bin/python").exists():
+        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+        subprocess.run([venv / "bin/pip", "install", "--quiet", *PACKAGES], check=True)
+    rows = {}
+    with tempfile.TemporaryDirectory() as directory:
+        folder, whole = Path(directory) / "files", Path(directory) / "all"
+        folder.mkdir()
+        whole.mkdir()
+        write_sections(root, whole)
+        for path in random.Random(0).sample(sorted(whole.iterdir()), INGEST_FILES):
+            path.rename(folder / path.name)
+        home = Home(Path(directory) / "home")
+        for precision in ("int8", "fp32"):
+            rows[f"ninestory, {precision}"] = _our_ingest(home, folder, f"{DEFAULT_MODEL}:{precision}")
+        model = _sentence_transformers_folder(Path(directory) / "model")
+        peer = Path(__file__).with_name("langchain_ingest.py")
+        environ = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+        command = [venv / "bin/python", peer, model, folder]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+        told = json.loads(done.stdout.splitlines()[-1])
+        rows["langchain, fp32"] = (told["chunks"], told["tokens"], told["seconds"])
+        versions = told["versions"]
+    print(f"{INGEST_FILES} sections of the manuals in both languages; {versions}.\n")
+    print("| | passages | tokens | CPU-seconds | passages/s | against langchain | tokens/s against langchain |")
+    print("|---|---|---|---|---|---|---|")
+    theirs = rows["langchain, fp32"]
+    for name, (chunks, tokens, seconds) in rows.items():
+        ratio = chunks / seconds / (theirs[0] / theirs[2])
+        by_tokens = tokens / seconds / (theirs[1] / theirs[2])
+        print(
+            f"| {name} | {chunks} | {tokens} | {seconds:.1f} | {chunks / seconds:.1f} | {ratio:.2f} × | {by_tokens:.2f} × |"
+        )
+    print()
+
+
+def _our_ingest(home: Home, folder: Path, model: str) -> tuple[int, int, float]:
+    engine = load_engine(resolve(model, home), RuntimeSettings(threads=1))
+    embedder = Embedder(engine)
+    embedder.query("warm up")
+    base, report = create(home, model, model=model), IngestReport()
+    begun = cpu_seconds()
+    sync_folder(base, folder, report)
+    ingest(base, embedder, Silent(), report)
+    seconds = cpu_seconds() - begun
+    reader = ChunkReader(base)
+    reader.refresh()
+    tokens = sum(embedder.count_tokens(text) for text in reader.all_rows(["searched"])["searched"].to_pylist())
+    engine.close()
+    return report.chunks, tokens, seconds
+
+
+def _sentence_transformers_folder(folder: Path) -> Path:
+    """The starter's weights as sentence-transformers reads them: the same numbers in its own names."""
+    from safetensors.numpy import save_file
+
+    from ninestory.models.convert.e5_onnx import _E5File, _tokenizer  # its reader; the layout is its own secret
+    from ninestory.models.convert.sentence_encoder import _EMBEDDED, _LAYER
+    from ninestory.models.starters import find_starter, starter_file
+
+    file = _E5File(starter_file(find_starter("multilingual-e5-small"), Home.default()))
+    tensors = {f"embeddings.{theirs}": file.named(ours) for ours, theirs in _EMBEDDED.items()}
+    for layer in range(file.layers):
+        for ours, theirs in _LAYER.items():
+            for kind in ("weight", "bias"):
+                tensors[f"encoder.layer.{layer}.{theirs}.{kind}"] = file.named(f"{layer}/{ours}.{kind}")
+    folder.mkdir()
+    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, folder / "model.safetensors")
+    config = {
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "hidden_size": file.hidden,
+        "num_hidden_layers": file.layers,
+        "num_attention_heads": file.heads,
+        "intermediate_size": file.ffn,
+        "vocab_size": file.vocab,
+        "max_position_embeddings": file.positions,
+        "type_vocab_size": file.types,
+        "layer_norm_eps": file.eps,
+        "hidden_act": "gelu",
+        "pad_token_id": 1,
+    }
+    tokenizer = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": file.positions,
+        **{"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"},
+        **{"pad_token": "<pad>", "unk_token": "<unk>"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    (folder / "tokenizer.json").write_text(_tokenizer(file).to_str(), encoding="utf-8")
+    return folder
+
+
+def measure_store(root: Path) -> None:
+    """Real sentences shuffled into passages, vectors drawn around 400 centres; written and searched by what ships."""
+    with tempfile.TemporaryDirectory() as directory:
+        base = create(Home(Path(directory)), "large", model="drawn")
+        base.put(probe=[0.0] * DIMENSIONS)
+        begun = time.process_time()
+        questions = _write_passages(root, base)
+        print(f"{PASSAGES:,} passages written and indexed in {time.process_time() - begun:.0f} CPU-seconds.\n")
+        np.save(Path(directory) / "questions.npy", np.stack([vector for _, vector in questions]))
+        (Path(directory) / "questions.json").write_text(json.dumps([text for text, _ in questions]), encoding="utf-8")
+        print("| reading process, one core | p50 ms | p99 ms | resident MB |\n|---|---|---|---|")
+        me = [sys.executable, __file__]
+        print(f"| quiet | {_read(me, base, directory)} |")
+        writer = subprocess.Popen([*me, "write-on", str(base.folder), str(root)])
+        time.sleep(2)
+        print(f"| while an ingest appends, indexes and publishes on the same core | {_read(me, base, directory)} |")
+        writer.kill()
+        writer.wait()
+        size = sum(path.stat().st_size for path in base.folder.rglob("*") if path.is_file())
+        print(f"\nOn disk {size / 1e6:.0f} MB.\n")
+
+
+def _read(me: list[str], base: KnowledgeBase, directory: str) -> str:
+    done = subprocess.run([*me, "read", str(base.folder), directory], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _sentences(root: Path) -> list[str]:
+    texts = [parse(path).text for path in pages(root)]
+    return [s.strip() for text in texts for s in re.split(r"(?<=[.!?。！？])\s*", text) if 20 < len(s.strip()) < 400]
+
+
+def _passages(root: Path, seed: int, count: int) -> tuple[list[dict[str, object]], list[str]]:
+    """Rows of drawn passages, and the sentence that each was made around."""
+    sentences, draw = _sentences(root), random.Random(seed)
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).normal(size=(400, DIMENSIONS))
+    vectors = centres[rng.integers(400, size=count)] + 0.9 * rng.normal(size=(count, DIMENSIONS))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    rows: list[dict[str, object]] = []
+    firsts = []
+    for n in range(count):
+        chosen = draw.choices(sentences, k=4)
+        text = " ".join(chosen)
+        place = {
+            "id": f"{seed}-{n}",
+            "file_id": f"file-{seed}-{n // 100}",
+            "file": f"{n // 100}.txt",
+            "ordinal": n % 100,
+        }
+        where = {"page": None, "start": 0, "end": len(text), "hash": f"{seed}-{n}", "context": ""}
+        rows.append({**place, **where, "text": text, "searched": text, "vector": vectors[n]})
+        firsts.append(chosen[0])
+    return rows, firsts
+
+
+def _write_passages(root: Path, base: KnowledgeBase) -> list[tuple[str, np.ndarray]]:
+    writer, questions = ChunkWriter(base, DIMENSIONS), []
+    for part in range(10):
+        rows, firsts = _passages(root, part, PASSAGES // 10)
+        writer.add(rows)  # type: ignore[arg-type]
+        for n in range(0, len(rows), len(rows) * 10 // QUESTIONS):
+            noise = np.random.default_rng(n).normal(size=DIMENSIONS) * 0.02
+            vector = np.asarray(rows[n]["vector"]) + noise
+            questions.append((firsts[n], (vector / np.linalg.norm(vector)).astype(np.float32)))
+    writer.publish()
+    return questions
+
+
+def read(folder: Path, directory: Path) -> None:
+    """In a process of its own: what the reading process of the server does."""
+    reader = ChunkReader(KnowledgeBase(folder))
+    vectors = np.load(directory / "questions.npy")
+    texts = json.loads((directory / "questions.json").read_text(encoding="utf-8"))
+    times = []
+    for n, (text, vector) in enumerate(zip(texts, vectors, strict=True)):
+        begun = time.perf_counter()
+        hits = search(reader, text, vector, SearchOptions())
+        if n >= 10:  # the first read the index from the disk
+            times.append(1000 * (time.perf_counter() - begun))
+        assert hits
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
+    print(f"{np.quantile(times, 0.5):.1f} | {np.quantile(times, 0.99):.1f} | {peak:.0f}")
+
+
+def write_on(folder: Path, root: Path) -> None:
+    """Go on appending, and publish every 1,000 passages, as an ingest does; niced, as the job process is."""
+    os.nice(10)
+    writer = ChunkWriter(KnowledgeBase(folder), DIMENSIONS)
+    rows, _ = _passages(root, 99, 20_000)
+    for first in range(0, len(rows), 100):
+        writer.add(rows[first : first + 100])  # type: ignore[arg-type]
+        if first % 1000 == 900:
+            writer.publish()
+        time.sleep(0.25)
+
+
+def measure_large(megabytes: Path) -> None:
+    """One large file parsed and cut part by part (no embedding): memory and time of both processes."""
+    from ninestory.floors.retrieval.chunking.structure import chunk_document
+    from ninestory.floors.retrieval.parsing.isolated import ParserProcess
+
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "large.txt"
+        block = "\n\n".join(
+            f"Paragraph {n} 第{n}段。It tells of one thing, and of nothing else at all." for n in range(9000)
+        )
+        with path.open("w", encoding="utf-8") as file:
+            while file.tell() < int(str(megabytes)) << 20:
+                file.write(block + "\n\n")
+        begun, position, chunks, parts = time.perf_counter(), 0, 0, 0
+        with ParserProcess() as parser:
+            following: int | None = position
+            while following is not None:
+                document, following = parser.parse_part(path, path.name, following)
+                chunks += len(chunk_document(document, lambda text: len(text) // 4 + 1))
+                parts += 1
+        seconds = time.perf_counter() - begun
+        mine = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        print(
+            f"1 GB of text: {parts} parts, {chunks:,} passages in {seconds:.0f} s (tokens estimated, nothing embedded), "
+        )
+        print(f"peak {mine:.0f} MB here and {child:.0f} MB in the parsing process.\n")
+
+
+def main() -> None:
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
+    name, *paths = sys.argv[1:]
+    if name in ("parsing", "ingest", "store", "large"):
+        print(f"### {name} (`benchmarks/retrieval_speed.py`, {processor_name()})\n", flush=True)
+    places = [Path(path) for path in paths]
+    {
+        "parsing": measure_parsing,
+        "ingest": measure_ingest,
+        "store": measure_store,
+        "large": measure_large,
+        "read": read,
+        "write-on": write_on,
+    }[name](*places)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""A BERT encoder as an ONNX graph of ONNX Runtime's fused operators, without torch: embeddings and cross-encoders.
+
+One text a run and no padding: larger runs are slower on one core and would need masks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ninestory.core.paths import sync_directory
+
+Pooling = Literal["mean", "cls", "score"]
+_MS = "com.microsoft"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """What a graph is made of.
+
+    Attributes:
+        tensor: float32 values by name: words, positions, types, norm.weight/bias; of layer i "i/query.weight" and
+            likewise key, value, attention, attention_norm, inner, outer, outer_norm; of a cross-encoder
+            head.weight/bias and score.weight/bias. Weights are [out, in].
+        first_position: row of the position table that the first token takes (2 in RoBERTa's).
+        segments: the second text of a pair has a token type of its own.
+        pooling: "mean" and "cls" give a unit vector; "score" gives one logit, through a tanh layer on the first token.
+    """
+
+    layers: int
+    heads: int
+    hidden: int
+    epsilon: float
+    tensor: Callable[[str], Any]
+    pooling: Pooling
+    first_position: int = 0
+    segments: bool = False
+
+
+def encoder_graph(encoder: Encoder) -> Any:
+    """input_ids int64 [1, tokens] (and token_type_ids, with segments) → vector [1, hidden] and token_vectors
+    [1, tokens, hidden], or score [1]."""
+    return _Graph(encoder).model()
+
+
+def write_model(model: Any, path: Path, precision: str) -> None:
+    """Save as "fp32", or in "int8": per channel, activations quantised as they come."""
+    import onnx
+
+    if precision == "fp32":
+        onnx.save(model, path)
+        return
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    plain = path.with_name("plain.onnx")
+    onnx.save(model, plain)  # not kept: its weights are four times as large
+    loud = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it recommends a preprocessing that these graphs do not need
+    try:
+        quantize_dynamic(
+            plain,
+            path,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["MatMul", "Attention", "Gather"],
+            # the contrib operators have no inferred type, hence the default; activations stay float
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
+        )
+    finally:
+        logging.disable(loud)
+    plain.unlink()
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """`folder`, filled by `make` in a temporary one and renamed when it is whole; several processes may ask at once."""
+    if not (folder / "ninestory.json").is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+        try:
+            make(made)
+            for file in made.iterdir():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+            made.replace(folder)
+        except OSError:  # another process was faster: its folder is as good
+            if not (folder / "ninestory.json").is_file():
+                raise
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+        sync_directory(folder.parent)
+    return folder
+
+
+class _Graph:
+    """Builds the graph; names of nodes are those of the tensors."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._nodes: list[Any] = []
+        self._weights: list[Any] = []
+
+    def model(self) -> Any:
+        from onnx import TensorProto, helper
+
+        encoder = self._encoder
+        inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, "tokens"])]
+        if encoder.segments:
+            inputs.append(helper.make_tensor_value_info("token_type_ids", TensorProto.INT64, [1, "tokens"]))
+        x, lengths = self._embedded()
+        for layer in range(encoder.layers):
+            x = self._layer(f"{layer}/", x, lengths)
+        outputs = self._pooled(x)
+        graph = helper.make_graph(self._nodes, "encoder", inputs, outputs, self._weights)
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid(_MS, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+    def _embedded(self) -> tuple[str, str]:
+        """The embeddings' sum, normalised; and the number of tokens as the attention's mask."""
+        import numpy as np
+        from onnx import TensorProto
+
+        encoder = self._encoder
+        shape = self._node("Shape", ["input_ids"], "shape")
+        one = self._constant("one", np.array([1], dtype=np.int64))
+        tokens = self._node("Gather", [shape, one], "tokens", axis=0)  # [1]
+        zero = self._constant("zero", np.array([0], dtype=np.int64))
+        table = encoder.tensor("positions")[encoder.first_position :]
+        positions = self._node("Slice", [self._constant("positions", table), zero, tokens, zero], "position")
+        words = self._node("Gather", [self._constant("words", encoder.tensor("words")), "input_ids"], "word")
+        types = encoder.tensor("types")
+        if encoder.segments:
+            kinds = self._node("Gather", [self._constant("types", types), "token_type_ids"], "type")
+        else:
+            kinds = self._constant("type", types[0])
+        summed = self._node("Add", [self._node("Add", [words, positions], "placed"), kinds], "typed")
+        norm = [self._weight("norm.weight"), self._weight("norm.bias")]
+        x = self._node("LayerNormalization", [summed, *norm], "embedded", epsilon=encoder.epsilon, axis=-1)
+        return x, self._node("Cast", [tokens], "lengths", to=TensorProto.INT32)
+
+    def _layer(self, name: str, x: str, lengths: str) -> str:
+        import numpy as np
+
+        encoder, parts = self._encoder, ("query", "key", "value")
+        packed = np.concatenate([encoder.tensor(f"{name}{part}.weight").T for part in parts], axis=1)
+        bias = np.concatenate([encoder.tensor(f"{name}{part}.bias") for part in parts])
+        qkv = [self._constant(f"{name}qkv.weight", packed), self._constant(f"{name}qkv.bias", bias)]
+        a = self._node("Attention", [x, *qkv, lengths], f"{name}attended", _MS, num_heads=encoder.heads)
+        a = self._matrix(a, f"{name}attention")
+        x = self._added_norm(a, x, f"{name}attention")
+        inner = self._matrix(x, f"{name}inner")
+        inner = self._node("BiasGelu", [inner, self._weight(f"{name}inner.bias")], f"{name}gelu", _MS)
+        return self._added_norm(self._matrix(inner, f"{name}outer"), x, f"{name}outer")
+
+    def _pooled(self, x: str) -> list[Any]:
+        import numpy as np
+        from onnx import TensorProto, helper
+
+        hidden = self._encoder.hidden
+        if self._encoder.pooling == "score":
+            first = self._node("Gather", [x, self._constant("first", np.array(0, dtype=np.int64))], "start", axis=1)
+            head = self._node("Add", [self._matrix(first, "head"), self._weight("head.bias")], "head_biased")
+            head = self._node("Tanh", [head], "head_bent")
+            scored = self._node("Add", [self._matrix(head, "score"), self._weight("score.bias")], "scored")
+            self._node("Reshape", [scored, self._constant("flat", np.array([1], dtype=np.int64))], "score")
+            return [helper.make_tensor_value_info("score", TensorProto.FLOAT, [1])]
+        if self._encoder.pooling == "mean":
+            axis = self._constant("axis", np.array([1], dtype=np.int64))
+            pooled = self._node("ReduceMean", [x, axis], "pooled", keepdims=0)
+        else:
+            first = self._constant("first", np.array(0, dtype=np.int64))
+            pooled = self._node("Gather", [x, first], "pooled", axis=1)
+        self._node("LpNormalization", [pooled], "vector", axis=-1, p=2)
+        self._node("Identity", [x], "token_vectors")
+        return [
+            helper.make_tensor_value_info("vector", TensorProto.FLOAT, [1, hidden]),
+            helper.make_tensor_value_info("token_vectors", TensorProto.FLOAT, [1, "tokens", hidden]),
+        ]
+
+    def _matrix(self, x: str, name: str) -> str:
+        weight = self._constant(f"{name}.weight", self._encoder.tensor(f"{name}.weight").T)
+        return self._node("MatMul", [x, weight], f"{name}.product")
+
+    def _added_norm(self, x: str, skip: str, name: str) -> str:
+        norm = [self._weight(f"{name}_norm.weight"), self._weight(f"{name}_norm.bias"), self._weight(f"{name}.bias")]
+        epsilon = self._encoder.epsilon
+        return self._node("SkipLayerNormalization", [x, skip, *norm], f"{name}_normed", _MS, epsilon=epsilon)
+
+    def _weight(self, name: str) -> str:
+        return self._constant(name, self._encoder.tensor(name))
+
+    def _constant(self, name: str, value: Any) -> str:
+        import numpy as np
+        from onnx import numpy_helper
+
+        # np.ascontiguousarray would turn a scalar into a vector of one.
+        self._weights.append(numpy_helper.from_array(np.array(value, order="C"), name))
+        return name
+
+    def _node(self, kind: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> str:
+        from onnx import helper
+
+        self._nodes.append(helper.make_node(kind, inputs, [output], domain=domain, **attributes))
+        return output
