@@ -14,6 +14,7 @@ from ninestory.cli.output import Json, print_json
 from ninestory.core.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from ninestory.cli.document_session import DocumentSession
     from ninestory.floors.retrieval.answer import Prepared
 
 app = typer.Typer()
@@ -36,7 +37,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask your documents. The answer's [n] are listed below it with file, page and heading."""
-    from ninestory.cli.document_session import DocumentSession, attribute_filter
+    from ninestory.cli.document_session import AnswerOptions, DocumentSession, attribute_filter
     from ninestory.core.config import load_settings
     from ninestory.core.logs import set_up_logs
 
@@ -57,13 +58,12 @@ def ask(
         names, question = [], question or knowledge_base
     else:
         names = [knowledge_base, *(also or [])]
-    session = DocumentSession(
-        names, file, model, mode, limit, max_tokens, rerank, only or [], settings.web_search if web else None
+    wishes = AnswerOptions(
+        mode, limit, rerank, only or (), settings.web_search if web else None, {"max_tokens": max_tokens}
     )
-    with session:
+    with DocumentSession(names, model, wishes, file=file) as session:
         for asked in [question] if question else _typed():
-            prepared, text = session.answer(asked, None if as_json else _show)
-            _print_answer(prepared, text, as_json)
+            print_answer(session, asked, as_json)
 
 
 def _typed() -> Any:
@@ -78,17 +78,15 @@ def _typed() -> Any:
         yield asked
 
 
-def _show(text: str) -> None:
-    print(text, end="", flush=True)
-
-
-def _print_answer(prepared: Prepared, text: str, as_json: bool) -> None:
+def print_answer(session: DocumentSession, question: str, as_json: bool) -> None:
+    """Ask; the answer's words as they come, and below them what they stand on."""
+    prepared, text = session.answer(question, None if as_json else lambda piece: print(piece, end="", flush=True))
     if not as_json and prepared.request is None:
         print(text, end="")
-    print_sources(prepared, text, as_json)
+    _print_sources(prepared, text, as_json)
 
 
-def print_sources(prepared: Prepared, text: str, as_json: bool) -> None:
+def _print_sources(prepared: Prepared, text: str, as_json: bool) -> None:
     """What stands below an answer that was printed; with `as_json` the answer and its sources in one object."""
     from ninestory.floors.retrieval.answer import as_source, citations, language_of, place_of
 

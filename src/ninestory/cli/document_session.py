@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,32 @@ from ninestory.core.errors import InvalidRequest, from_dict
 from ninestory.core.paths import Home
 
 if TYPE_CHECKING:
+    from ninestory.floors.chat import ChatModel
     from ninestory.floors.retrieval.answer import Prepared
     from ninestory.floors.retrieval.hits import Hit
     from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
     from ninestory.runtimes.protocol import ChatRequest, Engine, Message
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """How documents are searched and answered from.
+
+    Attributes:
+        mode: auto, generate, or extract (quote the passages, no chat model).
+        limit: passages looked at.
+        reranker: "late" or a reranking model, which judges the passages once more.
+        only: KEY=VALUE pairs; only files with these attributes.
+        web: endpoint of a web search that is asked too.
+        generation: max_tokens, temperature …, as `ChatModel.chat` takes them.
+    """
+
+    mode: Any = "auto"
+    limit: int = 6
+    reranker: str = ""
+    only: Sequence[str] = ()
+    web: str | None = None
+    generation: dict[str, Any] = field(default_factory=dict)
 
 
 class DocumentSession:
@@ -27,22 +49,19 @@ class DocumentSession:
     def __init__(
         self,
         names: Sequence[str],
-        file: Path | None,
         model: str,
-        mode: Any,
-        limit: int,
-        max_tokens: int,
-        reranker: str,
-        only: Sequence[str],
-        web: str | None,
+        options: AnswerOptions,
+        *,
+        file: Path | None = None,
+        chat: ChatModel | None = None,
     ) -> None:
-        """`web`: the endpoint of the web search; None = not asked for."""
-        self._names, self._file, self._model, self._mode = names, file, model, mode
-        self._limit, self._max_tokens, self._reranker, self._web = limit, max_tokens, reranker, web
-        self._filters = attribute_filter(only)
+        """`chat`: the loaded model; None loads `model` when an answer first needs it."""
+        self._names, self._file, self._model, self._options = names, file, model, options
+        self._filters = attribute_filter(options.only)
         self._history: list[Message] = []
         self._open = contextlib.ExitStack()
         self._engines: dict[str, Engine] = {}
+        self._chat = chat
 
     def __enter__(self) -> DocumentSession:
         from ninestory.floors.retrieval.embedder import Embedder
@@ -61,22 +80,22 @@ class DocumentSession:
     ) -> None:
         self._open.close()
 
-    def answer(self, question: str, show: Callable[[str], None] | None) -> tuple[Prepared, str]:
+    def answer(
+        self, question: str, show: Callable[[str], None] | None, limit: int | None = None
+    ) -> tuple[Prepared, str]:
         """One question, with what was said before; the chat model's words go to `show` as they come."""
         from ninestory.floors.retrieval.answer import languages_of, prepare, quoted
         from ninestory.floors.retrieval.knowledge_base import lowest_threshold
-        from ninestory.models.resolve import resolve
         from ninestory.runtimes.protocol import Message
 
         query = self._standing_alone(question)
         vector = self._embedder.query(query)
-        resolved = resolve(self._model, Home.default())
         prepared = prepare(
             question,
-            self._found(query, vector),
+            self._found(query, vector, limit or self._options.limit),
             threshold=lowest_threshold(self._bases),
-            context_tokens=self._settings.context or min(resolved.context or 4096, 4096),
-            mode=self._mode,
+            context_tokens=self._context(),
+            mode=self._options.mode,
             model_languages=languages_of(self._model),
             history=self._history,
         )
@@ -86,7 +105,7 @@ class DocumentSession:
         elif prepared.request is None:
             text = prepared.text
         else:
-            text = self._say(dataclasses.replace(prepared.request, max_tokens=self._max_tokens), show)
+            text = self._say(self._with_wishes(prepared.request), show)
         self._history += [Message(role="user", content=question), Message(role="assistant", content=text)]
         return prepared, text
 
@@ -94,8 +113,7 @@ class DocumentSession:
         """The passages found, for a client that reads text."""
         from ninestory.floors.retrieval.answer import language_of, place_of
 
-        self._limit = limit
-        hits = self._found(question, self._embedder.query(question))
+        hits = self._found(question, self._embedder.query(question), limit)
         language = language_of(question)
         return "\n\n".join(f"[{n}] {place_of(hit, language)}\n{hit.text}" for n, hit in enumerate(hits, 1))
 
@@ -103,8 +121,8 @@ class DocumentSession:
         """An answer with its sources below it; questions are independent of one another."""
         from ninestory.floors.retrieval.answer import language_of, place_of
 
-        self._limit, self._history = limit, []
-        prepared, text = self.answer(question, None)
+        self._history = []
+        prepared, text = self.answer(question, None, limit)
         sources = [f"[{n}] {place_of(hit, language_of(question))}" for n, hit in enumerate(prepared.passages, 1)]
         return "\n".join([text, *([prepared.notice] if prepared.notice else []), *sources])
 
@@ -113,6 +131,14 @@ class DocumentSession:
         from ninestory.core.config import load_settings
 
         return load_settings().settings.runtime
+
+    def _context(self) -> int:
+        """Tokens that passages, history and answer share."""
+        from ninestory.models.resolve import resolve
+
+        if self._chat is not None:
+            return self._chat.info.context
+        return self._settings.context or min(resolve(self._model, Home.default()).context or 4096, 4096)
 
     def _engine(self, model: str) -> Engine:
         from ninestory.models.resolve import resolve
@@ -123,21 +149,21 @@ class DocumentSession:
             self._open.callback(self._engines[model].close)
         return self._engines[model]
 
-    def _found(self, query: str, vector: Any) -> list[Hit]:
+    def _found(self, query: str, vector: Any, limit: int) -> list[Hit]:
         from ninestory.floors.retrieval.hits import SearchOptions
         from ninestory.floors.retrieval.rerank import LATE, scorer
         from ninestory.floors.retrieval.search import search_all
         from ninestory.floors.retrieval.web_search import search_web
 
-        score = None
-        if self._reranker:
-            score = scorer(self._embedder.engine if self._reranker == LATE else self._engine(self._reranker))
-        options = SearchOptions(limit=self._limit)
+        score, reranker, web = None, self._options.reranker, self._options.web
+        if reranker:
+            score = scorer(self._embedder.engine if reranker == LATE else self._engine(reranker))
+        options = SearchOptions(limit=limit)
         hits = search_all(self._bases, query, vector, options, filters=self._filters, score=score)
-        if self._web is None:
+        if web is None:
             return hits
-        found = search_web(self._web, query, lambda texts: self._embedder.passages(texts) @ vector)
-        return sorted([*hits, *found], key=lambda hit: -hit.cosine)[: self._limit]
+        found = search_web(web, query, lambda texts: self._embedder.passages(texts) @ vector)
+        return sorted([*hits, *found], key=lambda hit: -hit.cosine)[:limit]
 
     def _standing_alone(self, question: str) -> str:
         from ninestory.floors.retrieval.answer import condense, language_of, languages_of, standalone
@@ -146,15 +172,34 @@ class DocumentSession:
         if rewrite is None:
             return question
         spoken = languages_of(self._model)
-        if self._mode == "extract" or (spoken and language_of(question) not in spoken):
+        if self._options.mode == "extract" or (spoken and language_of(question) not in spoken):
             return f"{next(m.text for m in reversed(self._history) if m.role == 'user')} {question}"
         return standalone(self._say(rewrite, None), question)
 
+    def _with_wishes(self, request: ChatRequest) -> ChatRequest:
+        """The request of the passages, generated as the user wishes; where nothing is said, as calmly as it asks for."""
+        from ninestory.floors.chat.model import chat_request
+
+        given = chat_request("", self._options.generation)
+        sampling = given.sampling
+        if sampling.temperature is None:
+            sampling = dataclasses.replace(sampling, temperature=request.sampling.temperature)
+        return dataclasses.replace(
+            given,
+            messages=request.messages,
+            sampling=sampling,
+            truncation="auto",
+            max_tokens=given.max_tokens or request.max_tokens,
+        )
+
     def _say(self, request: ChatRequest, show: Callable[[str], None] | None) -> str:
+        from ninestory.floors.chat import ChatModel
         from ninestory.runtimes.protocol import Text
 
+        if self._chat is None:
+            self._chat = ChatModel(self._engine(self._model))
         pieces = []
-        for chunk in self._engine(self._model).run(request, threading.Event()):
+        for chunk in self._chat.run(request):
             if isinstance(chunk, Text) and not chunk.reasoning:
                 pieces.append(chunk.text)
                 if show:

@@ -25,13 +25,13 @@ def mcp(
     model: Annotated[str, typer.Option(help="Chat model of the tool ask; without one it quotes the documents.")] = "",
 ) -> None:
     """Serve knowledge bases to an MCP client (stdio): the tools search and ask."""
-    from ninestory.cli.document_session import DocumentSession
+    from ninestory.cli.document_session import AnswerOptions, DocumentSession
     from ninestory.core.logs import set_up_logs
 
     set_up_logs("warning", False)
     mode = "auto" if model else "extract"
     # `names` is all that a client can reach: a tool call cannot name another knowledge base, a file or an address.
-    with DocumentSession(names, None, model or _starter(), mode, 6, 512, "", [], None) as session:
+    with DocumentSession(names, model or _starter(), AnswerOptions(mode)) as session:
         tools = {"search": session.search_for_tool, "ask": session.ask_for_tool}
         for line in sys.stdin:
             if line.strip() and (answer := handle(line, tools)) is not None:
