@@ -73,6 +73,9 @@ def test_a_dtype_or_device_that_is_not_there_is_refused_by_name(tmp_path: Path) 
     folder = FAMILIES["llama"](tmp_path / "llama")
     with pytest.raises(InvalidRequest, match="int3"):
         _open(folder, tmp_path / "home", dtype="int3")
+    with pytest.raises(Unsupported, match="int4") as packed:
+        _open(folder, tmp_path / "home", dtype="int4", device="cpu")
+    assert "GGUF" in packed.value.hint
     with pytest.raises(Unsupported, match="nothing:7"):
         _open(folder, tmp_path / "home", device="nothing:7")
 

@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from ninestory.runtimes.torch.decoder import Decoder, decoder_of  # noqa: E402
+from ninestory.runtimes.torch.gpu_linear import quantise_linears  # noqa: E402
 from ninestory.runtimes.torch.open import suit  # noqa: E402
 from ninestory.runtimes.torch.step import Row  # noqa: E402
 from tests.tiny_decoders import FAMILIES, GMASK, PLAIN, SOP, build  # noqa: E402
@@ -54,6 +55,17 @@ def test_packed_rows_give_the_logits_of_the_plain_forward(family: str) -> None:
     torch.testing.assert_close(torch.cat(got), wanted, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("family", [family for family in FAMILIES if not family.startswith("chatglm")])
+def test_the_step_names_no_processor(family: str) -> None:
+    """On a device without numbers every tensor made for the processor would be refused. ChatGLM reads ids, so not it."""
+    decoder = decoder_of(build(family).to("meta"), slots=3, context=64)
+    for rows in ([Row(0, 0, 20)], [Row(0, 20, 1), Row(1, 0, 20)], [Row(0, 21, 1), Row(1, 20, 1)]):
+        ids = torch.zeros(sum(row.n for row in rows), dtype=torch.int64, device="meta")
+        with torch.inference_mode():
+            logits = decoder.logits(decoder.forward(ids, rows))
+        assert logits.device.type == "meta" and logits.shape == (len(ids), decoder.vocabulary)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_request_has_the_same_bits_alone_and_among_eight(family: str) -> None:
     """Prefill and twenty forced tokens: logits compared bit for bit, others joining and leaving around it."""
@@ -80,3 +92,20 @@ def test_a_request_has_the_same_bits_alone_and_among_eight(family: str) -> None:
     alone = play(5, [])
     crowded = play(2, [0, 1, 3, 4, 5, 6, 7])
     assert len(alone) == 87 and (alone != crowded).any(dim=1).sum() == 0
+
+
+@pytest.mark.parametrize(("bits", "error"), [(8, 0.02), (4, 0.13)])
+def test_the_linears_of_a_gpu_are_close_and_leave_the_head(bits: int, error: float) -> None:
+    """bitsandbytes runs them on a processor too, only slowly."""
+    pytest.importorskip("bitsandbytes")
+    plain, packed = build("llama"), build("llama")
+    quantise_linears(packed, bits, torch.device("cpu"))
+    kinds = {type(module).__name__ for module in packed.modules() if "Linear" in type(module).__name__}
+    assert kinds == {"Linear", "Linear8bitLt" if bits == 8 else "Linear4bit"}
+    assert type(packed.lm_head) is torch.nn.Linear
+    x = torch.randn(9, 192, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted, got = (model.model.layers[1].mlp.down_proj(x) for model in (plain, packed))
+    assert 0 < (got - wanted).norm() / wanted.norm() < error
+    logits = _run(decoder_of(packed, slots=1, context=CONTEXT), [(Row(0, 0, 40), _prompt("llama", 40))])[0]
+    assert logits.shape == (40, packed.config.vocab_size) and logits.isfinite().all()

@@ -41,7 +41,9 @@ def chat(
     ] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of the conversation.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="torch: float32, bfloat16, float16 or int8.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="torch: float32, bfloat16, float16, int8, or int4 on a GPU.")
+    ] = None,
     fast: Annotated[
         bool | None, typer.Option("--fast", help="torch on a CPU: fastest linears, bits may depend on neighbours.")
     ] = None,

@@ -43,7 +43,9 @@ def load(
     template: Annotated[
         str | None, typer.Option(help="Prompt template, or 'checkpoint'; else the catalogue's, then the checkpoint's.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="torch: float32, bfloat16, float16 or int8.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="torch: float32, bfloat16, float16, int8, or int4 on a GPU.")
+    ] = None,
     fast: Annotated[
         bool | None, typer.Option("--fast", help="torch on a CPU: fastest linears, bits may depend on neighbours.")
     ] = None,

@@ -81,8 +81,8 @@ class RuntimeSettings:
     )
     dtype: str = _doc(
         "",
-        "float32, bfloat16, float16, int8 or empty (on a CPU float32, or bfloat16 where it is timed to be faster)",
-        "float32、bfloat16、float16、int8 或留空（CPU 上为 float32，实测更快时为 bfloat16）",
+        "float32, bfloat16, float16, int8, int4 (GPU) or empty (on a CPU float32, or bfloat16 where timed faster)",
+        "float32、bfloat16、float16、int8、int4（GPU）或留空（CPU 上为 float32，实测更快时为 bfloat16）",
     )
     fast: bool = _doc(
         False,

@@ -92,7 +92,10 @@ class TransformersDecoder:
 class ChatGLMDecoder:
     """ChatGLM-6B of the first generation: every token has two places, and the context sees itself both ways.
 
-    So a prompt is computed as a whole, and no beginning of it can be reused: its numbers depend on what follows.
+    So a prompt is computed as a whole, and no beginning of it can be reused. What a token's numbers do not owe to the
+    tokens behind it are its embedding and the first layer's key and value; from that layer's attention on, every
+    hidden state of the context has seen the newest question. One projection of the first of 28 layers is all that the
+    next turn could take over, so nothing is kept, and the time to the first token grows with the conversation.
     """
 
     chunked = False

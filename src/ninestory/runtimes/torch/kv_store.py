@@ -35,20 +35,29 @@ class KVStore:
         if prefix:
             self._keys[:, :, :, : self.prefix] = prefix[0][:, None]
             self._values[:, :, :, : self.prefix] = prefix[1][:, None]
-        # Per layer and slot [kv_heads, prefix + length, head_dim]: a view costs as much as copying a token.
+        # Per layer and slot [1, kv_heads, prefix + length, head_dim]: a view costs as much as copying a token.
         self._views = [
-            [(self._keys[layer, slot], self._values[layer, slot]) for slot in range(slots)] for layer in range(layers)
+            [(self._keys[layer, slot][None], self._values[layer, slot][None]) for slot in range(slots)]
+            for layer in range(layers)
         ]
 
-    def write(
-        self, layer: int, slot: int, start: int, k: torch.Tensor, v: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put k, v [n, kv_heads, head_dim] behind the slot's `start` tokens; views of all [kv_heads, keys, head_dim]."""
-        first, n = self.prefix + start, k.shape[0]
+    def write(self, layer: int, slot: int, start: int, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Put k, v [n, kv_heads, head_dim] behind the slot's `start` tokens."""
         keys, values = self._views[layer][slot]
-        keys.narrow(1, first, n).copy_(k.transpose(0, 1))
-        values.narrow(1, first, n).copy_(v.transpose(0, 1))
-        return keys.narrow(1, 0, first + n), values.narrow(1, 0, first + n)
+        keys.narrow(2, self.prefix + start, k.shape[0]).copy_(k.transpose(0, 1))
+        values.narrow(2, self.prefix + start, k.shape[0]).copy_(v.transpose(0, 1))
+
+    def write_each(
+        self, layer: int, slots: torch.Tensor, starts: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> None:
+        """Put one token each, k, v [T, kv_heads, head_dim], behind the `starts` [T] tokens of different slots [T]."""
+        self._keys[layer][slots, :, self.prefix + starts] = k
+        self._values[layer][slots, :, self.prefix + starts] = v
+
+    def read(self, layer: int, slot: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of the prefix and the slot's first `end` tokens, each [1, kv_heads, keys, head_dim]."""
+        keys, values = self._views[layer][slot]
+        return keys.narrow(2, 0, self.prefix + end), values.narrow(2, 0, self.prefix + end)
 
     # --- slots.Store --------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from ninestory.models.resolved import ResolvedModel
 from ninestory.runtimes.torch.adapters import apply_adapters
 from ninestory.runtimes.torch.decoder import decoder_of
 from ninestory.runtimes.torch.engine import TorchEngine
+from ninestory.runtimes.torch.gpu_linear import quantise_linears
 from ninestory.runtimes.torch.llama import fuse_linears
 from ninestory.runtimes.torch.load_model import check_vocabulary, load_model
 from ninestory.runtimes.torch.packed_linear import Int8Linear, linears, replace_linears
@@ -20,7 +21,8 @@ from ninestory.tokenizers.load import load_tokenizer
 
 DEFAULT_CONTEXT = 4096
 _WORTH_NARROWING = 16_000_000  # weights; fewer stay in a processor's cache, and half of little time is little
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PACKED_BITS = {"int8": 8, "int4": 4}
 
 
 def open_engine(model: ResolvedModel, settings: RuntimeSettings) -> TorchEngine:
@@ -35,17 +37,24 @@ def open_engine(model: ResolvedModel, settings: RuntimeSettings) -> TorchEngine:
     # Before the weights, which take long; only a lone RWKV file does not say its vocabulary before it is read.
     tokenizer = load_tokenizer(model.path) if model.path.is_dir() else None
     strategy = settings.rwkv_strategy if model.architecture == "rwkv" else ""
-    loaded, report = load_model(model, _dtype(settings.dtype), device, rwkv_strategy=strategy)
+    bits = _packed_bits(settings.dtype, device)
+    on_gpu = bits if device.type != "cpu" else 0
+    # What is packed for a GPU is read beside it, in the type that the packed linears compute in.
+    dtype = torch.float16 if on_gpu else _dtype("float32" if bits else settings.dtype)
+    loaded, report = load_model(model, dtype, "cpu" if on_gpu else device, rwkv_strategy=strategy)
     rows = loaded.get_input_embeddings().num_embeddings  # type: ignore[operator]
     tokenizer = tokenizer or load_tokenizer(model.path, rows)
     check_vocabulary(tokenizer, rows, model.reference)
     context = settings.context or min(model.context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
     apply_adapters(loaded, model.adapters)
     if strategy:
-        dtype, note = strategy, "plain linears, as the strategy lays them out: last bits may depend on what else runs"
+        computed, note = strategy, "linears as the strategy lays them out: last bits may depend on what else runs"
+    elif on_gpu:
+        quantise_linears(loaded, bits, device)
+        computed, note = settings.dtype, f"linears in {bits} bits by bitsandbytes, computed in float16"
     else:
         narrow = report.stored in ("F16", "BF16") and not (report.packed or model.architecture == "rwkv")
-        dtype, note = suit(loaded, settings.dtype, fast=settings.fast, may_narrow=narrow)
+        computed, note = suit(loaded, settings.dtype, fast=settings.fast, may_narrow=narrow)
     notes = [report.summary(), note]
     if report.packed:
         notes.append("packed weights are widened for each product: their last bits may depend on what else runs")
@@ -57,7 +66,7 @@ def open_engine(model: ResolvedModel, settings: RuntimeSettings) -> TorchEngine:
         tokenizer=tokenizer,
         slots=slots,
         context=context,
-        dtype=dtype,
+        dtype=computed,
         notes=notes,
     )
 
@@ -72,18 +81,8 @@ def suit(model: Any, wanted: str, *, fast: bool = False, may_narrow: bool = Fals
 
     Returns:
         The dtype the linears compute in, and a note for the log.
-
-    Raises:
-        Unsupported: int8 on a GPU.
     """
     dtype = str(model.dtype).removeprefix("torch.")
-    if wanted == "int8" and model.device.type != "cpu":
-        raise Unsupported(
-            f"int8 is for processors; the device is {model.device}.",
-            hint="Leave --dtype out on a GPU.",
-            hint_zh="在 GPU 上请去掉 --dtype。",
-            param="dtype",
-        )
     if model.config.model_type == "llama":
         fuse_linears(model)
     if wanted == "int8":
@@ -101,12 +100,29 @@ def suit(model: Any, wanted: str, *, fast: bool = False, may_narrow: bool = Fals
     return str(choice.dtype).removeprefix("torch."), choice.note
 
 
+def _packed_bits(dtype: str, device: torch.device) -> int:
+    """Bits of the weights when packing was asked for, else 0.
+
+    Raises:
+        Unsupported: 4 bits on a processor, where unpacking them costs more than it saves.
+    """
+    if dtype == "int4" and device.type == "cpu":
+        raise Unsupported(
+            "int4 is bitsandbytes on a GPU, and the device is the processor.",
+            hint="Here take --dtype int8, or a GGUF in 4 bits: ninestory convert gguf DIR FILE --quant Q4_K.",
+            hint_zh="在 CPU 上请用 --dtype int8，或转换为 4 位 GGUF：ninestory convert gguf 目录 文件 --quant Q4_K。",
+            param="dtype",
+        )
+    return _PACKED_BITS.get(dtype, 0)
+
+
 def _dtype(name: str) -> torch.dtype | None:
     if not name:
         return None
     if name not in _DTYPES:
         raise InvalidRequest(
-            f"{name!r} is no dtype of the torch runtime; there are {', '.join(_DTYPES)}.", param="dtype"
+            f"{name!r} is no dtype of the torch runtime; there are {', '.join([*_DTYPES, *_PACKED_BITS])}.",
+            param="dtype",
         )
     return _DTYPES[name]
 

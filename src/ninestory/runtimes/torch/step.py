@@ -47,6 +47,11 @@ class Step:
     ) -> None:
         self.rows, self.store = rows, store
         self._sizes = [row.n for row in rows]
+        # Slots and places of a step in which several rows have one token each: they are written in one copy.
+        self._each: tuple[torch.Tensor, torch.Tensor] | None = None
+        if len(rows) > 1 and all(row.n == 1 for row in rows):
+            slots, starts = torch.tensor([(row.slot, row.start) for row in rows], device=store.device).T
+            self._each = slots, starts
         self._masks = [
             _mask(row, store.prefix, seen[i] if seen else 0, bias, store.device) for i, row in enumerate(rows)
         ]
@@ -64,21 +69,30 @@ class Step:
         Returns:
             [T, heads · head_dim]
         """
+        self._write(layer, k, v)
         contexts = []
-        parts = zip(self.rows, self._masks, *(t.split(self._sizes) for t in (q, k, v)), strict=True)
-        for row, mask, own_q, own_k, own_v in parts:
-            keys, values = self.store.write(layer, row.slot, row.start, own_k, own_v)
+        queries = q.transpose(0, 1)[None].split(self._sizes, dim=2)  # each [1, heads, n, head_dim]
+        for row, mask, own in zip(self.rows, self._masks, queries, strict=True):
+            keys, values = self.store.read(layer, row.slot, row.end)
             context = F.scaled_dot_product_attention(
-                own_q.transpose(0, 1)[None],
-                keys[None],
-                values[None],
+                own,
+                keys,
+                values,
                 attn_mask=mask,
                 is_causal=mask is None and row.n > 1,
                 scale=scale,
                 enable_gqa=q.shape[1] != k.shape[1],
-            )  # [1, heads, n, head_dim]
-            contexts.append(context[0].transpose(0, 1).flatten(1))
-        return torch.cat(contexts) if len(contexts) > 1 else contexts[0]
+            )
+            contexts.append(context)
+        together = torch.cat(contexts, dim=2) if len(contexts) > 1 else contexts[0]  # [1, heads, T, head_dim]
+        return together[0].transpose(0, 1).flatten(1)
+
+    def _write(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
+        if self._each is not None:
+            self.store.write_each(layer, *self._each, k, v)
+            return
+        for row, own_k, own_v in zip(self.rows, k.split(self._sizes), v.split(self._sizes), strict=True):
+            self.store.write(layer, row.slot, row.start, own_k, own_v)
 
     # Families whose blocks pass nothing but the cache down to their attention are given the step in the cache's place;
     # their models ask it for a length, which only makes up positions and masks that are not used here.

@@ -39,7 +39,7 @@ class LoadRequest(ModelName):
         max_length=100,
         description="Prompt template to ask it in, or 'checkpoint'; else the catalogue's, then the checkpoint's own.",
     )
-    dtype: Literal["", "float32", "bfloat16", "float16", "int8"] | None = Field(
+    dtype: Literal["", "float32", "bfloat16", "float16", "int8", "int4"] | None = Field(
         default=None, description="Type to compute in (torch); empty leaves it to the server's settings."
     )
     fast: bool | None = Field(
