@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torch")
+import torch
 
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import InvalidRequest, Unsupported
@@ -25,10 +26,11 @@ from ninestory.runtimes.protocol import (
     ScoreRequest,
     Scores,
 )
+from ninestory.runtimes.torch import open as open_module
+from ninestory.runtimes.torch import probe
 from tests.tiny_checkpoints import FAMILIES
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
-TEMPLATES = {"llama": "alpaca", "bloom": "bloomz", "falcon": "openbuddy", "gptj": "snoozy"}
 
 
 def _open(path: Path, home: Path, **settings: object) -> Engine:
@@ -67,6 +69,23 @@ def test_fast_and_bfloat16_are_options_of_loading_and_the_report_says_so(tmp_pat
         engine.close()
     assert values["fast"] == pytest.approx(values["plain"], rel=1e-4)
     assert values["narrow"] == pytest.approx(values["plain"], rel=0.05)
+
+
+def test_bfloat16_is_taken_where_it_is_timed_faster_and_nothing_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of weights released in 16 bits. The clock and the least size are set; what is loaded then runs."""
+    folder = FAMILIES["llama"](tmp_path / "llama")
+    monkeypatch.setattr(open_module, "_WORTH_NARROWING", 0)
+    seconds = {torch.float32: 0.002, torch.bfloat16: 0.001}
+    monkeypatch.setattr(probe, "_seconds", lambda linear, dtype: seconds[dtype])
+    monkeypatch.setattr(probe, "is_invariant", lambda linear, dtype: True)
+    for asked, dtype in (("", "bfloat16"), ("float32", "float32")):
+        engine = _open(folder, tmp_path / "home", dtype=asked, template="alpaca")
+        assert engine.info.dtype == dtype
+        assert ("bfloat16, timed at load" in "; ".join(engine.info.notes)) == (asked == "")
+        assert _run(engine, ScoreRequest(context="The tower", text=" has nine floors."))
+        engine.close()
 
 
 def test_a_dtype_or_device_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
