@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,6 @@ def test_other_methods_run_to_a_report(method: str, home: Path) -> None:
 
 
 def _is_served_on_what_it_was_trained_on(home: Path) -> None:
-    import shutil
-
     from ninestory.core.paths import Home
     from ninestory.models.resolve import resolve
     from ninestory.runtimes.torch.load_model import load_model
@@ -128,6 +127,29 @@ def _is_served_on_what_it_was_trained_on(home: Path) -> None:
     lost = resolve("ft:by-qlora", Home(home))
     assert lost.format == "gguf" and "4-bit copy of this base that is gone" in lost.notes[-1]
     shutil.move(home / "cache" / "elsewhere", home / "cache" / "nf4")
+
+@pytest.mark.parametrize("method", ["full", "qlora"])
+def test_preferences_are_learned_by_dpo_and_go_on_after_a_stop(method: str, home: Path) -> None:
+    rows = [{"chosen": f"\n\nHuman: {w}\n\nAssistant: ttt", "rejected": f"\n\nHuman: {w}\n\nAssistant: bab"}
+            for w in ("ab", "ba", "tab", "bat", "aab", "bta")] * 3  # fmt: skip
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"chosen": "a", "rejected": "a"}])))
+    flags = ["--model", "./tiny.gguf", "--data", "pairs.jsonl", "--objective", "dpo", "--method", method]
+    changes = [*QUICK, "model.template=alpaca-short", "data.max_length=120", "data.bad_rows=skip", "train.keep=9"]
+    looked = tune("inspect", *flags[:-2], sets=changes)
+    assert looked["form"] == "hh-rlhf" and looked["bad_count"] == 1 and looked["bad"][0]["line"] == 19
+    (chosen, rejected) = (looked["samples"][0][key] for key in ("pieces", "rejected"))
+    assert chosen[0] == rejected[0] and "ttt" in chosen[1][0] and "bab" in rejected[1][0]
+    outcome = tune("run", *flags, "--name", "prefers", sets=changes)
+    assert outcome["base_loss"] == pytest.approx(0.6931, abs=1e-3) and outcome["tuned_loss"] < 0.6
+    assert outcome["verdict"] == "better" and outcome["preferred"] == 1.0
+    folder = home / "runs" / "prefers"
+    last = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()][-2]
+    assert last["margin"] > 0 and last["accuracy"] == 1.0
+    assert "better answer preferred" in tune("report", "prefers")["markdown"]
+    for step in (10, 12):  # as if killed after step 8
+        shutil.rmtree(folder / "checkpoints" / f"step-{step:08d}", ignore_errors=True)
+    again = tune("resume", "prefers")
+    assert again["tuned_loss"] == outcome["tuned_loss"] and again["final_loss"] == outcome["final_loss"]
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is_loaded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,8 +239,6 @@ def test_the_tuned_model_is_asked_by_its_alias_in_the_format_it_was_trained_in(h
 
 
 def test_chatglm_by_p_tuning_from_adgen_rows_to_an_answer(home: Path, tmp_path: Path) -> None:
-    import shutil
-
     from ninestory.floors.chat import load
     from tests.conformance.conftest import FIXTURES
 
@@ -244,8 +264,6 @@ def test_chatglm_by_p_tuning_from_adgen_rows_to_an_answer(home: Path, tmp_path: 
 
 
 def test_moss_on_its_own_dialogues(home: Path, tmp_path: Path) -> None:
-    import shutil
-
     from tests.conformance.conftest import FIXTURES
 
     folder = tmp_path / "moss"

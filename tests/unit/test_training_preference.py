@@ -12,12 +12,12 @@ pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 
 from ninestory.core.progress import Silent  # noqa: E402
-from ninestory.training.batches import Row  # noqa: E402
+from ninestory.training.batches import Pair, Row  # noqa: E402
 from ninestory.training.forward import CausalForward  # noqa: E402
 from ninestory.training.loop import Training  # noqa: E402
 from ninestory.training.loss import chunked_label_losses  # noqa: E402
 from ninestory.training.methods import prepare  # noqa: E402
-from ninestory.training.preference import Pair, PairsWithReference, PreferenceForward, reference_of  # noqa: E402
+from ninestory.training.preference import PairsWithReference, PreferenceForward, reference_of  # noqa: E402
 from ninestory.training.run_folder import RunFolder  # noqa: E402
 from ninestory.training.settings import Method, TrainSettings  # noqa: E402
 from tests.tiny_training import rows, tiny_llama  # noqa: E402

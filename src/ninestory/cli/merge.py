@@ -132,3 +132,22 @@ def vocabulary(
         return
     total = report.base + report.added
     print(f"{report.path}: {report.base} + {report.added} = {total} pieces; {report.skipped} were there already.")
+
+
+@app.command("extend")
+def extend(
+    base: Annotated[str, typer.Argument(help="The checkpoint whose vocabulary grows: a folder or a reference.")],
+    tokenizer: Annotated[Path, typer.Argument(help="A SentencePiece model, or a folder with a tokenizer.")],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """Grow embedding and head to a larger vocabulary; a new token starts as the mean of what it was written with."""
+    from ninestory.core.progress_bar import ProgressBar
+    from ninestory.models.merge.extend import extend_vocabulary
+
+    with ProgressBar(quiet=as_json) as bar:
+        report = extend_vocabulary(local_path(base), tokenizer, out, bar)
+    if as_json:
+        print_json(dataclasses.asdict(report))
+        return
+    print(f"{report.path}: {report.rows} → {report.vocabulary} rows of {', '.join(report.tables)}.")

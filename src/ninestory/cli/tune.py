@@ -23,6 +23,7 @@ RecipeFile = Annotated[str, typer.Argument(help="A YAML recipe, or the name of a
 Model = Annotated[str, typer.Option(help="Model reference.")]
 Data = Annotated[list[str] | None, typer.Option(help="Training data: a file or folder; may be repeated.")]
 MethodName = Annotated[str, typer.Option(help="lora, qlora, full, freeze, dora, adalora, ia3, prompt, prefix, …")]
+Objective = Annotated[str, typer.Option(help="sft (answers) or dpo (the better of two answers).")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any key of the recipe: train.learning_rate=1e-4")]
 Name = Annotated[str, typer.Option(help="Name of the run.")]
 
@@ -32,6 +33,7 @@ def new(
     recipe: Annotated[str, typer.Argument(help="A ready recipe to begin with.")] = "",
     model: Model = "",
     method: MethodName = "",
+    objective: Objective = "",
     data: Data = None,
     name: Name = "",
     changes: Set = None,
@@ -49,7 +51,7 @@ def new(
         else:
             print_table(["recipe", "model", "method", ""], rows)
         return
-    text = as_yaml(_recipe(recipe, model, method, data, name, changes))
+    text = as_yaml(_recipe(recipe, model, method, objective, data, name, changes))
     if not out:
         print(text, end="")
         return
@@ -67,6 +69,7 @@ def run(
     recipe: RecipeFile = "",
     model: Model = "",
     method: MethodName = "",
+    objective: Objective = "",
     data: Data = None,
     name: Name = "",
     changes: Set = None,
@@ -75,7 +78,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Tune, then compare base and tuned on held-out rows. The same command again goes on where it stopped."""
-    chosen = _recipe(recipe, model, method, data, name, changes)
+    chosen = _recipe(recipe, model, method, objective, data, name, changes)
     if dry_run:
         _show(_inspection(chosen), as_json)
         return
@@ -86,13 +89,14 @@ def run(
 def inspect(
     recipe: RecipeFile = "",
     model: Model = "",
+    objective: Objective = "",
     data: Data = None,
     changes: Set = None,
     samples: Annotated[int, typer.Option(help="Rendered rows to show.")] = 3,
     as_json: Json = False,
 ) -> None:
     """What would be learned: rendered rows with the masked part dimmed, lengths, cuts, duplicates, steps, memory."""
-    chosen = _recipe(recipe, model, "", data, "", ["data.bad_rows=skip", *(changes or [])])
+    chosen = _recipe(recipe, model, "", objective, data, "", ["data.bad_rows=skip", *(changes or [])])
     _show(_inspection(chosen, samples), as_json)
 
 
@@ -163,7 +167,13 @@ def export(
 
 
 def _recipe(
-    recipe: str, model: str, method: str, data: list[str] | None, name: str, changes: list[str] | None
+    recipe: str,
+    model: str,
+    method: str,
+    objective: str,
+    data: list[str] | None,
+    name: str,
+    changes: list[str] | None,
 ) -> Recipe:
     """The recipe by file or name, with the flags on top."""
     import yaml
@@ -171,7 +181,13 @@ def _recipe(
     from ninestory.core.errors import InvalidRequest
     from ninestory.floors.finetuning.recipe import Recipe, load, ready
 
-    given = {"model.name": model, "method.name": method, "data.train": data, "name": name}
+    given = {
+        "model.name": model,
+        "method.name": method,
+        "train.objective": objective,
+        "data.train": data,
+        "name": name,
+    }
     wanted: dict[str, Any] = {key: value for key, value in given.items() if value}
     for change in changes or []:
         key, mark, value = change.partition("=")
@@ -228,8 +244,14 @@ def _show(found: Inspection, as_json: bool) -> None:
     for sample in found.samples:
         console.rule(f"{sample.file}, line {sample.line}: {sample.tokens} tokens")
         console.print(Text.assemble(*((text, "bold green" if learned else "dim") for text, learned in sample.pieces)))
+        if sample.rejected:
+            console.rule("rejected", style="dim")
+            console.print(Text.assemble(*((text, "red" if learned else "dim") for text, learned in sample.rejected)))
     console.rule()
     print(f"form {found.form}, template {found.template or 'none'}")
+    if len(found.shares) > 1 or found.shares[0].weight != 1:
+        for share in found.shares:
+            print(f"  {share.name}: {share.rows} rows, weight {share.weight:g}: {share.used} an epoch")
     print(
         f"{found.rows} rows to train on, {found.held_out} held out, {found.bad_count} cannot be used, "
         f"{found.duplicates} duplicates, {found.cut} cut"

@@ -36,12 +36,19 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Side:
-    """One model on all cases. Losses are mean −log p of a token; `general_loss` on text that has nothing to do with it."""
+    """One model on all cases.
+
+    Attributes:
+        loss: mean −log p of a token; where preferences are learned, the mean loss of a pair.
+        general_loss: on text that has nothing to do with the task.
+        preferred: where preferences are learned: share of the pairs whose better answer gained more on the base.
+    """
 
     loss: float
     general_loss: float | None
     answers: list[str]
     each: list[Metrics]
+    preferred: float | None = None
 
     @property
     def perplexity(self) -> float:
@@ -81,8 +88,10 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """better, worse or unclear: by the loss, and by ROUGE-L where answers were made."""
+        """better, worse or unclear: by the loss, and by ROUGE-L where answers were made and are what is learned."""
         gained = self.tuned.loss < self.base.loss
+        if self.tuned.preferred is not None:
+            return "better" if gained else "worse"
         if not self.base.each or not self.rouge_l.certain:
             return ("better" if gained else "worse") if not self.base.each else "unclear"
         if (self.rouge_l.value > 0) != gained:

@@ -22,6 +22,7 @@ _WORDS: dict[str, dict[Language, str]] = {
     "change": {"en": "change", "zh": "变化"},
     "loss": {"en": "loss on held-out rows", "zh": "留出数据的损失"},
     "perplexity": {"en": "perplexity", "zh": "困惑度"},
+    "preferred": {"en": "better answer preferred", "zh": "偏好更优回答的比例"},
     "general": {"en": "loss on general text", "zh": "通用文本的损失"},
     "exact": {"en": "exact answers", "zh": "完全一致的回答"},
     "samples": {"en": "Samples", "zh": "样例"},
@@ -70,8 +71,11 @@ class TuningReport:
         base, tuned = self.comparison.base, self.comparison.tuned
         rows = [
             (self.word("loss"), f"{base.loss:.4f}", f"{tuned.loss:.4f}", f"{tuned.loss - base.loss:+.4f}"),
-            (self.word("perplexity"), f"{base.perplexity:.2f}", f"{tuned.perplexity:.2f}", ""),
         ]
+        if tuned.preferred is None:
+            rows.append((self.word("perplexity"), f"{base.perplexity:.2f}", f"{tuned.perplexity:.2f}", ""))
+        else:
+            rows.append((self.word("preferred"), "", f"{tuned.preferred:.1%}", ""))
         if base.general_loss is not None and tuned.general_loss is not None:
             change = f"{self.comparison.forgotten or 0:+.1%}"
             rows.append((self.word("general"), f"{base.general_loss:.4f}", f"{tuned.general_loss:.4f}", change))

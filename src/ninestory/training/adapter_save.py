@@ -13,16 +13,19 @@ from typing import Any
 
 from ninestory.core.errors import Damaged, NinestoryError
 from ninestory.core.paths import sync_directory
+from ninestory.models.convert.safetensors_writer import copy_companions
+from ninestory.training.initialisation import against_the_original
 from ninestory.training.methods import Tuned
 
 OWN_KINDS = {"freeze": "NINESTORY_FREEZE", "p_tuning_v2": "NINESTORY_CHATGLM_PREFIX"}
 
 
-def save_adapter(tuned: Tuned, target: Path, base: str, note: dict[str, Any]) -> Path:
+def save_adapter(tuned: Tuned, target: Path, base: str, note: dict[str, Any], base_folder: Path) -> Path:
     """Write the adapter folder `target`; one that is there is replaced.
 
     Args:
-        base: reference of the model it belongs to.
+        base: reference of the model it belongs to; `base_folder`: its files. An adapter that holds tables of the
+            vocabulary takes their tokenizer along, as Chinese-LLaMA's releases do.
         note: for `ninestory.json`: template, recipe, the base's fingerprint.
 
     Raises:
@@ -35,6 +38,8 @@ def save_adapter(tuned: Tuned, target: Path, base: str, note: dict[str, Any]) ->
         _save_own(tuned, part, base)
     else:
         _save_peft(tuned, part, base)
+    if tuned.method.modules_to_save:
+        copy_companions(base_folder, part)
     (part / "ninestory.json").write_text(json.dumps(note, ensure_ascii=False, indent=2), encoding="utf-8")
     _check_not_empty(part / "adapter_model.safetensors")
     _put_in_place(part, target)
@@ -44,8 +49,6 @@ def save_adapter(tuned: Tuned, target: Path, base: str, note: dict[str, Any]) ->
 def save_model(module: Any, target: Path, base_folder: Path, note: dict[str, Any]) -> Path:
     """Write the whole model in float32 with the base's configuration and tokenizer; one that is there is replaced."""
     from safetensors.torch import save_file
-
-    from ninestory.models.convert.safetensors_writer import copy_companions
 
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -102,6 +105,16 @@ def _save_peft(tuned: Tuned, folder: Path, base: str) -> None:
     config.base_model_name_or_path = base
     tuned.module.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
+    if not tuned.start:
+        return
+    from safetensors.torch import load_file, save_file
+
+    weights, settings = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    made, table = against_the_original(
+        load_file(weights), tuned.start, json.loads(settings.read_text(encoding="utf-8"))
+    )
+    save_file(made, weights, metadata={"format": "pt"})
+    settings.write_text(json.dumps(table, indent=2), encoding="utf-8")
 
 
 def _save_own(tuned: Tuned, folder: Path, base: str) -> None:

@@ -21,6 +21,25 @@ class Row:
         return sum(label != IGNORED for label in self.labels[1:])
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one question. `reference`: log p of each under the base, (chosen, rejected)."""
+
+    chosen: Row
+    rejected: Row
+    reference: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def ids(self) -> list[int]:
+        """Both rows: what a micro-batch's budget counts."""
+        return self.chosen.ids + self.rejected.ids
+
+    @property
+    def learned(self) -> int:
+        """A pair counts once in the mean of a step."""
+        return 1
+
+
 def steps_per_epoch(rows: int, batch: int) -> int:
     return -(-rows // batch)
 

@@ -19,12 +19,12 @@ import torch
 from ninestory.core.errors import InvalidRequest, NinestoryError
 from ninestory.core.progress import Progress
 from ninestory.training import checkpoints
-from ninestory.training.batches import Row, micro_batches, rows_of_step
+from ninestory.training.batches import Pair, Row, micro_batches, rows_of_step
 from ninestory.training.checkpoints import Checkpoint
 from ninestory.training.forward import CausalForward, Forward
 from ninestory.training.methods import Tuned
 from ninestory.training.precision import autocast
-from ninestory.training.preference import Pair, forward_of
+from ninestory.training.preference import forward_of
 from ninestory.training.processes import ALONE, Processes, shard, shared_out, whole
 from ninestory.training.run_folder import RunFolder
 from ninestory.training.schedule import learning_rate

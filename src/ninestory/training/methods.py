@@ -7,6 +7,7 @@ exact module path), and ChatGLM's P-Tuning v2, whose prefix encoder keeps its or
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from ninestory.core.errors import InvalidRequest, Unsupported
 from ninestory.core.extras import require
+from ninestory.training.initialisation import check_init, start_from_what_packing_lost
 from ninestory.training.quantized_base import PACKED_LINEARS, with_packed_targets
 from ninestory.training.settings import Method
 
@@ -24,11 +26,17 @@ PROMPT_LIKE = ("prompt", "prefix")  # peft cannot load them again for training, 
 
 @dataclass
 class Tuned:
-    """A model prepared for training: `module` runs, `trainable` is what the optimiser holds, by name."""
+    """A model prepared for training.
+
+    Attributes:
+        module: what runs. trainable: what the optimiser holds, by name.
+        start: PiSSA's factors before the first step, by peft's names: the adapter is saved as the difference to them.
+    """
 
     module: Any
     method: Method
     trainable: dict[str, nn.Parameter] = field(default_factory=dict)
+    start: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def packs(self) -> bool:
@@ -80,12 +88,23 @@ class Tuned:
             self.module.peft_config["default"].rank_pattern = value
 
 
-def prepare(model: Any, method: Method, *, seed: int, total_steps: int) -> Tuned:
+def prepare(
+    model: Any,
+    method: Method,
+    *,
+    seed: int,
+    total_steps: int,
+    original: Callable[[str], torch.Tensor] | None = None,
+) -> Tuned:
     """Freeze the base and add what the method trains; new parameters are drawn from `seed`.
+
+    Args:
+        original: weights before they were packed, by the linear's path; LoftQ starts from them.
 
     Raises:
         InvalidRequest: the method's settings do not fit the model. Unsupported: the family lacks the method.
     """
+    check_init(method)
     model.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -100,7 +119,17 @@ def prepare(model: Any, method: Method, *, seed: int, total_steps: int) -> Tuned
     trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
     for parameter in trainable.values():
         parameter.data = parameter.data.float()  # small steps vanish in 16 bit
-    return Tuned(module, method, trainable)
+    start = _factors(module) if method.init == "pissa" else {}
+    if method.init == "loftq":
+        assert original is not None
+        start_from_what_packing_lost(module, original)
+    return Tuned(module, method, trainable, start)
+
+
+def _factors(module: Any) -> dict[str, torch.Tensor]:
+    from peft import get_peft_model_state_dict
+
+    return {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(module).items()}
 
 
 def blocks_of(model: Any) -> tuple[str, nn.ModuleList]:
@@ -178,6 +207,9 @@ def _peft_config(peft: Any, model: Any, method: Method, total_steps: int) -> Any
             target_modules=_targets(model, method),
             use_rslora=method.name == "rslora",
             use_dora=method.name == "dora",
+            init_lora_weights="pissa" if method.init == "pissa" else True,
+            modules_to_save=method.modules_to_save or None,
+            ensure_weight_tying=bool(method.modules_to_save and model.config.get_text_config().tie_word_embeddings),
             **task,
         )
         return with_packed_targets(config)

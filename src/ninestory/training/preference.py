@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +20,9 @@ import torch
 
 from ninestory.core.paths import atomic_write
 from ninestory.core.progress import Progress
-from ninestory.training.batches import Row, micro_batches
+from ninestory.training.batches import Pair, micro_batches
 from ninestory.training.forward import CausalForward, Forward
 from ninestory.training.settings import TrainSettings
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two answers to one question. `reference`: log p of each under the base, (chosen, rejected)."""
-
-    chosen: Row
-    rejected: Row
-    reference: tuple[float, float] = (0.0, 0.0)
-
-    @property
-    def ids(self) -> list[int]:
-        """Both rows: what a micro-batch's budget counts."""
-        return self.chosen.ids + self.rejected.ids
-
-    @property
-    def learned(self) -> int:
-        """A pair counts once in the mean of a step."""
-        return 1
 
 
 class PairsWithReference(Sequence[Pair]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ninestory.training.batches import steps_per_epoch
@@ -26,6 +26,10 @@ class Method:
         alpha: LoRA's scale is alpha / rank (rsLoRA: alpha / √rank).
         dropout: on the input of the LoRA matrices.
         targets: "all-linear", or names of linear layers (the last part of their path, such as q_proj).
+        init: of the LoRA factors: default (B is 0), pissa (the weight's largest directions; lora, rslora), or loftq
+            (what 4-bit packing lost; qlora).
+        modules_to_save: modules trained whole beside LoRA and saved with it, by the last part of their path
+            (embed_tokens and lm_head after the vocabulary has grown).
         blocks: freeze: how many of the last blocks are trained.
         virtual_tokens: prompt, prefix and P-Tuning v2: how many.
         projection: prefix and P-Tuning v2: trained through an MLP.
@@ -36,6 +40,8 @@ class Method:
     alpha: float = 16.0
     dropout: float = 0.0
     targets: str | list[str] = "all-linear"
+    init: Literal["default", "pissa", "loftq"] = "default"
+    modules_to_save: list[str] = field(default_factory=list)
     blocks: int = 2
     virtual_tokens: int = 16
     projection: bool = False

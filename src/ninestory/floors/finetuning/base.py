@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ninestory.core.errors import Unsupported
+from ninestory.core.errors import InvalidRequest, Unsupported
 from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
 from ninestory.models.convert.checkpoint import open_checkpoint
@@ -89,6 +90,35 @@ def load_weights(base: Base, home: Home, progress: Progress, *, packed: bool = F
     model, _ = load_model(resolved, device=own_device())
     check_vocabulary(base.tokenizer, model.get_input_embeddings().weight.shape[0], base.reference)  # type: ignore[operator]
     return model
+
+
+def original_weights(base: Base) -> Callable[[str], Any]:
+    """The float weight [out, in] of a linear by its path, as it was before packing.
+
+    Raises:
+        InvalidRequest: the base is packed on disk, so nobody knows them any more.
+    """
+    import torch
+
+    from ninestory.models.convert.checkpoint import widen
+
+    stored = open_checkpoint(base.folder)
+    if stored.config.get("quantization_config"):
+        raise InvalidRequest(
+            f"{base.reference} is packed already: what packing lost, LoftQ's start, is not there any more.",
+            hint="Name the base with its float weights, or set method.init to default.",
+            hint_zh="请使用带浮点权重的基座，或将 method.init 设为 default。",
+            param="method.init",
+        )
+
+    def weight(path: str) -> torch.Tensor:
+        name = f"{path}.weight"
+        if name not in stored.tensors:  # some families store their names without the model's prefix
+            name = name.partition(".")[2]
+        found = stored.tensors[name]
+        return torch.from_numpy(widen(found.view(), found.dtype, found.name))
+
+    return weight
 
 
 def fingerprint(folder: Path) -> str:

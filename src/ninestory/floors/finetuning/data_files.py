@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ninestory.core.errors import Damaged, InvalidRequest, NotFound
 from ninestory.core.extras import require
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt")
+_BLOCK = 1 << 16  # characters of a JSON list that are read at once
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class SourceRow:
 def read_rows(path: Path, kind: str = "") -> Iterator[SourceRow]:
     """The rows of a file, or of every data file of a folder in the order of their names.
 
-    Only .json is read whole; the others are streamed.
+    Files are streamed, so they may be larger than memory.
 
     Args:
         kind: its suffix, for a file whose name has none (an upload).
@@ -69,12 +71,17 @@ def read_rows(path: Path, kind: str = "") -> Iterator[SourceRow]:
 
 def _json(path: Path) -> Iterator[SourceRow]:
     """A list of objects; what turns out to be JSON lines under this name is read as such."""
-    text = path.read_text(encoding="utf-8-sig")
-    if not text.lstrip().startswith("["):
-        yield from _jsonl(path)
-        return
-    decoder, at, line = json.JSONDecoder(), text.index("[") + 1, 1
-    counted = 0
+    with path.open(encoding="utf-8-sig") as file:
+        text = file.read(_BLOCK)
+        if text.lstrip().startswith("["):
+            yield from _listed(path, file, text)
+            return
+    yield from _jsonl(path)
+
+
+def _listed(path: Path, file: IO[str], text: str) -> Iterator[SourceRow]:
+    """The objects of a list. `text` is what of the file lies in memory; a block more is read where an object ends it."""
+    decoder, at, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
     while True:
         while at < len(text) and text[at] in " \t\r\n,":
             at += 1
@@ -82,8 +89,16 @@ def _json(path: Path) -> Iterator[SourceRow]:
         if text.startswith("]", at):
             return
         try:
-            value, at = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError) as error:
+            value, end = decoder.raw_decode(text, at)
+            whole = end < len(text)  # otherwise a number may go on
+            error: Exception | None = None
+        except (ValueError, RecursionError) as failed:
+            error = failed
+            whole = getattr(failed, "pos", 0) < len(text) - 16 and not str(failed).startswith("Unterminated")
+        if not whole and (more := file.read(max(_BLOCK, len(text) - at))):
+            text, at, counted = text[at:] + more, 0, 0
+            continue
+        if error:
             raise Damaged(
                 f"{path.name}, line {line}: this is not JSON: {error}.",
                 hint="Correct that line; nothing after it can be read.",
@@ -91,6 +106,7 @@ def _json(path: Path) -> Iterator[SourceRow]:
                 param="data",
             ) from error
         yield _row(path, line, value)
+        at = end
 
 
 def _jsonl(path: Path) -> Iterator[SourceRow]:
@@ -136,7 +152,7 @@ def _text(path: Path) -> Iterator[SourceRow]:
     lines: list[str] = []
     start = 1
     with path.open(encoding="utf-8-sig") as file:
-        for number, text in enumerate([*file, ""], 1):
+        for number, text in enumerate(itertools.chain(file, [""]), 1):
             if text.strip():
                 start = start if lines else number
                 lines.append(text.rstrip("\r\n"))

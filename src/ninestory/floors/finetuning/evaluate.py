@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,17 +40,27 @@ class Evaluator:
         self.cases = [Case(base.tokenizer.decode(ids), answer) for ids, answer in asked]
         self._general = _general_rows(prepared)
 
-    def side(self, model: Any, *, packs: bool) -> Side:
-        """Losses and answers of one model. `packs`: rows may lie in one line."""
+    def side(self, model: Any, held_out: Sequence[Any], *, packs: bool) -> Side:
+        """Losses and answers of one model.
+
+        Args:
+            held_out: rows, or pairs with the base's log-probabilities.
+            packs: rows may lie in one line.
+        """
         from ninestory.training.forward import CausalForward
         from ninestory.training.loop import mean_loss
+        from ninestory.training.preference import forward_of
 
         forward = CausalForward(model, allow_packing=packs)
-        budget = self._prepared.recipe.train.micro_batch_tokens
-        loss = mean_loss(forward, [example.row for example in self._prepared.held_out], budget)
+        settings = self._prepared.recipe.train
+        budget = settings.micro_batch_tokens
+        asked = forward_of(forward, settings)
+        loss = mean_loss(asked, held_out, budget)
+        preferred = asked.figures().get("accuracy")
         general = mean_loss(forward, self._general, budget) if self._general else None
         answers = iter(self._answers(forward))
-        return measure(self.cases, loss, general, (lambda _: next(answers)) if self.cases else None)
+        side = measure(self.cases, loss, general, (lambda _: next(answers)) if self.cases else None)
+        return dataclasses.replace(side, preferred=preferred)
 
     def _answers(self, forward: CausalForward) -> list[str]:
         """Greedy answers, of questions of about one length together; one by one where padding would be seen."""

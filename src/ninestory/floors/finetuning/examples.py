@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,25 +13,17 @@ from typing import Any
 
 from ninestory.core.errors import InvalidRequest, NinestoryError
 from ninestory.floors.finetuning import masking
-from ninestory.floors.finetuning.data_files import read_rows
+from ninestory.floors.finetuning.data_files import SourceRow, read_rows
+from ninestory.floors.finetuning.example_file import Example, ExampleFile
 from ninestory.floors.finetuning.forms import BadRow, Sample, find_form, recognise
+from ninestory.floors.finetuning.preferences import find_preference_form, recognise_preference
 from ninestory.models import chat_template
 from ninestory.models.prompt_format import PromptFormat
 from ninestory.tokenizers.tokenizer import Segment, Tokenizer
 from ninestory.training.batches import IGNORED, Row
+from ninestory.training.settings import Objective
 
 MAX_BAD_ROWS = 1000  # kept by name; more only count
-
-
-@dataclass(frozen=True)
-class Example:
-    """A row ready for training, and what it was made of."""
-
-    row: Row
-    sample: Sample
-    file: str
-    line: int
-    cut: bool = False  # it was longer than the limit
 
 
 @dataclass(frozen=True)
@@ -42,24 +35,41 @@ class Bad:
     why: str
 
 
+@dataclass(frozen=True)
+class Source:
+    """One of the files or folders of the data: which examples came of it."""
+
+    name: str
+    start: int
+    end: int
+
+    @property
+    def rows(self) -> int:
+        return self.end - self.start
+
+
 @dataclass
 class Examples:
     """What was read. `bad_count` may be larger than the list of those kept by name."""
 
-    form: str = ""
-    good: list[Example] = field(default_factory=list)
+    form: str
+    good: ExampleFile
+    sources: list[Source] = field(default_factory=list)
     bad: list[Bad] = field(default_factory=list)
     bad_count: int = 0
-    duplicates: int = 0
+    hashes: array[int] = field(default_factory=lambda: array("Q"))  # of each example's tokens
 
     @property
-    def rows(self) -> list[Row]:
-        return [example.row for example in self.good]
+    def duplicates(self) -> int:
+        """Examples that an earlier one has said word for word."""
+        import numpy as np
 
-    def leave_out(self, file: str, line: int, why: str) -> None:
+        return len(self.hashes) - len(np.unique(np.frombuffer(self.hashes, np.uint64)))
+
+    def leave_out(self, source: SourceRow, why: str) -> None:
         self.bad_count += 1
         if len(self.bad) < MAX_BAD_ROWS:
-            self.bad.append(Bad(file, line, why))
+            self.bad.append(Bad(source.file, source.line, why))
 
 
 def read_examples(
@@ -69,8 +79,10 @@ def read_examples(
     *,
     max_length: int,
     form: str = "",
+    objective: Objective = "sft",
     limit: int = 0,
     kind: str = "",
+    folder: Path | None = None,
 ) -> Examples:
     """Read, render and mask all rows.
 
@@ -78,41 +90,33 @@ def read_examples(
         prompts: the prompt format of conversations; None for a base model, which takes raw text only.
         max_length: tokens of a row; longer ones are cut at the end.
         form: of the data; "" = recognised by the first row's columns.
+        objective: dpo reads preferences: a better and a worse answer a row.
         limit: rows at most; 0 = all.
         kind: suffix of files whose name has none.
+        folder: where the rendered rows are kept while the process runs.
 
     Raises:
         InvalidRequest: no form fits, there is no row at all, or the data are conversations and there is no format.
     """
-    found = Examples(form=form)
-    seen: set[bytes] = set()
+    found = Examples(form, ExampleFile(folder))
     for path in paths:
+        start = len(found.good)
         for source in read_rows(path, kind):
             if limit and len(found.good) >= limit:
                 break
-            if source.fault:
-                found.leave_out(source.file, source.line, source.fault)
-                continue
-            found.form = found.form or recognise(source.values)
             try:
-                sample = find_form(found.form)(source.values)
-                row = render(sample, tokenizer, prompts, max_length + 1)
+                example, digest = _example(source, found, tokenizer, prompts, max_length, objective)
             except BadRow as why:
-                found.leave_out(source.file, source.line, str(why))
+                found.leave_out(source, str(why))
                 continue
             except InvalidRequest as refused:
-                if refused.code == "no_format":
+                if refused.code in ("no_format", "unknown_form"):
                     raise
-                found.leave_out(source.file, source.line, refused.message)
+                found.leave_out(source, refused.message)
                 continue
-            cut = Row(row.ids[:max_length], row.labels[:max_length])
-            if not cut.learned:
-                found.leave_out(source.file, source.line, f"nothing to learn is left within {max_length} tokens")
-                continue
-            digest = hashlib.blake2b(json.dumps(row.ids).encode(), digest_size=12).digest()
-            found.duplicates += digest in seen
-            seen.add(digest)
-            found.good.append(Example(cut, sample, source.file, source.line, cut=len(row.ids) > max_length))
+            found.hashes.append(digest)
+            found.good.append(example)
+        found.sources.append(Source(path.name, start, len(found.good)))
     if not found.good and not found.bad_count:
         raise InvalidRequest(
             f"There is no row in {', '.join(path.name for path in paths)}.",
@@ -122,6 +126,32 @@ def read_examples(
             code="no_rows",
         )
     return found
+
+
+def _example(
+    source: SourceRow,
+    found: Examples,
+    tokenizer: Tokenizer,
+    prompts: PromptFormat | None,
+    max_length: int,
+    objective: Objective,
+) -> tuple[Example, int]:
+    """One source row as an example, and a hash of its uncut tokens. Raises BadRow, InvalidRequest."""
+    if source.fault:
+        raise BadRow(source.fault)
+    recognised, find = (recognise_preference, find_preference_form) if objective == "dpo" else (recognise, find_form)
+    found.form = found.form or recognised(source.values)
+    sample = find(found.form)(source.values)
+    made = [render(part, tokenizer, prompts, max_length + 1) for part in (sample, sample.rejected) if part]
+    rows = [Row(row.ids[:max_length], row.labels[:max_length]) for row in made]
+    if not all(row.learned for row in rows):
+        raise BadRow(f"nothing to learn is left within {max_length} tokens")
+    if len(rows) == 2 and rows[0] == rows[1]:
+        raise BadRow(f"within {max_length} tokens the chosen and the rejected answer are the same")
+    digest = hashlib.blake2b(json.dumps([row.ids for row in made]).encode(), digest_size=8).digest()
+    cut = any(len(row.ids) > max_length for row in made)
+    rejected = rows[1] if len(rows) == 2 else None
+    return Example(rows[0], sample, source.file, source.line, cut, rejected), int.from_bytes(digest, "little")
 
 
 def render(sample: Sample, tokenizer: Tokenizer, prompts: PromptFormat | None, max_length: int) -> Row:

@@ -32,6 +32,7 @@ class Sample:
         prompt, completion: raw text without a prompt format; the completion is learned. `text` alone: all of it is.
         moss: a dialogue in MOSS's wire form.
         kind: which of the three it is.
+        rejected: the same with the worse answer, where preferences are learned.
     """
 
     kind: str
@@ -39,12 +40,14 @@ class Sample:
     prompt: str = ""
     completion: str = ""
     moss: dict[str, Any] = field(default_factory=dict)
+    rejected: Sample | None = None
 
 
 Row = Mapping[str, Any]
 
 
-def _text(row: Row, column: str, *, may_be_empty: bool = False) -> str:
+def text_of(row: Row, column: str, *, may_be_empty: bool = False) -> str:
+    """The text of a column. Raises BadRow: it is missing, empty or no text."""
     value = row.get(column)
     if not isinstance(value, str):
         what = "is missing" if column not in row else f"holds {type(value).__name__}, and text was due"
@@ -68,25 +71,25 @@ def _assistant(text: str) -> dict[str, Any]:
 
 def _input_of(row: Row) -> str:
     """`input` may be missing or null (then there is none); a single blank is an input."""
-    return _text(row, "input", may_be_empty=True) if row.get("input") is not None else ""
+    return text_of(row, "input", may_be_empty=True) if row.get("input") is not None else ""
 
 
 def _alpaca(row: Row) -> Sample:
     more = {"input": given} if (given := _input_of(row)) else {}
-    return _conversation(_user(_text(row, "instruction"), **more), _assistant(_text(row, "output")))
+    return _conversation(_user(text_of(row, "instruction"), **more), _assistant(text_of(row, "output")))
 
 
 def _belle(row: Row) -> Sample:
     """BELLE puts instruction and input together without anything between."""
-    return _conversation(_user(_text(row, "instruction") + _input_of(row)), _assistant(_text(row, "output")))
+    return _conversation(_user(text_of(row, "instruction") + _input_of(row)), _assistant(text_of(row, "output")))
 
 
 def _belle_target(row: Row) -> Sample:
-    return _conversation(_user(_text(row, "input")), _assistant(_text(row, "target")))
+    return _conversation(_user(text_of(row, "input")), _assistant(text_of(row, "target")))
 
 
 def _adgen(row: Row) -> Sample:
-    return _conversation(_user(_text(row, "content")), _assistant(_text(row, "summary")))
+    return _conversation(_user(text_of(row, "content")), _assistant(text_of(row, "summary")))
 
 
 def _chatglm(row: Row) -> Sample:
@@ -102,7 +105,7 @@ def _chatglm(row: Row) -> Sample:
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
             raise BadRow("the column 'history' is no list of [question, answer] pairs")
         messages += [_user(pair[0]), _assistant(pair[1])]
-    return _conversation(*messages, _user(_text(row, "prompt")), _assistant(_text(row, "response")))
+    return _conversation(*messages, _user(text_of(row, "prompt")), _assistant(text_of(row, "response")))
 
 
 def _sharegpt(row: Row) -> Sample:
@@ -122,7 +125,7 @@ def _sharegpt(row: Row) -> Sample:
         turns = turns[1:]
     if len(turns) % 2:
         turns = turns[:-1]  # a question without an answer at the end teaches nothing
-    return _alternating(system, turns)
+    return alternating(system, turns)
 
 
 def _messages(row: Row) -> Sample:
@@ -139,7 +142,7 @@ def _messages(row: Row) -> Sample:
             raise BadRow(f"message {number} has no text")
         messages.append({"role": role, "content": content})
     system = messages[:1] if messages and messages[0]["role"] == "system" else []
-    return _alternating(system, messages[len(system) :])
+    return alternating(system, messages[len(system) :])
 
 
 def _turns(row: Row, column: str) -> Sequence[Mapping[str, Any]]:
@@ -149,7 +152,8 @@ def _turns(row: Row, column: str) -> Sequence[Mapping[str, Any]]:
     return turns
 
 
-def _alternating(system: list[dict[str, Any]], turns: list[dict[str, Any]]) -> Sample:
+def alternating(system: list[dict[str, Any]], turns: list[dict[str, Any]]) -> Sample:
+    """A conversation of questions and answers. Raises BadRow: another order, or an empty turn."""
     if not has_valid_roles([turn["role"] for turn in turns]) or turns[-1]["role"] != "assistant":
         order = " ".join(turn["role"] for turn in turns[:6])
         raise BadRow(f"user and assistant do not alternate, ending with an answer: {order or 'no turn'}")
@@ -164,20 +168,22 @@ def _moss(row: Row) -> Sample:
         raise BadRow("the column 'chat' does not hold turn_1, turn_2, …")
     if not chat or any(not isinstance(text, str) for turn in chat.values() for text in turn.values()):
         raise BadRow("a turn of 'chat' holds something else than text")
-    return Sample("moss", moss={"meta_instruction": _text(row, "meta_instruction", may_be_empty=True), "chat": chat})
+    return Sample("moss", moss={"meta_instruction": text_of(row, "meta_instruction", may_be_empty=True), "chat": chat})
 
 
 def _completion(prompt: str, completion: str) -> Callable[[Row], Sample]:
-    return lambda row: Sample("text", prompt=_text(row, prompt, may_be_empty=True), completion=_text(row, completion))
+    return lambda row: Sample(
+        "text", prompt=text_of(row, prompt, may_be_empty=True), completion=text_of(row, completion)
+    )
 
 
 def _plain(column: str) -> Callable[[Row], Sample]:
-    return lambda row: Sample("text", completion=_text(row, column))
+    return lambda row: Sample("text", completion=text_of(row, column))
 
 
 def _chip2(row: Row) -> Sample:
     """OIG's chip2: only the first reply is kept."""
-    question, mark, reply = _text(row, "text").partition("\n<bot>: ")
+    question, mark, reply = text_of(row, "text").partition("\n<bot>: ")
     if not mark:
         raise BadRow("the text holds no '<bot>: '")
     answer = reply.split("\n<human>: ")[0].split("\n<bot>: ")[0]

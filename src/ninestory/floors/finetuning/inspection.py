@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import itertools
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from ninestory.floors.finetuning.examples import Bad, Example
+from ninestory.floors.finetuning.example_file import Example
+from ninestory.floors.finetuning.examples import Bad
+from ninestory.floors.finetuning.mixture import Share
 from ninestory.floors.finetuning.preparation import Prepared
 from ninestory.models.plan_tuning import TuningPlan
 from ninestory.tokenizers.tokenizer import Decoder, Tokenizer
-from ninestory.training.batches import IGNORED
+from ninestory.training.batches import IGNORED, Row
 
 BARS = 10
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """One row as the model sees it: [(text, learned)], and where it came from."""
+    """One row as the model sees it: [(text, learned)], and where it came from; `rejected`: with the worse answer."""
 
     file: str
     line: int
     tokens: int
     pieces: list[tuple[str, bool]]
+    rejected: list[tuple[str, bool]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class Inspection:
     """Numbers and samples of a prepared run.
 
     Attributes:
+        shares: what each file gives to an epoch.
         histogram: (shortest, longest, rows) of each bar, in tokens.
         learned_share: of all tokens, those that count in the loss.
     """
@@ -38,6 +46,7 @@ class Inspection:
     template: str
     rows: int
     held_out: int
+    shares: list[Share]
     bad: list[Bad]
     bad_count: int
     duplicates: int
@@ -59,19 +68,22 @@ class Inspection:
 
 def inspect_run(prepared: Prepared, samples: int = 3) -> Inspection:
     """Look at a prepared run."""
-    examples = [*prepared.train, *prepared.held_out]
-    lengths = [len(example.row.ids) for example in examples]
-    learned = sum(example.row.learned for example in examples)
+    lengths, learned, cut = array("I"), 0, 0
+    for example in itertools.chain(prepared.train, prepared.held_out):
+        lengths.append(example.tokens)
+        learned += example.row.learned + (example.rejected.learned if example.rejected else 0)
+        cut += example.cut
     prompts = prepared.base.prompts
     return Inspection(
         form=prepared.found.form,
         template=f"{prompts.id} ({prompts.source})" if prompts else "",
         rows=len(prepared.train),
         held_out=len(prepared.held_out),
+        shares=prepared.shares,
         bad=prepared.found.bad,
         bad_count=prepared.found.bad_count,
         duplicates=prepared.found.duplicates,
-        cut=sum(example.cut for example in examples),
+        cut=cut,
         tokens=sum(lengths),
         learned_share=learned / sum(lengths),
         histogram=histogram(lengths),
@@ -83,9 +95,14 @@ def inspect_run(prepared: Prepared, samples: int = 3) -> Inspection:
 
 def rendered(example: Example, tokenizer: Tokenizer) -> Rendered:
     """The row's text, cut where learning begins and ends; special tokens are shown by their spelling."""
+    rejected = _pieces(example.rejected, tokenizer) if example.rejected else []
+    return Rendered(example.file, example.line, example.tokens, _pieces(example.row, tokenizer), rejected)
+
+
+def _pieces(row: Row, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
     pieces: list[tuple[str, bool]] = []
     decoder = Decoder(tokenizer)
-    for token, label in zip(example.row.ids, example.row.labels, strict=True):
+    for token, label in zip(row.ids, row.labels, strict=True):
         special = token in tokenizer.special_ids
         text = tokenizer.token_bytes(token).decode("utf-8", "replace") if special else decoder.push(token)
         learned = label != IGNORED
@@ -93,10 +110,10 @@ def rendered(example: Example, tokenizer: Tokenizer) -> Rendered:
             pieces[-1] = (pieces[-1][0] + text, learned)
         else:
             pieces.append((text, learned))
-    return Rendered(example.file, example.line, len(example.row.ids), pieces)
+    return pieces
 
 
-def histogram(lengths: list[int]) -> list[tuple[int, int, int]]:
+def histogram(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
     """Rows by length in at most ten equal bars.
 
     >>> histogram([1, 2, 9, 10])
@@ -105,5 +122,5 @@ def histogram(lengths: list[int]) -> list[tuple[int, int, int]]:
     low, high = min(lengths), max(lengths)
     width = -(-(high - low + 1) // BARS)
     bars = [(start, min(start + width - 1, high)) for start in range(low, high + 1, width)]
-    counted = [(a, b, sum(a <= n <= b for n in lengths)) for a, b in bars]
-    return [bar for bar in counted if bar[2]]
+    counts = Counter((length - low) // width for length in lengths)
+    return [(*bar, counts[number]) for number, bar in enumerate(bars) if counts[number]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from ninestory.core.errors import DoesNotFit, InvalidRequest
 from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
 from ninestory.floors.finetuning.base import Base, open_base
-from ninestory.floors.finetuning.examples import Example, Examples, read_examples, refuse_bad_rows
+from ninestory.floors.finetuning.example_file import Picked, PickedRows
+from ninestory.floors.finetuning.examples import Examples, read_examples, refuse_bad_rows
+from ninestory.floors.finetuning.mixture import Share, held_out_places, mix
 from ninestory.floors.finetuning.recipe import Recipe
 from ninestory.models.plan_tuning import TuningJob, TuningPlan, nearest_that_fits, plan_tuning
-from ninestory.training.batches import epoch_order, micro_batches, rows_of_step
-
-MOST_HELD_OUT = 200  # rows taken from the training data for the evaluation
+from ninestory.training.batches import Pair, Row, micro_batches, rows_of_step
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Prepared:
     recipe: Recipe
     base: Base
     found: Examples
-    train: list[Example]
-    held_out: list[Example]
+    shares: list[Share]
+    train: Picked
+    held_out: Picked
     steps: int
     plan: TuningPlan | None  # None: the model states no shape
     identity: dict[str, Any]
@@ -65,18 +67,21 @@ def prepare(recipe: Recipe, home: Home, progress: Progress, *, kind: str = "") -
             hint_zh=f"请取不超过 {base.resolved.context} 的值。",
             param="data.max_length",
         )
-    found = _read(recipe, recipe.data.train, base, kind)
+    found = _read(recipe, recipe.data.train, base, home, kind)
     refuse_bad_rows(found, recipe.data.bad_rows)
+    seed, kept_apart = recipe.train.seed, frozenset[int]()
     if recipe.data.held_out:
-        apart = _read(recipe, recipe.data.held_out, base, kind)
+        apart = _read(recipe, recipe.data.held_out, base, home, kind)
         refuse_bad_rows(apart, recipe.data.bad_rows)
-        train, held_out = found.good, apart.good
+        held_out = Picked(apart.good, range(len(apart.good)))
     else:
-        train, held_out = _split(found.good, recipe.data.held_out_share, recipe.train.seed)
+        places = held_out_places(len(found.good), recipe.data.held_out_share, seed)
+        held_out, kept_apart = Picked(found.good, places), frozenset(places)
+    order, shares = mix(found.sources, recipe.data.weights, kept_apart, seed)
+    train = Picked(found.good, order)
     steps = recipe.train.steps(len(train))
-    return Prepared(
-        recipe, base, found, train, held_out, steps, _plan(recipe, base, train), _identity(recipe, base, train)
-    )
+    plan, identity = _plan(recipe, base, train.rows), _identity(recipe, base, train.rows)
+    return Prepared(recipe, base, found, shares, train, held_out, steps, plan, identity)
 
 
 def refuse_what_does_not_fit(prepared: Prepared, *, force: bool) -> None:
@@ -109,7 +114,7 @@ def _difference(asked: TuningJob, fits: TuningJob) -> str:
     return ", ".join(changes)
 
 
-def _read(recipe: Recipe, names: list[str], base: Base, kind: str) -> Examples:
+def _read(recipe: Recipe, names: list[str], base: Base, home: Home, kind: str) -> Examples:
     data = recipe.data
     return read_examples(
         [Path(name).expanduser() for name in names],
@@ -117,28 +122,19 @@ def _read(recipe: Recipe, names: list[str], base: Base, kind: str) -> Examples:
         base.prompts,
         max_length=data.max_length,
         form=data.form,
+        objective=recipe.train.objective,
         limit=data.limit,
         kind=kind,
+        folder=home.cache,
     )
 
 
-def _split(examples: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Held-out rows by a permutation of the seed; none where there are too few rows to give any away."""
-    count = min(MOST_HELD_OUT, max(1, round(share * len(examples)))) if share and len(examples) > 1 else 0
-    if not count:
-        return examples, []
-    order = epoch_order(len(examples), seed, epoch=-1)
-    chosen = set(order[:count])
-    return [e for i, e in enumerate(examples) if i not in chosen], [examples[i] for i in sorted(chosen)]
-
-
-def _plan(recipe: Recipe, base: Base, train: list[Example]) -> TuningPlan | None:
+def _plan(recipe: Recipe, base: Base, rows: PickedRows) -> TuningPlan | None:
     """From the largest micro-batch of the first steps: the memory follows the rows that there are, not the limit."""
     shape = base.shape
     if shape is None:
         return None
     settings, method = recipe.train, recipe.method
-    rows = [example.row for example in train]
     tokens, labels = 1, 1
     for step in range(min(50, settings.steps(len(rows)))):
         batch = [rows[i] for i in rows_of_step(step, len(rows), settings.batch, settings.seed)]
@@ -147,7 +143,7 @@ def _plan(recipe: Recipe, base: Base, train: list[Example]) -> TuningPlan | None
             lengths = [len(batch[i].ids) for i in piece]
             here = max(lengths) * len(lengths) if padded else sum(lengths)
             if here > tokens:
-                tokens, labels = here, sum(batch[i].learned for i in piece)
+                tokens, labels = here, sum(_labels(batch[i]) for i in piece)
     job = TuningJob(
         method.name, tokens, max(1, labels), method.rank, method.blocks, method.virtual_tokens,
         settings.gradient_checkpointing,
@@ -155,17 +151,28 @@ def _plan(recipe: Recipe, base: Base, train: list[Example]) -> TuningPlan | None
     return plan_tuning(recipe.model.name, shape, job)
 
 
-def _identity(recipe: Recipe, base: Base, train: list[Example]) -> dict[str, Any]:
+def _labels(row: Row | Pair) -> int:
+    """Positions whose logits are made."""
+    return row.chosen.learned + row.rejected.learned if isinstance(row, Pair) else row.learned
+
+
+def digest(rows: Sequence[Row] | Sequence[Pair]) -> str:
+    """16 hex digits of what is learned from."""
+    made = hashlib.sha256()
+    for row in rows:
+        for text in (row.chosen, row.rejected) if isinstance(row, Pair) else (row,):
+            made.update(json.dumps([text.ids, text.labels]).encode())
+    return made.hexdigest()[:16]
+
+
+def _identity(recipe: Recipe, base: Base, rows: PickedRows) -> dict[str, Any]:
     """What must be equal for a checkpoint to be gone on from."""
-    digest = hashlib.sha256()
-    for example in train:
-        digest.update(json.dumps([example.row.ids, example.row.labels]).encode())
     settings = dataclasses.asdict(recipe.train)
     for free in ("keep", "save_every", "patience", "evaluate_every", "parallel"):
         settings.pop(free)
     return {
         "base": base.fingerprint,
-        "data": digest.hexdigest()[:16],
+        "data": digest(rows),
         "method": dataclasses.asdict(recipe.method),
         "train": settings,
     }

@@ -44,6 +44,7 @@ class DataPart:
 
     Attributes:
         train: files or folders (json, jsonl, csv, tsv, parquet, txt).
+        weights: one a file of `train`: 1 = each row once an epoch, 2 = twice, 0.5 = a half of them; empty = all 1.
         held_out: files or folders for the evaluation; empty = a share of `train`.
         held_out_share: of the rows of `train`, when `held_out` is empty; at most 200 rows.
         form: of the rows; empty = recognised by the columns.
@@ -53,6 +54,7 @@ class DataPart:
     """
 
     train: list[str] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
     held_out_share: float = 0.05
     form: str = ""
@@ -221,11 +223,9 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
                 continue
         raise _wrong(name, value, " or ".join(getattr(o, "__name__", str(o)) for o in options))
     if origin is list:
-        if isinstance(value, str):  # one is enough
-            return [value]
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return value
-        raise _wrong(name, value, "a list of texts")
+        (item,) = options
+        values = value if isinstance(value, list) else [value]  # one is enough
+        return [_checked(one, item, name) for one in values]
     if kind is float and isinstance(value, str):
         try:
             value = float(value)  # YAML 1.1 reads 1e-4 as text

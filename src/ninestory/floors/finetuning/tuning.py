@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,12 @@ from ninestory.core.paths import Home, atomic_write
 from ninestory.core.progress import Progress, Silent
 from ninestory.evaluation.before_after import Comparison, compare
 from ninestory.evaluation.tuning_report import TuningReport, as_html, as_markdown
-from ninestory.floors.finetuning.base import load_weights
+from ninestory.floors.finetuning.base import load_weights, original_weights
 from ninestory.floors.finetuning.evaluate import Evaluator, kept_side
-from ninestory.floors.finetuning.preparation import Prepared, prepare, refuse_what_does_not_fit
+from ninestory.floors.finetuning.preparation import Prepared, digest, prepare, refuse_what_does_not_fit
 from ninestory.floors.finetuning.recipe import Recipe
 from ninestory.models.prompt_format import sample_prompt
+from ninestory.training.batches import rows_of_step, steps_per_epoch
 from ninestory.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ class Outcome:
             "tuned_loss": made.tuned.loss,
             "base_rouge_l": made.base.mean("rouge_l"),
             "tuned_rouge_l": made.tuned.mean("rouge_l"),
+            "preferred": made.tuned.preferred,
             "forgotten": made.forgotten,
             "verdict": made.verdict,
             "report": str(self.report),
@@ -84,10 +87,11 @@ def run(recipe: Recipe, home: Home, progress: Progress, *, force: bool = False, 
     folder.open(dataclasses.asdict(dataclasses.replace(recipe, name=prepared.name)), prepared.identity)
     model = load_weights(prepared.base, home, progress, packed=recipe.method.name == "qlora")
     evaluator = Evaluator(prepared, progress)
-    before = kept_side(folder.path / "base.json", lambda: evaluator.side(model, packs=True))
+    rows = _rows(prepared, folder, model, progress)
+    before = kept_side(folder.path / "base.json", lambda: evaluator.side(model, rows[1], packs=True))
     processes = join()
     processes.wait()
-    training = _training(prepared, model, folder, progress, processes)
+    training = _training(prepared, model, rows, folder, progress, processes)
     result = training.run()
     tuned = training.tuned
     if training.sharded:
@@ -96,7 +100,7 @@ def run(recipe: Recipe, home: Home, progress: Progress, *, force: bool = False, 
     else:
         training.load_best()
     reference = _save(prepared, folder, tuned)
-    after = evaluator.side(tuned.module, packs=tuned.packs)
+    after = evaluator.side(tuned.module, rows[1], packs=tuned.packs)
     comparison = compare(evaluator.cases, before, after)
     report = _write_report(prepared, folder, comparison)
     progress.event("finished", reference=reference, report=str(report), verdict=comparison.verdict)
@@ -123,22 +127,54 @@ def follow(recipe: Recipe, home: Home) -> None:
     processes.wait()  # the first has opened the folder and made what is made once
     prepared = prepare(recipe, home, Silent())
     model = load_weights(prepared.base, home, Silent(), packed=recipe.method.name == "qlora")
-    _training(prepared, model, RunFolder(home.runs / prepared.name), Silent(), processes).run()
+    folder = RunFolder(home.runs / prepared.name)
+    rows = _rows(prepared, folder, model, Silent())
+    _training(prepared, model, rows, folder, Silent(), processes).run()
 
 
-def _training(prepared: Prepared, model: Any, folder: RunFolder, progress: Progress, processes: Processes) -> Training:
+def _training(
+    prepared: Prepared,
+    model: Any,
+    rows: tuple[Sequence[Any], Sequence[Any]],
+    folder: RunFolder,
+    progress: Progress,
+    processes: Processes,
+) -> Training:
     from ninestory.training.loop import Training
 
-    train, held_out = ([example.row for example in part] for part in (prepared.train, prepared.held_out))
     tuned = _prepared_method(prepared, model)
-    return Training(tuned, train, prepared.recipe.train, folder, progress, held_out, processes)
+    return Training(tuned, rows[0], prepared.recipe.train, folder, progress, rows[1], processes)
 
 
 def _prepared_method(prepared: Prepared, model: Any) -> Tuned:
     from ninestory.training.methods import prepare as prepare_method
 
     recipe = prepared.recipe
-    return prepare_method(model, recipe.method, seed=recipe.train.seed, total_steps=prepared.steps)
+    original = original_weights(prepared.base) if recipe.method.init == "loftq" else None
+    return prepare_method(
+        model, recipe.method, seed=recipe.train.seed, total_steps=prepared.steps, original=original
+    )
+
+
+def _rows(prepared: Prepared, folder: RunFolder, model: Any, progress: Progress) -> tuple[Sequence[Any], Sequence[Any]]:
+    """What is learned and what is held out: rows, or pairs with their log-probabilities under the untouched base."""
+    from ninestory.training.forward import CausalForward
+    from ninestory.training.preference import PairsWithReference, reference_of
+
+    train, held_out, settings = prepared.train.rows, prepared.held_out.rows, prepared.recipe.train
+    if settings.objective != "dpo":
+        return train, held_out
+    base = CausalForward(model)
+    if prepared.steps < steps_per_epoch(len(train), settings.batch):
+        learned = {i for n in range(prepared.steps) for i in rows_of_step(n, len(train), settings.batch, settings.seed)}
+    else:
+        learned = set(range(len(train)))
+
+    def with_reference(pairs: Sequence[Any], wanted: Iterable[int]) -> Sequence[Any]:
+        kept = folder.path / f"reference-{digest(pairs)}.bin"
+        return PairsWithReference(pairs, reference_of(base, pairs, wanted, settings.micro_batch_tokens, progress, kept))
+
+    return with_reference(train, learned), with_reference(held_out, range(len(held_out)))
 
 
 def _save(prepared: Prepared, folder: RunFolder, tuned: Any) -> str:
@@ -157,7 +193,7 @@ def _save(prepared: Prepared, folder: RunFolder, tuned: Any) -> str:
     if recipe.method.name in ("full", "freeze"):
         save_model(tuned.module, folder.path / "model", base.folder, note)
     if recipe.method.name != "full":
-        save_adapter(tuned, folder.adapter, base.reference, note)
+        save_adapter(tuned, folder.adapter, base.reference, note, base.folder)
     alias = {"alias": f"ft:{prepared.name}", **note}
     with atomic_write(folder.path / "ninestory.json", "w") as file:
         json.dump(alias, file, ensure_ascii=False, indent=2)
