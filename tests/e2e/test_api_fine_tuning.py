@@ -136,6 +136,30 @@ def _done(server: ApiServer, job: str) -> float:
     return server.http.get(f"/ninestory/v1/jobs/job_{job[6:]}").json()["done"]
 
 
+def test_preferences_by_openai_s_own_method_and_form(server: ApiServer) -> None:
+    ask = client(server)
+    rows = [
+        {
+            "input": {"messages": [{"role": "user", "content": word}]},
+            "preferred_output": [{"role": "assistant", "content": "ttt"}],
+            "non_preferred_output": [{"role": "assistant", "content": "bab"}],
+        }
+        for word in ("ab", "ba", "tab", "bat")
+    ] * 3
+    made = ask.fine_tuning.jobs.create(
+        model=model(server),
+        training_file=upload(ask, rows),
+        method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.3, "batch_size": 4}}},
+        extra_body={"ninestory": {**QUICK, "template": "alpaca-short", "data": {"max_length": 120}}},
+    )
+    assert made.method.type == "dpo" and made.method.dpo.hyperparameters.beta == 0.3
+    job = until(lambda: (j := ask.fine_tuning.jobs.retrieve(made.id)).status not in ("queued", "running") and j)
+    assert job.status == "succeeded", job.error
+    assert job.ninestory["result"]["preferred"] == 1.0 and job.ninestory["result"]["base_loss"] < 0.7
+    (last, *_) = [e for e in ask.fine_tuning.jobs.list_events(made.id, limit=50) if "training loss" in e.message]
+    assert last.data["margin"] > 0 and last.data["accuracy"] == 1.0
+
+
 def test_what_is_wrong_is_said_at_once_or_by_the_job(server: ApiServer) -> None:
     ask = client(server)
 
@@ -150,7 +174,9 @@ def test_what_is_wrong_is_said_at_once_or_by_the_job(server: ApiServer) -> None:
     refused(openai.PermissionDeniedError, "outside its home", model="/etc/passwd")
     refused(openai.BadRequestError, "'assistants'", training_file=upload(ask, purpose="assistants"))
     refused(openai.BadRequestError, "no data file", training_file=upload(ask, name="rows.exe"))
-    refused(openai.BadRequestError, "type", method={"type": "dpo"})
+    refused(openai.BadRequestError, "type", method={"type": "reinforcement"})
+    refused(openai.BadRequestError, "other type", method={"type": "dpo", "supervised": {}})
+    refused(openai.BadRequestError, "integrations", integrations=[{"type": "wandb", "wandb": {"project": "x"}}])
     for extension, words in (
         ({"data": {"train": ["/etc/passwd"]}}, "path on the server"),
         ({"evaluate": {"general": "/etc/passwd"}}, "path on the server"),

@@ -97,6 +97,46 @@ def test_the_merged_model_is_the_tuned_one(home: Path, tmp_path: Path) -> None:
         assert not torch.allclose(merged(ids).logits, AutoModelForCausalLM.from_pretrained(base)(ids).logits, atol=1e-2)
 
 
+def test_a_grown_vocabulary_is_trained_saved_served_and_taken_on(home: Path, tmp_path: Path) -> None:
+    """Chinese-LLaMA's road: merged vocabulary, grown tables, pre-training, merge, instructions, one GGUF file."""
+    from ninestory.floors.chat import load
+    from ninestory.models.merge.extend import extend_vocabulary
+    from ninestory.models.merge.vocabulary import merge_vocabularies
+    from tests.e2e.guide_stand_ins import PROMPTS, llama_folder, llama_weights, vocabulary
+
+    facts = json.loads((PROMPTS / "chinese_vocab_merge.json").read_text(encoding="utf-8"))
+    rows, letter = vocabulary(PROMPTS / "tiny_llama.model")
+    base = llama_folder(tmp_path / "llama", llama_weights(rows, letter))
+    merged = tmp_path / "merged.model"
+    made = merge_vocabularies(base / "tokenizer.model", PROMPTS / facts["chinese_model"], merged)
+    report = extend_vocabulary(base, merged, tmp_path / "grown")
+    assert (report.rows, report.vocabulary) == (rows, rows + made.added)
+    texts = [{"text": f"今天天气很好，我们学习中文第{n}课。" * 8} for n in range(8)]
+    talks = [{"instruction": f"数{n}", "output": "好的。"} for n in range(8)]
+    for name, lines in (("text.jsonl", texts), ("talks.jsonl", talks)):
+        Path(name).write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    quick = ["train.max_steps=3", "train.batch=4", "train.precision=float32", "evaluate.answers=0",
+             "train.learning_rate=1e-3", "method.rank=2", "train.gradient_checkpointing=false"]  # fmt: skip
+    first = tune(
+        "run", "chinese-llama-pretrain", "--model", "./grown", "--data", "text.jsonl", "--name", "pt", sets=quick
+    )
+    assert first["tuned_loss"] < first["base_loss"]
+    adapter = home / "runs" / "pt" / "adapter"
+    assert (adapter / "tokenizer.model").read_bytes() == merged.read_bytes()
+    with load("ft:pt", context=128, threads=1) as model:
+        assert model.complete("今天", temperature=0, max_tokens=2).usage.completion_tokens > 0
+    tune("export", "pt", "--out", "chinese-llama")
+    second = tune(
+        "run", "chinese-alpaca-sft", "--model", "./chinese-llama", "--data", "talks.jsonl", "--name", "sft", sets=quick
+    )
+    assert second["tuned_loss"] < second["base_loss"]
+    written = tune("export", "sft", "--to", "gguf", "--quant", "F32", "--out", "alpaca.gguf")
+    assert written["check"]["relative"] < 0.01 and written["check"]["agreement"] == 1.0
+    with load("./alpaca.gguf", context=128, threads=1) as model, load("ft:sft", context=128, threads=1) as adapted:
+        answers = [m.chat("数3", temperature=0, max_tokens=4).text for m in (model, adapted)]
+        assert answers[0] == answers[1] and model.info.template == "checkpoint"
+
+
 @pytest.mark.parametrize("method", ["full", "freeze", "qlora", "prefix"])
 def test_other_methods_run_to_a_report(method: str, home: Path) -> None:
     outcome = run(f"by-{method}", "method.blocks=1", "method.virtual_tokens=4", method=method)

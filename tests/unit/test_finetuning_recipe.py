@@ -11,6 +11,7 @@ import yaml
 
 from ninestory.core.errors import InvalidRequest, NotFound
 from ninestory.floors.finetuning.forms import FORMS
+from ninestory.floors.finetuning.preferences import PREFERENCE_FORMS
 from ninestory.floors.finetuning.recipe import Recipe, as_yaml, from_dict, load, ready
 from ninestory.models.reference import parse_reference
 from ninestory.models.templates import find_template
@@ -75,7 +76,7 @@ def test_the_ready_recipes_name_models_formats_and_forms_that_exist() -> None:
     for name, recipe in recipes.items():
         parse_reference(recipe.model.name)
         assert recipe.about, name
-        assert recipe.data.form in ("", *FORMS), name
+        assert recipe.data.form in ("", *(PREFERENCE_FORMS if recipe.train.objective == "dpo" else FORMS)), name
         if recipe.model.template:
             find_template(recipe.model.template)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,13 @@ MethodName = Annotated[str, typer.Option(help="lora, qlora, full, freeze, dora, 
 Objective = Annotated[str, typer.Option(help="sft (answers) or dpo (the better of two answers).")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any key of the recipe: train.learning_rate=1e-4")]
 Name = Annotated[str, typer.Option(help="Name of the run.")]
+
+
+class ExportFormat(enum.StrEnum):
+    """What `tune export` writes."""
+
+    safetensors = "safetensors"
+    gguf = "gguf"
 
 
 @app.command("new")
@@ -153,14 +161,28 @@ def report(name: Annotated[str, typer.Argument(help="Name of the run.")], as_jso
 @app.command("export")
 def export(
     name: Annotated[str, typer.Argument(help="Name of the run.")],
-    out: Annotated[str, typer.Option(help="Folder to write.")],
+    out: Annotated[str, typer.Option(help="Folder to write, or the .gguf file.")],
+    to: Annotated[ExportFormat, typer.Option(help="safetensors (a folder) or gguf (one file).")] = (
+        ExportFormat.safetensors
+    ),
+    quant: Annotated[str, typer.Option(help="Of a GGUF: Q8_0, F16, F32, Q4_K, …")] = "Q8_0",
     as_json: Json = False,
 ) -> None:
-    """Merge the adapter into its base and write the whole model as safetensors."""
+    """Merge the adapter into its base and write the whole model: safetensors, or one GGUF file for llama.cpp."""
     from ninestory.core.paths import Home
     from ninestory.core.progress_bar import ProgressBar
-    from ninestory.floors.finetuning.export import export_merged
+    from ninestory.floors.finetuning.export import export_gguf, export_merged
 
+    if to is ExportFormat.gguf:
+        with ProgressBar(quiet=as_json) as bar:
+            report = export_gguf(name, Path(out), Home.default(), bar, quant=quant.upper())
+        if as_json:
+            print_json(dataclasses.asdict(report))
+            return
+        checked = f"; logits differ by {report.check.relative:.5f} of their spread" if report.check else ""
+        print(f"{report.path}: {report.architecture}, {size(report.nbytes)}{checked}")
+        print(f"ninestory chat {report.path.resolve()}")
+        return
     with ProgressBar(quiet=as_json) as bar:
         folder = export_merged(name, Path(out), Home.default(), bar)
     print_json({"folder": str(folder)}) if as_json else print(f"{folder}: ninestory chat {folder.resolve()}")

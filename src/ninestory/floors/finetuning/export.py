@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ninestory.core.errors import Conflict, Unsupported
 from ninestory.core.paths import Home
@@ -13,7 +14,13 @@ from ninestory.core.progress import Progress
 from ninestory.floors.finetuning.base import Base, load_weights, open_base
 from ninestory.floors.finetuning.recipe import Recipe, from_dict
 from ninestory.floors.finetuning.runs import find_run
+from ninestory.models.prompt_format import CHECKPOINT
+from ninestory.models.template_jinja import as_jinja
+from ninestory.models.templates import find_template
 from ninestory.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from ninestory.models.convert.to_gguf import GgufReport
 
 _UNMERGEABLE = ("prompt", "prefix", "p_tuning_v2")
 
@@ -43,7 +50,43 @@ def export_merged(name: str, target: Path, home: Home, progress: Progress) -> Pa
     base = open_base(recipe.model.name, recipe.model.template, home, progress)
     note = json.loads((folder.path / "ninestory.json").read_text(encoding="utf-8"))
     _refuse_other_base(note, base.fingerprint, recipe.model.name)
-    return save_model(_merged(recipe, base, folder, home, progress), target, base.folder, note)
+    made = save_model(_merged(recipe, base, folder, home, progress), target, base.folder, note)
+    if jinja := _jinja(note):
+        (made / "chat_template.jinja").write_text(jinja, encoding="utf-8")
+    return made
+
+
+def export_gguf(name: str, target: Path, home: Home, progress: Progress, *, quant: str = "Q8_0") -> GgufReport:
+    """Write the merged model of the run `name` as the GGUF file `target`, its logits compared where memory allows it.
+
+    The prompt format it was tuned in goes into the file, so every llama.cpp program asks it in that one.
+
+    Raises:
+        As `export_merged` and `convert_to_gguf`.
+    """
+    from ninestory.models.convert.to_gguf import convert_to_gguf
+    from ninestory.runtimes.logit_check import checker_for
+
+    if target.exists():
+        raise Conflict(f"{target} exists.", hint="Choose another name.", hint_zh="请更换名称。", param="out")
+    home.cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.cache) as room:
+        merged = export_merged(name, Path(room) / name, home, progress)
+        template = merged / "chat_template.jinja"
+        return convert_to_gguf(
+            merged,
+            target,
+            quant,
+            chat_template=template.read_text(encoding="utf-8") if template.is_file() else "",
+            check=checker_for(merged, None)[0],
+            progress=progress,
+        )
+
+
+def _jinja(note: dict[str, Any]) -> str:
+    """The catalogue's prompt format that the run was tuned in; "" where the base's own was used, or none."""
+    template = str(note["template"])
+    return "" if template in ("", CHECKPOINT) else as_jinja(find_template(template))
 
 
 def _merged(recipe: Recipe, base: Base, folder: RunFolder, home: Home, progress: Progress) -> Any:

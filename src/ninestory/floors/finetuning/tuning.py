@@ -151,9 +151,7 @@ def _prepared_method(prepared: Prepared, model: Any) -> Tuned:
 
     recipe = prepared.recipe
     original = original_weights(prepared.base) if recipe.method.init == "loftq" else None
-    return prepare_method(
-        model, recipe.method, seed=recipe.train.seed, total_steps=prepared.steps, original=original
-    )
+    return prepare_method(model, recipe.method, seed=recipe.train.seed, total_steps=prepared.steps, original=original)
 
 
 def _rows(prepared: Prepared, folder: RunFolder, model: Any, progress: Progress) -> tuple[Sequence[Any], Sequence[Any]]:

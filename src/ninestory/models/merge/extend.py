@@ -106,8 +106,9 @@ def _written_before(old: Tokenizer, new: Tokenizer, token: int) -> list[int]:
     except UnicodeDecodeError:
         return []
     ids = old.encode(text)
-    blank = old.encode("a")  # SentencePiece may put a blank before a text of its own accord
-    return ids[1:] if len(ids) > 1 and len(blank) == 2 and ids[0] == blank[0] and not text.startswith(" ") else ids
+    if len(ids) > 1 and old.token_bytes(ids[0]) == b" " and not text.startswith(" "):
+        return ids[1:]  # SentencePiece puts a blank of its own before a text
+    return ids
 
 
 def _same(tensor: Tensor) -> NewTensor:

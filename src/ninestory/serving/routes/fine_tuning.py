@@ -1,6 +1,6 @@
 """`/v1/fine_tuning/jobs` as OpenAI has it; a job is a row of `jobs/`, run by the job process.
 
-`method.type` is "supervised"; everything else that a recipe knows stands in the extension object `ninestory`:
+`method.type` is "supervised" or "dpo"; everything else that a recipe knows stands in the extension object `ninestory`:
 {"method": {"name": "qlora"}, "train": {"max_steps": 100}, …}, without paths: data come by /v1/files.
 """
 
@@ -111,7 +111,7 @@ def job_object(job: Job) -> dict[str, Any]:
         "training_file": asked.get("training_file", ""),
         "validation_file": asked.get("validation_file"),
         "hyperparameters": _hyperparameters(recipe),
-        "method": {"type": "supervised", "supervised": {"hyperparameters": _hyperparameters(recipe)}},
+        "method": _method(recipe),
         "seed": recipe["train"]["seed"],
         "trained_tokens": result.get("trained_tokens"),
         "organization_id": "ninestory",
@@ -186,6 +186,14 @@ def _name(body: FineTuningRequest) -> str:
     tail = re.sub(r"[^A-Za-z0-9.]+", "-", re.split(r"[:/]", body.model)[-1]).strip("-.")[:30] or "model"
     suffix = f"-{body.suffix}" if body.suffix else ""
     return f"{tail}{suffix}-{secrets.token_hex(4)}"
+
+
+def _method(recipe: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's `method`; a job of an older release says no objective."""
+    given = _hyperparameters(recipe)
+    if recipe["train"].get("objective") != "dpo":
+        return {"type": "supervised", "supervised": {"hyperparameters": given}}
+    return {"type": "dpo", "dpo": {"hyperparameters": {**given, "beta": recipe["train"]["beta"]}}}
 
 
 def _hyperparameters(recipe: dict[str, Any]) -> dict[str, Any]:

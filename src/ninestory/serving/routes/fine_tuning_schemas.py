@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ninestory.core.errors import InvalidRequest
 from ninestory.serving.schemas import Strict
@@ -21,13 +21,30 @@ class Hyperparameters(Strict):
     learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=1000)] = "auto"
 
 
+class PreferenceHyperparameters(Hyperparameters):
+    beta: Auto | Annotated[float, Field(gt=0, le=2)] = "auto"
+
+
 class Supervised(Strict):
     hyperparameters: Hyperparameters = Hyperparameters()
 
 
+class Preference(Strict):
+    hyperparameters: PreferenceHyperparameters = PreferenceHyperparameters()
+
+
 class TuningMethod(Strict):
-    type: Literal["supervised"] = "supervised"
-    supervised: Supervised = Supervised()
+    """`dpo` learns from pairs of answers (input, preferred_output, non_preferred_output; or chosen, rejected)."""
+
+    type: Literal["supervised", "dpo"] = "supervised"
+    supervised: Supervised | None = None
+    dpo: Preference | None = None
+
+    @model_validator(mode="after")
+    def _of_its_type(self) -> TuningMethod:
+        if (self.dpo if self.type == "supervised" else self.supervised) is not None:
+            raise ValueError(f"method.type is {self.type}, and the settings of the other type are given")
+        return self
 
 
 class FineTuningRequest(Strict):
@@ -49,6 +66,14 @@ class FineTuningRequest(Strict):
         """Start although the memory plan says that it does not fit."""
         return self.ninestory.get("force") is True
 
+    def _hyperparameters(self) -> Hyperparameters:
+        """Those of the method; the old place, beside it, where the method has none."""
+        if self.method and self.method.type == "dpo":
+            return self.method.dpo.hyperparameters if self.method.dpo else PreferenceHyperparameters()
+        if self.method and self.method.supervised:
+            return self.method.supervised.hyperparameters
+        return self.hyperparameters or Hyperparameters()
+
     def recipe_table(self, name: str) -> dict[str, Any]:
         """The recipe as plain data, still without files.
 
@@ -63,7 +88,7 @@ class FineTuningRequest(Strict):
                 param=f"ninestory.{unknown[0]}",
                 code="unknown_key",
             )
-        given = self.method.supervised.hyperparameters if self.method else self.hyperparameters or Hyperparameters()
+        given = self._hyperparameters()
         multiplier = 1.0 if given.learning_rate_multiplier == "auto" else given.learning_rate_multiplier
         train: dict[str, Any] = {
             "epochs": float(_EPOCHS if given.n_epochs == "auto" else given.n_epochs),
@@ -71,6 +96,10 @@ class FineTuningRequest(Strict):
             "learning_rate": DEFAULT_RATE * multiplier,
             "seed": self.seed or 0,
         }
+        if self.method and self.method.type == "dpo":
+            train["objective"] = "dpo"
+        if isinstance(given, PreferenceHyperparameters) and given.beta != "auto":
+            train["beta"] = given.beta
         table: dict[str, Any] = {"name": name, "model": {"name": self.model}, "data": {}, "train": train}
         table["model"]["template"] = self.ninestory.get("template", "")
         for part in ("data", "method", "train", "evaluate"):
