@@ -168,6 +168,7 @@ def _is_served_on_what_it_was_trained_on(home: Path) -> None:
     assert lost.format == "gguf" and "4-bit copy of this base that is gone" in lost.notes[-1]
     shutil.move(home / "cache" / "elsewhere", home / "cache" / "nf4")
 
+
 @pytest.mark.parametrize("method", ["full", "qlora"])
 def test_preferences_are_learned_by_dpo_and_go_on_after_a_stop(method: str, home: Path) -> None:
     rows = [{"chosen": f"\n\nHuman: {w}\n\nAssistant: ttt", "rejected": f"\n\nHuman: {w}\n\nAssistant: bab"}
