@@ -73,6 +73,8 @@ def _json(path: Path) -> Iterator[SourceRow]:
     """A list of objects; what turns out to be JSON lines under this name is read as such."""
     with path.open(encoding="utf-8-sig") as file:
         text = file.read(_BLOCK)
+        while text.isspace() and (more := file.read(_BLOCK)):
+            text += more
         if text.lstrip().startswith("["):
             yield from _listed(path, file, text)
             return
