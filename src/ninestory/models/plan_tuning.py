@@ -32,7 +32,7 @@ CHUNK = 256  # positions whose logits are alive at once (training/loss.py)
 _WEIGHT_BYTES = {"": 4.0, "nf4": 4.127 / 8, "gptq": 4.16 / 8}
 _WIDENED_BYTES = 6
 PACKED_METHODS = ("qlora",)  # pack a base that is not packed yet
-_LOW_RANK = ("lora", "rslora", "dora", "adalora", "qlora", "pissa", "loftq")
+_LOW_RANK = ("lora", "rslora", "dora", "adalora", "qlora")
 _PADDED = ("prompt", "prefix", "p_tuning_v2")
 
 
