@@ -81,7 +81,9 @@ def main() -> None:
             ("the same with Chinese pieces and [PAD]", "Chinese-Alpaca", different(chinese(place / "chinese"), place)),
             ("vocab.json and merges.txt", "MOSS", different(moss(place / "moss"), place)),
         ]
-        rows += [(f"byte-level BPE, cut as {c}", f, different(byte_level(place / c, c), place)) for c, f in CUTS.items()]
+        rows += [
+            (f"byte-level BPE, cut as {c}", f, different(byte_level(place / c, c), place)) for c, f in CUTS.items()
+        ]
         rows.append(("World", "ChatRWKV", different_world(place)))
         for vocabulary, families, count in rows:
             print(f"| {vocabulary} | {families} | {count} |")
