@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ninestory.cli.chat import DEFAULT_MODEL
 from ninestory.cli.client import DEFAULT, Server, running_server
+from ninestory.cli.open_chat import DEFAULT_MODEL
 from ninestory.cli.output import Json, print_json
 from ninestory.core.errors import InvalidRequest
 

@@ -10,12 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from ninestory.cli.client import DEFAULT, Server, running_server
-from ninestory.cli.open_chat import Opener
+from ninestory.cli.open_chat import DEFAULT_MODEL, Opener
 from ninestory.cli.output import Json, print_json
 from ninestory.core.errors import InvalidRequest
 
 app = typer.Typer()
-DEFAULT_MODEL = "starter:smollm2-135m-instruct"
 
 
 @app.command()

@@ -14,7 +14,7 @@ from ninestory.cli.app import explain
 from ninestory.cli.ask import ask_server, print_answer
 from ninestory.cli.conversation import terminal_lines
 from ninestory.cli.document_session import AnswerOptions, DocumentSession
-from ninestory.cli.kb import run_ingest
+from ninestory.cli.knowledge import run_ingest
 from ninestory.cli.open_chat import Opener
 from ninestory.core.errors import InvalidRequest, NinestoryError, NotFound
 from ninestory.core.paths import Home

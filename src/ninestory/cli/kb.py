@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ninestory.cli import kb_evaluate, kb_mcp
+from ninestory.cli.knowledge import open_embedder, open_scorer, run_ingest
 from ninestory.cli.output import Json, print_json, print_table, size
-from ninestory.core.errors import Cancelled, Conflict, InvalidRequest, from_dict
+from ninestory.core.errors import Conflict, InvalidRequest
 from ninestory.core.paths import Home
 
 if TYPE_CHECKING:
-    from ninestory.floors.retrieval.embedder import Embedder
     from ninestory.floors.retrieval.hits import Hit
     from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
-    from ninestory.floors.retrieval.rerank import Score
 
 app = typer.Typer(no_args_is_help=True, help="Knowledge bases: your documents, searchable and citable.")
 Name = Annotated[str, typer.Argument(help="Name or id of a knowledge base.")]
@@ -253,70 +250,10 @@ app.command()(kb_evaluate.evaluate)
 app.command()(kb_mcp.mcp)
 
 
-@contextmanager
-def open_embedder(base: KnowledgeBase) -> Iterator[Embedder]:
-    """The embedding model that a knowledge base's published table wants."""
-    from ninestory.core.config import load_settings
-    from ninestory.floors.retrieval.embedder import Embedder
-    from ninestory.models.resolve import resolve
-    from ninestory.runtimes.load import load_engine
-
-    model = base.published.model if base.published else base.model
-    engine = load_engine(resolve(model, Home.default()), load_settings().settings.runtime)
-    try:
-        yield Embedder(engine)
-    finally:
-        engine.close()
-
-
-@contextmanager
-def open_scorer(reranker: str, embedder: Embedder) -> Iterator[Score | None]:
-    """What `--rerank` names: nothing, late interaction with the embedding model, or a reranker of its own."""
-    from ninestory.core.config import load_settings
-    from ninestory.floors.retrieval.rerank import LATE, scorer
-    from ninestory.models.resolve import resolve
-    from ninestory.runtimes.load import load_engine
-
-    if reranker in ("", LATE):
-        yield scorer(embedder.engine) if reranker else None
-        return
-    engine = load_engine(resolve(reranker, Home.default()), load_settings().settings.runtime)
-    try:
-        yield scorer(engine)
-    finally:
-        engine.close()
-
-
 def _open(name: str) -> KnowledgeBase:
     from ninestory.floors.retrieval.knowledge_base import open_base
 
     return open_base(Home.default(), name)
-
-
-def run_ingest(base: KnowledgeBase, params: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
-    """Run it here as a job, in sight of a bar; the report names files that failed, which do not fail the command."""
-    from ninestory.core.config import load_settings
-    from ninestory.core.logs import set_up_logs
-    from ninestory.core.progress_bar import ProgressBar
-    from ninestory.core.state import State
-    from ninestory.jobs.runner import JobRunner
-    from ninestory.jobs.store import JobStore
-    from ninestory.serving.job_kinds import works
-
-    home, settings = Home.default().ensure(), load_settings().settings
-    set_up_logs("warning", settings.log_json)
-    runner = JobRunner(JobStore(State(home.state_db)), works(home, settings.hub))
-    with ProgressBar(quiet=quiet, counts=True) as bar:
-        job = runner.run_new("ingest", {"knowledge_base": base.id, **params}, bar)
-    if job.error:
-        raise from_dict(job.error)
-    if job.state == "cancelled":
-        raise Cancelled(
-            "The ingest was cancelled; what was read so far is kept.",
-            hint=f"'ninestory jobs resume {job.id}' goes on.",
-            hint_zh=f"运行 ninestory jobs resume {job.id} 可继续。",
-        )
-    return job.result or {}
 
 
 def _print_report(report: dict[str, Any], as_json: bool) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ninestory.cli.open_chat import DEFAULT_MODEL
 from ninestory.core.errors import NinestoryError
 
 PROTOCOLS = ("2025-06-18", "2025-03-26", "2024-11-05")
@@ -31,17 +32,11 @@ def mcp(
     set_up_logs("warning", False)
     mode = "auto" if model else "extract"
     # `names` is all that a client can reach: a tool call cannot name another knowledge base, a file or an address.
-    with DocumentSession(names, model or _starter(), AnswerOptions(mode)) as session:
+    with DocumentSession(names, model or DEFAULT_MODEL, AnswerOptions(mode)) as session:
         tools = {"search": session.search_for_tool, "ask": session.ask_for_tool}
         for line in sys.stdin:
             if line.strip() and (answer := handle(line, tools)) is not None:
                 print(json.dumps(answer, ensure_ascii=False), flush=True)
-
-
-def _starter() -> str:
-    from ninestory.cli.chat import DEFAULT_MODEL
-
-    return DEFAULT_MODEL
 
 
 def handle(line: str, tools: Mapping[str, Callable[[str, int], str]]) -> dict[str, Any] | None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ninestory.floors.chat import ChatModel
     from ninestory.models.resolved import ResolvedModel
 
+DEFAULT_MODEL = "starter:smollm2-135m-instruct"
+
 
 class Opener:
     """Called with a reference it gives the loaded model, and says on stderr how it was loaded.

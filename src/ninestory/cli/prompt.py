@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ninestory.cli.app import language as spoken_language
+from ninestory.cli.open_chat import DEFAULT_MODEL
 from ninestory.cli.output import Json, print_json, print_table
 from ninestory.core.errors import InvalidRequest, NinestoryError
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from ninestory.floors.chat.prompt_library import Case, Prompt
 
 app = typer.Typer(no_args_is_help=True, help="Task prompts: ls, show, run, lint, bench.")
-DEFAULT_MODEL = "starter:smollm2-135m-instruct"
 Reference = Annotated[str, typer.Argument(help="Id of the library, or FILE.toml[#ID].")]
 Language = Annotated[str, typer.Option("--language", help="The prompt's language: en or zh; yours when left out.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Model reference.")]
