@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -78,7 +77,8 @@ def measure(configuration: Configuration) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run = {"ours": ours, "trainer": trainer, "trl": trl}[configuration.loop]
         losses, speed = run(configuration, rows, Path(folder))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
     return {"peak": peak, "losses": losses, "speed": speed}
 
 
