@@ -78,7 +78,7 @@ export default function Chat({ query, go }) {
       <${Bar} models=${models} model=${model} row=${row} path=${path} settings=${settings} setSettings=${setSettings}
         open=${open} toggle=${toggle} go=${go} />
       <${Log} path=${path.map(said)} versions=${versions} reply=${reply} busy=${busy} leaf=${shown.leaf}
-        canGoOn=${!isRemote(model)} act=${act}>
+        canAsk=${!busy && Boolean(model)} canGoOn=${!isRemote(model)} act=${act}>
         <${Welcome} model=${model} onTry=${(text) => send(text)} /><//>
       ${conversation.isUnsaved && html`<p class="unsaved" role="status">${t("unsaved")}
         <button type="button" onClick=${conversation.storeWaiting}>${t("saveNow")}</button></p>`}

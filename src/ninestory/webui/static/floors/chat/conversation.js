@@ -34,10 +34,10 @@ export function useConversation({ id, go, model, onLeave, onStored, onRefused })
   useEffect(() => { if (!id || id !== ref.current.id) open(id); }, [id]);
 
   /** Change the title, the pin or the leaf of a stored conversation. */
-  const change = async (row, changes) => {
+  const change = (row, changes) => storing.inLine(async () => {
     const isShown = ref.current.id === row.id;
     try {
-      const body = { revision: row.revision, ...changes };
+      const body = { revision: isShown ? Math.max(row.revision, ref.current.revision) : row.revision, ...changes };
       const { revision, title } = await own("PATCH", `/conversations/${row.id}`, body);
       if (ref.current.id === row.id) update({ ...ref.current, revision, title });
       onStored();
@@ -45,7 +45,7 @@ export function useConversation({ id, go, model, onLeave, onStored, onRefused })
       if (e.code === "stale_revision" && isShown) storing.tellStale([]);
       else complain(e);
     }
-  };
+  });
   /** Show another version of a message, down to its newest tip. */
   const choose = (message) => {
     const { id: at, revision, messages } = ref.current;

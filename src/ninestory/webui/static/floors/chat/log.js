@@ -24,7 +24,7 @@ function useGrowing(root, total) {
   return count;
 }
 
-export function Log({ path, versions, reply, busy, leaf, canGoOn, act, children }) {
+export function Log({ path, versions, reply, busy, leaf, canAsk, canGoOn, act, children }) {
   const box = useRef();
   const inner = useRef();
   const atEnd = useRef(true);
@@ -42,7 +42,7 @@ export function Log({ path, versions, reply, busy, leaf, canGoOn, act, children 
   return html`<div class="log" ref=${box} onScroll=${scrolled} tabindex="0" aria-label=${t("floor1")} role="region">
     <div ref=${inner}>${path.length === 0 ? children : path.slice(-shown).map((m) => html`<${Message} key=${m.id}
       message=${m} state=${reply?.id === m.id ? reply : null} versions=${versions.get(m.id)} isTip=${leaf === m.id}
-      busy=${busy} canGoOn=${canGoOn} act=${act} />`)}</div></div>`;
+      busy=${busy} canAsk=${canAsk} canGoOn=${canGoOn} act=${act} />`)}</div></div>`;
 }
 
 /** What this page is, what the starter can do and cannot, and three prompts that work well with it. */

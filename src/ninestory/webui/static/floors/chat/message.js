@@ -14,7 +14,7 @@ const ENDS_THAT_GO_ON = ["length", "cancelled", "error"];
  * `state` is null or the draft of this message while it streams; `versions` are the ids of its versions;
  * `act(name, …)` does what the buttons say. Props stay the same between paints, so that only what changed is drawn.
  */
-export function Message({ message, state, versions, isTip, busy, canGoOn, act }) {
+export function Message({ message, state, versions, isTip, busy, canAsk, canGoOn, act }) {
   const [editing, setEditing] = useState(false);
   const mine = message.role === "user";
   if (message.role === "tool") return html`<${ToolResult} message=${message} />`;
@@ -22,20 +22,20 @@ export function Message({ message, state, versions, isTip, busy, canGoOn, act })
     ? html`<${Edit} text=${wordsOf(message)} onCancel=${() => setEditing(false)}
         onSave=${(text) => { setEditing(false); act("edit", message, text); }} />`
     : html`<${Body} message=${message} mine=${mine} live=${Boolean(state)} />`;
-  const goesOn = !busy && !mine && canGoOn && ENDS_THAT_GO_ON.includes(message.finish_reason) && message.content;
+  const goesOn = canAsk && !mine && canGoOn && ENDS_THAT_GO_ON.includes(message.finish_reason) && message.content;
   return html`<article class=${`message ${mine ? "is-mine" : ""}`} aria-label=${mine ? t("you") : t("assistant")}>
     ${message.reasoning && html`<details><summary>${t("thinking")}</summary>
       <p class="thinking" translate=${false}>${message.reasoning}</p></details>`}
     ${body}<${Notes} message=${message} state=${state} />
-    <${ToolCalls} calls=${message.data.tool_calls} isOpen=${isTip && !busy}
+    <${ToolCalls} calls=${message.data.tool_calls} isOpen=${isTip && canAsk}
       onResults=${(r) => act("results", message, r)} />
     <${Probabilities} tokens=${message.data.logprobs} />
     <footer><${Versions} ids=${versions} at=${message.id} busy=${busy} onChoose=${(id) => act("choose", id)} />
       ${!state && !editing && html`<${IconButton} icon="copy" label=${t("copy")}
         onClick=${() => copyText(textOf(message)).then(() => toast(t("copied")))} />`}
-      ${!busy && mine && !editing && html`<${IconButton} icon="edit" label=${t("edit")}
+      ${canAsk && mine && !editing && html`<${IconButton} icon="edit" label=${t("edit")}
         onClick=${() => setEditing(true)} />`}
-      ${!busy && (!mine || isTip) && html`<${IconButton} icon="again" label=${t("regenerate")}
+      ${canAsk && (!mine || isTip) && html`<${IconButton} icon="again" label=${t("regenerate")}
         onClick=${() => act("regenerate", message)} />`}
       ${goesOn && html`<button type="button" onClick=${() => act("goOn", message)}>${t("goOn")}</button>`}
       ${!mine && !state && html`<${Figures} message=${message} />`}</footer></article>`;

@@ -15,8 +15,7 @@ const RETRY_MS = 4000;
 export function useStoring({ ref, opened, update, open, go, model, onStored, onRefused }) {
   const [isUnsaved, setUnsaved] = useState(false);
 
-  const create = async (leaf) => {
-    const { messages } = ref.current;
+  const create = async ({ messages }, leaf) => {
     const at = opened.current;
     const title = wordsOf(messages.find((m) => m.role === "user") || { content: "" }).slice(0, TITLE_CHARACTERS);
     const stored = await own("POST", "/conversations", { title, model, messages, leaf });
@@ -25,39 +24,44 @@ export function useStoring({ ref, opened, update, open, go, model, onStored, onR
     update(stored);
     go(`chat?id=${stored.id}`, { replace: true });
   };
-  const append = async (messages, leaf) => {
-    const { id, revision } = ref.current;
+  const append = async ({ id, revision }, messages, leaf) => {
     const { revision: next } = await own("POST", `/conversations/${id}/messages`, { revision, messages, leaf });
     storedNow(id);
     if (ref.current.id === id) update({ ...ref.current, revision: next });
   };
 
+  const line = useRef(Promise.resolve());
+  /** One write after another: each stands on the revision that the one before it made. */
+  const inLine = (work) => (line.current = line.current.then(work, work));
+
   /** "stored", "unsaved" (it waits here), or "stale": another tab was first, nothing is overwritten. */
-  const store = async (messages, leaf, { again = false } = {}) => {
-    const { id } = ref.current;
+  const store = (messages, leaf) => {
+    const { current } = ref;
+    const at = opened.current;
+    return inLine(() => write(opened.current === at ? ref.current : current, messages, leaf));
+  };
+  const write = async (conversation, messages, leaf, { again = false } = {}) => {
+    const { id } = conversation;
     const all = mergeMessages(waitingFor(id)?.messages || [], messages);
     try {
-      await (id ? append(all, leaf) : create(leaf));
+      await (id ? append(conversation, all, leaf) : create(conversation, leaf));
       setUnsaved(false);
       onStored();
       return "stored";
     } catch (e) {
       if (e.code === "stale_revision") { tellStale(all); return "stale"; }
-      keepWaiting(id, id ? all : ref.current.messages, leaf);
+      keepWaiting(id, id ? all : conversation.messages, leaf);
       setUnsaved(true);
       if (!again) complain(e); // once, not every few seconds
       return "unsaved";
     }
   };
-  const isStoring = useRef(false);
   const isStale = useRef(false); // asked once: only a click goes on
-  const storeWaiting = async ({ again } = {}) => {
+  const storeWaiting = ({ again } = {}) => inLine(async () => {
     const waiting = waitingFor(ref.current.id);
-    if (!waiting || isStoring.current || !connected.value || signedOut.value) return;
-    isStoring.current = true;
-    await store(waiting.messages, waiting.leaf, { again });
-    isStoring.current = false;
-  };
+    if (!waiting || !connected.value || signedOut.value) return;
+    await write(ref.current, waiting.messages, waiting.leaf, { again });
+  });
   useEffect(() => { storeWaiting(); }, [connected.value, restarts.value, signedOut.value]);
   const latest = useRef();
   latest.current = storeWaiting;
@@ -88,5 +92,5 @@ export function useStoring({ ref, opened, update, open, go, model, onStored, onR
     toast(t("stale"), { error: true, action: { label: t("reload"), run: load } });
   };
 
-  return { store, storeWaiting, tellStale, isUnsaved, setUnsaved };
+  return { inLine, store, storeWaiting, tellStale, isUnsaved, setUnsaved };
 }
