@@ -42,7 +42,7 @@ from ninestory.serving.routes.system import processor_name
 PASSAGES, DIMENSIONS = 100_000, 384
 QUESTIONS = 400
 INGEST_FILES = 120
-PACKAGES = ["torch", "sentence-transformers", "langchain-text-splitters", "langchain-community", "faiss-cpu"]
+PACKAGES = ["torch==2.13.0", "sentence-transformers", "langchain-text-splitters", "langchain-community", "faiss-cpu"]
 
 
 def cpu_seconds() -> float:
