@@ -32,7 +32,7 @@ def parse(path: Path) -> Document:
                 hint_zh="请去掉密码后另存。",
                 code="encrypted_document",
             ) from error
-        raise Damaged(f"It is no PDF that can be read: {error}.", code="damaged_pdf") from error
+        raise Damaged(f"It is no PDF that can be read: {str(error).rstrip('.')}.", code="damaged_pdf") from error
     try:
         return _read(document)
     finally:
