@@ -64,6 +64,14 @@ def test_found_with_place_and_reason(base: KnowledgeBase, folder: Path) -> None:
     assert best.file == "中文.txt" and best.text[0:2] == "绿茶" and best.text_rank == 1
 
 
+@pytest.mark.parametrize(
+    "question", ['"sweet apples"', "'sweet apples'", 'apples AND (sweet OR "red', "apples^2 +sweet -boats*"]
+)
+def test_marks_in_a_question_are_no_query_language(base: KnowledgeBase, folder: Path, question: str) -> None:
+    sync(base, folder)
+    assert find(base, question)[0].text_rank == 1
+
+
 def test_only_what_changed_is_read_and_embedded_again(base: KnowledgeBase, folder: Path) -> None:
     sync(base, folder)
     assert changed_files(base, folder) == []

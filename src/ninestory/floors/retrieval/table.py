@@ -165,7 +165,8 @@ class ChunkReader:
     def matching(self, words: str, limit: int, where: str | None) -> list[dict[str, Any]]:
         """The rows of the best BM25 scores, best first, with their vectors."""
         with _named_faults(self.base):
-            query = self._table.search(words, query_type="fts", fts_columns="searched")
+            # a plain string in quotation marks would be a phrase, which needs another index
+            query = self._table.search(_lancedb().query.MatchQuery(words, "searched"), query_type="fts")
             query = query.select([*COLUMNS, "vector", "_score"]).limit(limit)
             rows: list[dict[str, Any]] = (query.where(where, prefilter=True) if where else query).to_list()
         return rows
