@@ -156,12 +156,7 @@ def _answer(chunks: Iterator[Chunk], spent: Usage | None) -> Iterator[Chunk]:
             if spent is None:
                 yield dataclasses.replace(chunk, template=_TEMPLATE)
         elif isinstance(chunk, Usage) and spent is not None:
-            yield dataclasses.replace(
-                chunk,
-                completion_tokens=chunk.completion_tokens + spent.completion_tokens,
-                prefill_seconds=chunk.prefill_seconds + spent.prefill_seconds,
-                decode_seconds=chunk.decode_seconds + spent.decode_seconds,
-            )
+            yield chunk.after(spent)
         else:
             yield chunk
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 # --- requests ---------------------------------------------------------------------------------------------------
@@ -250,6 +250,15 @@ class Usage:
     reasoning_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+
+    def after(self, spent: Usage) -> Usage:
+        """Of an answer given in two passes: this one's prompt, both passes' tokens and seconds."""
+        return replace(
+            self,
+            completion_tokens=self.completion_tokens + spent.completion_tokens,
+            prefill_seconds=self.prefill_seconds + spent.prefill_seconds,
+            decode_seconds=self.decode_seconds + spent.decode_seconds,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

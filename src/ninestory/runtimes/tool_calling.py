@@ -138,12 +138,7 @@ def _with_usage(chunks: Iterator[Chunk], spent: Usage | None) -> Iterator[Chunk]
     """The same chunks, the usage raised by what was spent before."""
     for chunk in chunks:
         if isinstance(chunk, Usage) and spent is not None:
-            yield dataclasses.replace(
-                chunk,
-                completion_tokens=chunk.completion_tokens + spent.completion_tokens,
-                prefill_seconds=chunk.prefill_seconds + spent.prefill_seconds,
-                decode_seconds=chunk.decode_seconds + spent.decode_seconds,
-            )
+            yield chunk.after(spent)
         else:
             yield chunk
 

@@ -49,6 +49,7 @@ def router(context: GatewayContext) -> APIRouter:
     routes = APIRouter(prefix="/v1/vector_stores", tags=["vector stores"])
     _add_stores(routes, context)
     _add_files(routes, context)
+    _add_content(routes, context)
     _add_batches(routes, context)
     return routes
 
@@ -159,6 +160,8 @@ def _add_files(routes: APIRouter, context: GatewayContext) -> None:
             context.jobs.create("ingest", {"knowledge_base": base.id})
         return {"id": file_id, "object": "vector_store.file.deleted", "deleted": True}
 
+
+def _add_content(routes: APIRouter, context: GatewayContext) -> None:
     @routes.get("/{vector_store_id}/files/{file_id}/content")
     async def read_store_file(
         vector_store_id: str,
