@@ -6,7 +6,6 @@ exact module path), and ChatGLM's P-Tuning v2, whose prefix encoder keeps its or
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -184,7 +183,6 @@ def _p_tuning(model: Any, method: Method) -> Any:
 
 
 def _peft(model: Any, method: Method, total_steps: int) -> Any:
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a hub of kernels that is not asked here
     peft = require("peft", "train", f"Tuning with {method.name}")
     try:
         return peft.get_peft_model(model, _peft_config(peft, model, method, total_steps))
