@@ -10,7 +10,7 @@ import pytest
 
 from ninestory.core.errors import InvalidRequest
 from ninestory.core.progress import Silent
-from ninestory.floors.finetuning.examples import question, read_examples, render
+from ninestory.floors.finetuning.examples import question, question_text, read_examples, render
 from ninestory.floors.finetuning.forms import FORMS, Sample
 from ninestory.floors.finetuning.inspection import histogram
 from ninestory.models.convert.gguf_safetensors import write_checkpoint
@@ -65,6 +65,14 @@ def test_the_question_of_the_evaluation_is_what_serving_would_ask(tokenizer: Tok
     whole = render(Sample("conversation", messages=TALK), tokenizer, own(), 500)
     assert answer == "好 t" and tokenizer.decode(ids).endswith("[assistant] ")
     assert whole.ids[: len(ids) - 1] == ids[:-1]
+
+
+def test_a_question_is_shown_in_the_words_of_the_data() -> None:
+    row = {"role": "user", "content": "Add.", "input": "1 2"}
+    assert question_text(Sample("conversation", messages=[row, {"role": "assistant", "content": "3"}])) == "Add.\n1 2"
+    assert question_text(Sample("conversation", messages=TALK)).splitlines()[-1] == TALK[-2]["content"]
+    assert question_text(Sample("text", prompt="ab", completion="ba")) == "ab"
+    assert question_text(Sample("moss", moss={"chat": {"turn_1": {"Human": "hi", "MOSS": "yo"}}})) == "hi"
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer: Tokenizer) -> None:

@@ -12,7 +12,7 @@ from ninestory.core.paths import atomic_write
 from ninestory.core.progress import Progress
 from ninestory.evaluation.before_after import Case, Metrics, Side, measure
 from ninestory.floors.finetuning.data_files import read_rows
-from ninestory.floors.finetuning.examples import question
+from ninestory.floors.finetuning.examples import question, question_text
 from ninestory.floors.finetuning.masking import blocks
 from ninestory.floors.finetuning.preparation import Prepared
 
@@ -27,17 +27,16 @@ class Evaluator:
     """The cases of a run, put to a model.
 
     Attributes:
-        cases: prompts as text (for the report) and the wanted answers.
+        cases: what is asked, in the data's words, and the wanted answers.
     """
 
     def __init__(self, prepared: Prepared, progress: Progress) -> None:
         self._prepared, self._progress = prepared, progress
         base, wanted = prepared.base, prepared.recipe.evaluate
-        asked = [
-            question(example.sample, base.tokenizer, base.prompts) for example in prepared.held_out[: wanted.answers]
-        ]
+        samples = [example.sample for example in prepared.held_out[: wanted.answers]]
+        asked = [question(sample, base.tokenizer, base.prompts) for sample in samples]
         self._questions = [ids for ids, _ in asked]
-        self.cases = [Case(base.tokenizer.decode(ids), answer) for ids, answer in asked]
+        self.cases = [Case(question_text(sample), answer) for sample, (_, answer) in zip(samples, asked, strict=True)]
         self._general = _general_rows(prepared)
 
     def side(self, model: Any, held_out: Sequence[Any], *, packs: bool) -> Side:

@@ -194,6 +194,16 @@ def question(sample: Sample, tokenizer: Tokenizer, prompts: PromptFormat | None)
     return [*bos, *ids, *tokenizer.suffix_ids], str(messages[-1]["content"])
 
 
+def question_text(sample: Sample) -> str:
+    """What is asked, in the words of the data: for people to read, without the prompt format around it."""
+    if sample.kind == "text":
+        return sample.prompt
+    if sample.kind == "moss":
+        return str(sample.moss["chat"]["turn_1"].get("Human", ""))
+    *before, last = [(m["role"], f"{m['content']}\n{m.get('input') or ''}".strip()) for m in sample.messages[:-1]]
+    return "\n".join([*(f"{role}: {text}" for role, text in before), last[1]])
+
+
 def _bos_before(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
     """The begin token, unless the format has written it."""
     return [] if list(ids[: len(tokenizer.bos_ids)]) == tokenizer.bos_ids else tokenizer.bos_ids
