@@ -18,25 +18,29 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from retrieval_corpus import pages, write_sections
 
 from ninestory.core.config import RuntimeSettings
+from ninestory.core.errors import Cancelled
 from ninestory.core.paths import Home
 from ninestory.core.progress import Silent
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.hits import SearchOptions
 from ninestory.floors.retrieval.ingest import IngestReport, ingest, sync_folder
-from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL, KnowledgeBase, create
+from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL, KnowledgeBase, create, list_bases
 from ninestory.floors.retrieval.parsing import parse
 from ninestory.floors.retrieval.search import search
 from ninestory.floors.retrieval.table import ChunkReader, ChunkWriter
 from ninestory.models.resolve import resolve
 from ninestory.runtimes.load import load_engine
+from ninestory.runtimes.protocol import Chunk, EmbeddingRequest, Embeddings, EngineInfo, Request
 from ninestory.serving.routes.system import processor_name
 
 PASSAGES, DIMENSIONS = 100_000, 384
@@ -141,14 +145,14 @@ def _sentence_transformers_folder(folder: Path) -> Path:
     """The starter's weights as sentence-transformers reads them: the same numbers in its own names."""
     from safetensors.numpy import save_file
 
-    from ninestory.models.convert.e5_onnx import _E5File, _tokenizer  # its reader; the layout is its own secret
-    from ninestory.models.convert.sentence_encoder import _EMBEDDED, _LAYER
+    from ninestory.models.convert.e5_onnx import E5File, e5_tokenizer
+    from ninestory.models.convert.sentence_encoder import EMBEDDED_NAMES, LAYER_NAMES
     from ninestory.models.starters import find_starter, starter_file
 
-    file = _E5File(starter_file(find_starter("multilingual-e5-small"), Home.default()))
-    tensors = {f"embeddings.{theirs}": file.named(ours) for ours, theirs in _EMBEDDED.items()}
+    file = E5File(starter_file(find_starter("multilingual-e5-small"), Home.default()))
+    tensors = {f"embeddings.{theirs}": file.named(ours) for ours, theirs in EMBEDDED_NAMES.items()}
     for layer in range(file.layers):
-        for ours, theirs in _LAYER.items():
+        for ours, theirs in LAYER_NAMES.items():
             for kind in ("weight", "bias"):
                 tensors[f"encoder.layer.{layer}.{theirs}.{kind}"] = file.named(f"{layer}/{ours}.{kind}")
     folder.mkdir()
@@ -175,7 +179,7 @@ def _sentence_transformers_folder(folder: Path) -> Path:
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    (folder / "tokenizer.json").write_text(_tokenizer(file).to_str(), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(e5_tokenizer(file).to_str(), encoding="utf-8")
     return folder
 
 
@@ -277,33 +281,91 @@ def write_on(folder: Path, root: Path) -> None:
         time.sleep(0.25)
 
 
+class DrawnVectors:
+    """An engine of eight drawn numbers a text: everything of an ingest but the embedding, which would take a day."""
+
+    info = EngineInfo(model="drawn", runtime="onnx", architecture="drawn", tasks=["embedding"], context=512, slots=1)
+
+    def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
+        assert isinstance(request, EmbeddingRequest)
+        vectors = [np.random.default_rng(zlib.crc32(str(text).encode())).normal(size=8) for text in request.inputs]
+        yield Embeddings(vectors=[(v / np.linalg.norm(v)).tolist() for v in vectors], prompt_tokens=1)
+
+    def close(self) -> None:
+        pass
+
+
+class StopsAt(Silent):
+    """Cancels when so much of the one file is in."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self._share = share
+
+    def update(self, done: float, total: float | None = None, message: str = "") -> None:
+        if self._share <= done < 1:
+            raise Cancelled("enough")
+
+
 def measure_large(megabytes: Path) -> None:
-    """One large file parsed and cut part by part (no embedding): memory and time of both processes."""
+    """One large text: read and cut whole; and a quarter of it ingested, cancelled on the way and resumed, indexed."""
+    size = int(str(megabytes)) << 20
+    with tempfile.TemporaryDirectory() as directory:
+        me, folder = [sys.executable, __file__], Path(directory) / "files"
+        folder.mkdir()
+        _write_text(folder / "large.txt", size)
+        print(
+            "| | MB of text | passages | seconds | peak MB here | peak MB of the parsing process |\n|---|---|---|---|---|---|"
+        )
+        subprocess.run([*me, "large-read", str(folder / "large.txt")], check=True)
+        _write_text(folder / "large.txt", size // 4)
+        for share in ("0.5", "2"):
+            subprocess.run([*me, "large-ingest", directory, share], check=True)
+
+
+def _write_text(path: Path, size: int) -> None:
+    """Paragraphs of both languages, none of them twice."""
+    number = 0
+    with path.open("w", encoding="utf-8") as file:
+        while file.tell() < size:
+            for _ in range(1000):
+                number += 1
+                file.write(
+                    f"Paragraph {number} 第{number}段。It tells of thing {number * 7919 % 65537} and nothing else.\n\n"
+                )
+
+
+def large_read(path: Path) -> None:
     from ninestory.floors.retrieval.chunking.structure import chunk_document
     from ninestory.floors.retrieval.parsing.isolated import ParserProcess
 
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "large.txt"
-        block = "\n\n".join(
-            f"Paragraph {n} 第{n}段。It tells of one thing, and of nothing else at all." for n in range(9000)
-        )
-        with path.open("w", encoding="utf-8") as file:
-            while file.tell() < int(str(megabytes)) << 20:
-                file.write(block + "\n\n")
-        begun, position, chunks, parts = time.perf_counter(), 0, 0, 0
-        with ParserProcess() as parser:
-            following: int | None = position
-            while following is not None:
-                document, following = parser.parse_part(path, path.name, following)
-                chunks += len(chunk_document(document, lambda text: len(text) // 4 + 1))
-                parts += 1
-        seconds = time.perf_counter() - begun
-        mine = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        print(
-            f"1 GB of text: {parts} parts, {chunks:,} passages in {seconds:.0f} s (tokens estimated, nothing embedded), "
-        )
-        print(f"peak {mine:.0f} MB here and {child:.0f} MB in the parsing process.\n")
+    begun, chunks = time.perf_counter(), 0
+    with ParserProcess() as parser:
+        following: int | None = 0
+        while following is not None:
+            document, following = parser.parse_part(path, path.name, following)
+            chunks += len(chunk_document(document, lambda text: len(text.encode()) // 3 + 1))
+    _print_large("read and cut", path, chunks, time.perf_counter() - begun)
+
+
+def large_ingest(directory: Path, share: Path) -> None:
+    home = Home(directory / "home")
+    base = next(iter(list_bases(home)), None) or create(home, "large", model="drawn")
+    begun, report, name = time.perf_counter(), IngestReport(), "resumed, and indexed"
+    sync_folder(base, directory / "files", report)
+    try:
+        ingest(base, Embedder(DrawnVectors()), StopsAt(float(str(share))), report)  # type: ignore[arg-type]
+        assert base.counts()["chunks"] == ChunkWriter(base, 8).rows
+    except Cancelled:
+        name = f"ingested, cancelled at {share}"
+    _print_large(name, directory / "files/large.txt", report.chunks, time.perf_counter() - begun)
+
+
+def _print_large(name: str, path: Path, chunks: int, seconds: float) -> None:
+    mine, child = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(
+        f"| {name} | {path.stat().st_size >> 20} | {chunks:,} | {seconds:.0f} | {mine:.0f} | {child:.0f} |", flush=True
+    )
 
 
 def main() -> None:
@@ -317,6 +379,8 @@ def main() -> None:
         "ingest": measure_ingest,
         "store": measure_store,
         "large": measure_large,
+        "large-read": large_read,
+        "large-ingest": large_ingest,
         "read": read,
         "write-on": write_on,
     }[name](*places)

@@ -214,3 +214,23 @@ def test_the_child_process_survives_a_bad_file_and_keeps_reading(tmp_path: Path)
             parser.parse(good, "good.txt")
         assert caught.value.code == "parser_died"
         assert parser.parse(good, "good.txt").blocks
+
+
+def test_html_listings_cells_and_what_is_skipped(tmp_path: Path) -> None:
+    """Tags inside a listing keep its lines, bars in cells are text, a menu inside a menu goes with it."""
+    page = (
+        "<!-- <h1>no</h1> --><nav>Menu <nav>inner</nav></nav><div class='x toc'><p>Contents<div class='toc'>1</div></div>"
+        "<h2 title='a > b'>Pipes &amp; <i>cells</i> ¶</h2><pre><div># one</div><div>two <img src=x>&lt;three&gt;</div></pre>"
+        "<table><tr><th>Cell<th>Effect<tr><td><code>| xargs</code><td>runs<br>it</table>"
+        "<script>if (a < b) document.write('<p>no')</script><ul><li>first<br>line<li><p>second</ul><p>1 < 2"
+    )
+    (tmp_path / "a.html").write_text(page, encoding="utf-8")
+    document = parse(tmp_path / "a.html")
+    assert [(b.kind, b.level, document.text[b.start : b.end]) for b in document.blocks] == [
+        ("heading", 2, "Pipes & cells"),
+        ("code", 0, "# one\ntwo <three>"),
+        ("table", 0, "Cell | Effect\n| xargs | runs it"),
+        ("text", 0, "- first\nline"),
+        ("text", 0, "second"),
+        ("text", 0, "1 < 2"),
+    ]

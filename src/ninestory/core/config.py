@@ -79,6 +79,11 @@ class RuntimeSettings:
     threads: int = _doc(
         0, "threads of one worker; 0 = the processors that are free", "每个工作进程的线程数；0 为空闲处理器数"
     )
+    ingest_processes: int = _doc(
+        0,
+        "processes that embed a large ingest of documents; 0 = one less than the processors that are free",
+        "大批文档入库时用于嵌入的进程数；0 为空闲处理器数减一",
+    )
     dtype: str = _doc(
         "",
         "float32, bfloat16, float16, int8, int4 (GPU) or empty (on a CPU float32, or bfloat16 where timed faster)",

@@ -6,13 +6,13 @@ Offsets are characters of `Document.text`, so a citation's passage is always `te
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 BlockKind = Literal["heading", "text", "table", "code"]
+_BETWEEN = "\n\n"
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """One paragraph, heading, table or listing.
 
     Attributes:
@@ -41,21 +41,19 @@ class DocumentBuilder:
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
-        self._length = 0
+        self._start = 0  # of the next block
         self._blocks: list[Block] = []
         self.notes: list[str] = []
 
     def add(self, text: str, kind: BlockKind = "text", *, level: int = 0, page: int | None = None) -> None:
         """Append a block; white space around it is dropped, and so is an empty one."""
         text = text.strip("\n").rstrip() if kind == "code" else text.strip()
-        if not text.strip():
+        if not text:
             return
-        if self._pieces:
-            self._pieces.append("\n\n")
-            self._length += 2
-        self._blocks.append(Block(self._length, self._length + len(text), kind, level, page))
+        end = self._start + len(text)
+        self._blocks.append(Block(self._start, end, kind, level, page))
         self._pieces.append(text)
-        self._length += len(text)
+        self._start = end + len(_BETWEEN)
 
     def build(self) -> Document:
-        return Document("".join(self._pieces), self._blocks, self.notes)
+        return Document(_BETWEEN.join(self._pieces), self._blocks, self.notes)

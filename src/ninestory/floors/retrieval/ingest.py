@@ -9,44 +9,24 @@ import hashlib
 import secrets
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ninestory.core.errors import InvalidRequest, NinestoryError, NotFound
+from ninestory.core.errors import InvalidRequest, NotFound
 from ninestory.core.locks import waiting_lock
 from ninestory.core.paths import inside
 from ninestory.core.progress import Progress
 from ninestory.floors.retrieval.calibration import calibrate
-from ninestory.floors.retrieval.chunking.structure import chunk_document
-from ninestory.floors.retrieval.document import Document
 from ninestory.floors.retrieval.embedder import Embedder
-from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, KnowledgeFile
+from ninestory.floors.retrieval.embedding_pool import EmbeddingPool
+from ninestory.floors.retrieval.intake import IngestReport as IngestReport
+from ninestory.floors.retrieval.intake import Intake
+from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
 from ninestory.floors.retrieval.parsing import is_supported
 from ninestory.floors.retrieval.parsing.isolated import ParserProcess
 from ninestory.floors.retrieval.table import ChunkWriter
 
-MAX_TOKENS, OVERLAP_TOKENS = 240, 32
-EMBEDDED_AT_ONCE = 64
 _ENDINGS = {"application/pdf": ".pdf", "text/plain": ".txt", "text/markdown": ".md", "application/json": ".json"}
-_SPECIAL_TOKENS = 8  # prefix and marks that the model adds to a passage
-_FATAL = frozenset({"cancelled", "disk_full", "shutting_down", "damaged_knowledge_base", "other_embedding_model"})
-
-
-@dataclass
-class IngestReport:
-    """What an ingest did. `failed` and `skipped` name each file; the others went through."""
-
-    indexed: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    chunks: int = 0
-    embedded: int = 0  # chunks whose vectors were not there yet
-    failed: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def add_paths(
@@ -161,9 +141,16 @@ def _files_below(root: Path, report: IngestReport) -> Iterator[tuple[str, Path]]
 
 
 def ingest(
-    base: KnowledgeBase, embedder: Embedder, progress: Progress, report: IngestReport | None = None
+    base: KnowledgeBase,
+    embedder: Embedder,
+    progress: Progress,
+    report: IngestReport | None = None,
+    pool: EmbeddingPool | None = None,
 ) -> IngestReport:
     """Bring every pending file in, take every removed one out, and publish.
+
+    Args:
+        pool: processes of the same model that embed for a large ingest; the table is the same without them.
 
     Raises:
         Conflict: another embedding model. DiskFull, Cancelled: readers stay on the last published version, and the
@@ -180,12 +167,7 @@ def ingest(
         report.removed += len(removed)
         pending = base.files("pending")
         with ParserProcess() as parser:
-            intake = _Intake(base, writer, parser, embedder, progress, report)
-            for done, file in enumerate(pending):
-                place = (done, len(pending), file.name)
-                progress.update(*place)
-                replace(intake, place=place).take(file)
-                progress.checkpoint({"done": done + 1})  # this many survive whatever comes
+            Intake(base, writer, parser, embedder, pool, progress, report).take(pending)
         if removed or base.unfinished():
             progress.update(len(pending), len(pending), "indexing")
             writer.publish()
@@ -201,117 +183,6 @@ def compact(base: KnowledgeBase, progress: Progress) -> None:
         if probe := base.get("probe"):
             ChunkWriter(base, len(probe)).publish()
             base.mark_published()
-
-
-@dataclass(frozen=True)
-class _Intake:
-    """What every file of one ingest goes through."""
-
-    base: KnowledgeBase
-    writer: ChunkWriter
-    parser: ParserProcess
-    embedder: Embedder
-    progress: Progress
-    report: IngestReport
-    place: tuple[float, int, str] = (0, 0, "")  # what the progress was told last
-
-    def take(self, file: KnowledgeFile) -> None:
-        """One file whole; a failure is noted on it and does not stop the others."""
-        try:
-            if not file.path.is_file():
-                raise NotFound(f"{file.name} is no longer there.", code="file_gone")
-            self._write(file)
-        except NinestoryError as error:
-            if error.code in _FATAL:
-                raise
-            self.writer.delete_files([file.id])
-            self.base.mark(file.id, "failed", error=error.as_dict())
-            self.base.drop(_part_key(file))
-            self.report.failed.append({"file": file.name, "code": error.code, "message": error.message})
-
-    def _write(self, file: KnowledgeFile) -> None:
-        """Part by part (most files are one): after each it is noted where to go on, so a cancel or kill costs a part."""
-        part = _Part(**self.base.get(_part_key(file), {}))
-        if (part.sha256, part.mtime) != (file.sha256, file.mtime) or part.table != self.base.table_path.name:
-            part = _Part(sha256=file.sha256, mtime=file.mtime, table=self.base.table_path.name)
-        notes: list[str] = part.notes
-        done, total, name = self.place
-        while part.position is not None:
-            if part.position:
-                self.progress.update(done + part.position / max(file.bytes, 1), total, name)
-            document, following = self.parser.parse_part(file.path, file.name, part.position)
-            rows, embedded = self._rows(file, document, part)
-            if part.position == 0:
-                self.writer.delete_files([file.id])  # of the version before; what stands there was looked up first
-            else:
-                self.writer.delete_from(file.id, part.chunks)  # written by an ingest that was killed before its note
-            self.writer.add(rows)
-            self.report.chunks += len(rows)
-            self.report.embedded += embedded
-            notes += document.notes
-            characters = part.characters + len(document.text) + 2
-            part = replace(part, position=following, chunks=part.chunks + len(rows), characters=characters, notes=notes)
-            if following is not None:
-                self.base.put(**{_part_key(file): asdict(part)})
-        self.base.mark(file.id, "written", chunks=part.chunks, notes=notes)
-        self.base.drop(_part_key(file))
-        self.report.indexed += 1
-
-    def _rows(self, file: KnowledgeFile, document: Document, part: _Part) -> tuple[list[dict[str, Any]], int]:
-        """The table's rows of a document, and how many vectors were made now and not found by their text's hash."""
-        most = min(file.options.get("max_tokens", MAX_TOKENS), self.embedder.context - _SPECIAL_TOKENS)
-        overlap = min(file.options.get("overlap_tokens", OVERLAP_TOKENS), most // 2)
-        chunks = chunk_document(document, self.embedder.count_tokens, max_tokens=most, overlap_tokens=overlap)
-        hashes = [hashlib.sha256(chunk.searched.encode()).hexdigest() for chunk in chunks]
-        vectors: dict[str, Any] = dict(self.writer.vectors(hashes))
-        new = {digest: chunk.searched for digest, chunk in zip(hashes, chunks, strict=True) if digest not in vectors}
-        vectors |= self._embedded(new)
-        rows = [
-            {
-                "id": f"{file.id}:{ordinal}",
-                "file_id": file.id,
-                "file": file.name,
-                "ordinal": ordinal,
-                "text": chunk.text,
-                "context": chunk.context,
-                "searched": chunk.searched,
-                "page": chunk.page,
-                "start": part.characters + chunk.start,
-                "end": part.characters + chunk.end,
-                "hash": digest,
-                "vector": vectors[digest],
-            }
-            for ordinal, (digest, chunk) in enumerate(zip(hashes, chunks, strict=True), part.chunks)
-        ]
-        return rows, len(new)
-
-    def _embedded(self, texts: dict[str, str]) -> dict[str, Any]:
-        """Vectors by the texts' keys; a cancel is heard every `EMBEDDED_AT_ONCE` texts."""
-        keys = list(texts)
-        vectors: dict[str, Any] = {}
-        for first in range(0, len(keys), EMBEDDED_AT_ONCE):
-            if first:
-                self.progress.update(*self.place)
-            some = keys[first : first + EMBEDDED_AT_ONCE]
-            vectors |= dict(zip(some, self.embedder.passages([texts[key] for key in some]), strict=True))
-        return vectors
-
-
-@dataclass(frozen=True)
-class _Part:
-    """How far a file has come: the next byte to read (None after the last), and what was written before it."""
-
-    sha256: str = ""
-    mtime: float = 0.0
-    table: str = ""
-    position: int | None = 0
-    chunks: int = 0
-    characters: int = 0
-    notes: list[str] = field(default_factory=list)
-
-
-def _part_key(file: KnowledgeFile) -> str:
-    return f"part {file.id}"
 
 
 def _sha256(path: Path) -> str:

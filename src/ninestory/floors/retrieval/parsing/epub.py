@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from ninestory.core.errors import Damaged, Unsupported
 from ninestory.floors.retrieval.document import Document, DocumentBuilder
 from ninestory.floors.retrieval.parsing.archive import open_archive
-from ninestory.floors.retrieval.parsing.html import add_html, decode_html
+from ninestory.floors.retrieval.parsing.html import add_html, utf8_html
 
 _OPF = "{http://www.idpf.org/2007/opf}"
 
@@ -29,5 +29,5 @@ def parse(path: Path) -> Document:
             href = unquote(pages.get(reference.get("idref"), ""))
             part = posixpath.normpath(posixpath.join(posixpath.dirname(package), href))
             if href and part in archive.names:
-                add_html(builder, decode_html(archive.read(part), builder.notes))
+                add_html(builder, utf8_html(archive.read(part), builder.notes))
     return builder.build()

@@ -7,156 +7,126 @@ from html import unescape
 from pathlib import Path
 
 from ninestory.core.errors import Damaged
-from ninestory.floors.retrieval.document import BlockKind, Document, DocumentBuilder
+from ninestory.floors.retrieval.document import Document, DocumentBuilder
 from ninestory.floors.retrieval.parsing.encoding import decode
 
-_SKIPPED = frozenset(["head", "nav", "svg", "object", "button", "select"])
-_VOID = frozenset(["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track"])
-_ATTRIBUTES = r'[^>"]*(?:"[^"]*"[^>"]*)*'
-# The tree is written out again by lexbor, so tags are whole, attributes quoted and text escaped: patterns are safe.
-_RAW = re.compile(r"<!--.*?-->|<(script|style|template|noscript|iframe|noembed|noframes)\b.*?</\1>", re.DOTALL)
+# Navigation, tables of contents (their lines are found again as headings), and what is not text.
+_SKIPPED = (
+    "nav, svg, object, button, select, [class~=toc], script, style, template, noscript, iframe, noembed, noframes"
+)
+# Lexbor writes its tree out again: tags whole, quotes and angle brackets in attributes and text escaped. So patterns
+# are safe, and quick: each step is one pass in C, and Python sees a block or a table's row at a time.
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 # Tags that begin no block: inline ones, and of tables what says nothing of rows and cells.
 _INLINE = re.compile(
-    r"</?(?:a|abbr|acronym|b|bdi|bdo|big|cite|code|data|del|dfn|em|font|i|ins|kbd|label|mark|q|s|samp|small|span|strike"
-    rf"|strong|sub|sup|time|tt|u|var|wbr|tbody|thead|tfoot|colgroup|col)(?:\s{_ATTRIBUTES})?>|</t[dh]>"
+    r"</?(?:a(?:bbr|cronym)?|code|span|strong|em|b(?:d[io]|ig)?|c(?:ite|ol(?:group)?)|d(?:ata|el|fn)|font|i(?:ns)?|kbd"
+    r"|label|mark|q|s(?:amp|mall|trike|u[bp])?|t(?:t|ime|body|head|foot)|u|var|wbr)(?: [^>]*)?>|</t[dh]>"
 )
-_TAG = re.compile(rf"<(/?)([a-z][^\s/>]*)({_ATTRIBUTES})>")
-_HEADINGS = frozenset(["h1", "h2", "h3", "h4", "h5", "h6"])
-_CLASS = re.compile(r'\bclass="([^"]*)"')
-_LINE = "\0"  # a line break asked for by <br>, until the block is whole; parsing replaces the character itself
+_SECTION = re.compile(r"<(/?)(h[1-6]|table|pre|textarea)(?: [^>]*)?>")
+_END_OF_LINE = re.compile(r"<(?:br|/div|/p|/li)(?: [^>]*)?>")  # in a listing
+_BREAK, _ITEM, _TAG = re.compile(r"<br(?: [^>]*)?>"), re.compile(r"<li(?: [^>]*)?>"), re.compile(r"<[^>]*>")
+_CELL = re.compile(r"<t[dh](?: [^>]*)?>")
+_LINE, _ROW_END = "\0", "\0\0"  # breaks within a block; no text holds them, the parser drops the character
 _CHARSET = re.compile(rb"<meta[^>]+charset=[\"']?([A-Za-z0-9_-]+)", re.IGNORECASE)
 
 
 def parse(path: Path) -> Document:
     builder = DocumentBuilder()
-    add_html(builder, decode_html(path.read_bytes(), builder.notes))
+    add_html(builder, utf8_html(path.read_bytes(), builder.notes))
     return builder.build()
 
 
-def decode_html(data: bytes, notes: list[str]) -> str:
-    """Text of a page: what it declares if that holds, else what is detected."""
+def utf8_html(data: bytes, notes: list[str]) -> bytes:
+    """A page in UTF-8: what it declares if that holds, else what is detected."""
     declared = _CHARSET.search(data[:4096])
     if declared:
-        name = declared.group(1).decode("ascii")
+        name = declared.group(1).decode("ascii").lower()
         try:
-            return data.decode("gb18030" if name.lower() in ("gb2312", "gbk") else name)
-        except (UnicodeDecodeError, LookupError):
+            text = data.decode("gb18030" if name in ("gb2312", "gbk") else name)
+            return data if name in ("utf-8", "utf8") else text.encode("utf-8")
+        except (UnicodeError, LookupError):
             notes.append(f"declared encoding {name} does not hold")
     text, encoding = decode(data)
     if encoding not in ("utf-8", "utf-8-sig"):
         notes.append(f"encoding: {encoding}")
-    return text
+    return data if encoding == "utf-8" else text.encode("utf-8")
 
 
-def add_html(builder: DocumentBuilder, html: str, page: int | None = None) -> None:
+def add_html(builder: DocumentBuilder, html: str | bytes, page: int | None = None) -> None:
     """Blocks of a page, in reading order.
+
+    Args:
+        html: text, or bytes in UTF-8.
 
     Raises:
         Damaged: there is no body at all.
     """
-    from selectolax.lexbor import LexborHTMLParser
+    from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser
 
-    body = LexborHTMLParser(html).body
+    body = LexborHTMLParser(html, options=LexborDocumentOptions.WO_EVENTS).body
     if body is None:
         raise Damaged("The page has no body.", code="damaged_html")
-    # Python sees each block's tag and text once; spans, links and scripts are taken out before.
-    _Walk(builder, page).run(_TAG.split(_INLINE.sub("", _RAW.sub("", body.html or ""))))
+    for node in reversed(body.css(_SKIPPED)):  # what stands inside another of them goes first
+        node.decompose()
+    written = _INLINE.sub("", _COMMENT.sub("", body.html or ""))
+    _Walk(builder, page).run(_SECTION.split(written))
 
 
 class _Walk:
-    """The blocks of a page from its text and tags in order."""
+    """The blocks of a page, from what stands between the tags of headings, tables and listings."""
 
     def __init__(self, builder: DocumentBuilder, page: int | None) -> None:
         self._builder, self._page = builder, page
-        self._inline: list[str] = []
-        self._rows: list[str] = []
-        self._tables = self._listings = 0
 
     def run(self, parts: list[str]) -> None:
-        """`parts`: text, then ("/" or "", tag, attributes, text) again and again."""
+        """`parts`: what stands before the first such tag, then ("/" or "", tag, what follows) again and again."""
         self._text(parts[0])
-        skipped, depth = "", 0  # the tag that is left out with all that stands in it, and how often it is open
-        for closing, tag, attributes, text in zip(parts[1::4], parts[2::4], parts[3::4], parts[4::4], strict=True):
-            if skipped:
-                depth += (tag == skipped) * (-1 if closing else 1)
-                if depth:
-                    continue
-                skipped = ""
-            elif closing:
-                self._leave(tag)
-            elif _is_skipped(tag, attributes):
-                skipped, depth = tag, 1
-                continue
-            else:
-                self._enter(tag)
-                if tag in _VOID and tag != "br":
-                    self._leave(tag)
-            self._text(text)
-        self._flush()
-
-    def _text(self, text: str) -> None:
-        if text:
-            self._inline.append(unescape(text) if "&" in text else text)
-
-    def _enter(self, tag: str) -> None:
-        if self._tables:
-            if tag in ("td", "th") and "".join(self._inline).strip():
-                self._inline.append(" | ")
-            elif tag == "table":
-                self._tables += 1
-            else:
-                self._inline.append(" ")
-            return
-        if tag == "br":
-            self._inline.append(_LINE)
-            return
-        self._flush()
-        if tag == "li":
-            self._inline.append("- ")
-        self._tables += tag == "table"
-        self._listings += tag in ("pre", "textarea")
-
-    def _leave(self, tag: str) -> None:
-        if self._tables:
-            if tag == "tr":
-                self._end_row()
+        tables, rows = 0, list[str]()
+        inside = ""  # heading or listing
+        for closing, tag, html in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
             if tag == "table":
-                self._tables -= 1
-                if not self._tables:
-                    self._end_row()
-                    self._builder.add("\n".join(self._rows), "table", page=self._page)
-                    self._rows.clear()
-        elif len(tag) == 2 and tag in _HEADINGS:
-            self._flush("heading", int(tag[1]))
-        elif tag in ("pre", "textarea"):
-            self._flush("code")
-            self._listings -= 1
-        else:
-            self._flush()
+                tables += -1 if closing else 1
+                if closing and not tables:
+                    self._table("".join(rows))
+                    rows.clear()
+            if tables:
+                rows.append(html)
+                continue
+            inside = "" if closing or tag == "table" else tag
+            if not inside:
+                self._text(html)
+            elif inside in ("pre", "textarea"):
+                text = _plain(_TAG.sub("", _END_OF_LINE.sub("\n", html)))
+                self._builder.add(text, "code", page=self._page)
+            else:
+                heading = " ".join(_plain(_TAG.sub(" ", html)).split()).rstrip("¶ ")
+                self._builder.add(heading, "heading", level=int(tag[1]), page=self._page)
 
-    def _end_row(self) -> None:
-        if row := " ".join("".join(self._inline).split()):
-            self._rows.append(row)
-        self._inline.clear()
+    def _text(self, html: str) -> None:
+        """Paragraphs and list items: each tag left ends one."""
+        if not html or html.isspace():
+            return
+        if "<br" in html:
+            html = _BREAK.sub(_LINE, html)
+        if "<li" in html:
+            html = _ITEM.sub("<>- ", html)
+        for piece in _TAG.split(html):
+            if not piece or piece.isspace():
+                continue
+            text = _plain(piece)
+            if _LINE in text:
+                text = "\n".join([" ".join(line.split()) for line in text.split(_LINE)]).strip("\n")
+            else:
+                text = " ".join(text.split())
+            if text != "-":
+                self._builder.add(text, page=self._page)
 
-    def _flush(self, kind: BlockKind = "text", level: int = 0) -> None:
-        text = "".join(self._inline)
-        self._inline.clear()
-        if self._listings:
-            text = text.replace(_LINE, "\n")
-        else:
-            text = "\n".join(" ".join(line.split()) for line in text.split(_LINE)).strip()
-        if kind == "heading":
-            text = text.replace("\n", " ").rstrip("¶ ")
-        if text.strip("- \n"):
-            self._builder.add(text, kind, level=level, page=self._page)
+    def _table(self, html: str) -> None:
+        """A row a line, cells parted by bars."""
+        marked = _CELL.sub(f" {_LINE} ", html).replace("</tr>", _ROW_END)
+        rows = [" ".join(row.split()).lstrip(f"{_LINE} ") for row in _plain(_TAG.sub(" ", marked)).split(_ROW_END)]
+        self._builder.add("\n".join(filter(None, rows)).replace(_LINE, "|"), "table", page=self._page)
 
 
-def _is_skipped(tag: str, attributes: str) -> bool:
-    """Navigation, and tables of contents, whose lines are found again as headings."""
-    if tag in _SKIPPED:
-        return True
-    if not attributes or tag not in ("div", "ul", "ol", "section"):
-        return False
-    named = _CLASS.search(attributes)
-    return named is not None and "toc" in named.group(1).lower().split()
+def _plain(text: str) -> str:
+    return unescape(text) if "&" in text else text

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import resource
@@ -100,7 +99,7 @@ def _answer(path: str, name: str, position: int) -> dict[str, Any]:
         return {"error": failure.as_dict()}
     return {
         "text": document.text,
-        "blocks": [dataclasses.astuple(block) for block in document.blocks],
+        "blocks": document.blocks,
         "notes": document.notes,
         "next": following,
     }
