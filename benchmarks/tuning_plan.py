@@ -1,6 +1,7 @@
 """The memory plan of tuning against measured peaks, every method: one process a configuration.
 
-    python benchmarks/tuning_plan.py          (some ten minutes on a quiet machine; `fit` = the other three)
+    python benchmarks/tuning_plan.py [FROM TO]     (some ten minutes on a quiet machine, or the runs from FROM to TO
+                                                    in pieces; `fit` = the three that the formula was settled on)
 
 The formula counts what each method keeps; its one free constant, the process, was settled on FITTED. A process
 loads a random model as a run does, makes two steps through `Training.run` (in the second Adam's averages are there),
@@ -37,8 +38,11 @@ class Configuration:
     rank: int = 8
     checkpointing: bool = False
     tied: bool = True
+    objective: str = "sft"
+    modules_to_save: tuple[str, ...] = ()
 
 
+TABLES = ("embed_tokens", "lm_head")
 C = Configuration
 FITTED = [C("lora"), C("lora", checkpointing=True, rows=8), C("lora", vocabulary=4096, rows=8)]
 CHECKED = [
@@ -58,15 +62,21 @@ CHECKED = [
     C("adalora", hidden=768, ffn=2048, layers=4), C("adalora", layers=10, rows=3, rank=16),
     C("ia3", hidden=768, ffn=2048, layers=4), C("ia3", layers=10, length=300), C("prompt", layers=8, length=120),
     C("prompt", hidden=768, ffn=2048, layers=4), C("prefix", layers=8, length=120),
-    C("prefix", hidden=768, ffn=2048, layers=4),
+    C("prefix", hidden=768, ffn=2048, layers=4), C("lora", objective="dpo", length=150),
+    C("lora", objective="dpo", vocabulary=65536, layers=8, checkpointing=True, length=150),
+    C("full", objective="dpo", hidden=384, ffn=1024, length=150), C("lora", modules_to_save=TABLES),
+    C("lora", modules_to_save=TABLES, tied=False, layers=4, checkpointing=True),
+    C("qlora", modules_to_save=TABLES, tied=False, vocabulary=16384, layers=8),
 ]  # fmt: skip
 
 
 def main(chosen: list[Configuration]) -> None:
+    """Measure; the tables are Markdown."""
     print(
-        "| method | layers × hidden / MLP, vocabulary | tokens a step | checkpointing | planned MB | peak MB | error |"
+        "| method | layers × hidden / MLP, vocabulary | tokens a step | checkpointing | planned MB | peak MB | error "
+        "| s a step, estimated | taken |"
     )
-    print("|---|---|---:|---|---:|---:|---:|")
+    print("|---|---|---:|---|---:|---:|---:|---:|---:|")
     errors: dict[str, list[float]] = {}
     for configuration in chosen:
         found = in_a_process(configuration)
@@ -74,8 +84,10 @@ def main(chosen: list[Configuration]) -> None:
         errors.setdefault(configuration.method, []).append(error)
         c = configuration
         shape = f"{c.layers} × {c.hidden} / {c.ffn}, {c.vocabulary}" + ("" if c.tied else ", head apart")
-        cells = (c.method, shape, str(c.rows * c.length), "yes" if c.checkpointing else "")
-        print(f"| {' | '.join(cells)} | {found['planned'] / 1e6:.0f} | {found['peak'] / 1e6:.0f} | {error:+.1%} |")
+        named = c.method + (", DPO" if c.objective == "dpo" else "") + (", tables trained" if c.modules_to_save else "")
+        cells = (named, shape, str(_tokens(c)), "yes" if c.checkpointing else "")
+        memory = f"{found['planned'] / 1e6:.0f} | {found['peak'] / 1e6:.0f} | {error:+.1%}"
+        print(f"| {' | '.join(cells)} | {memory} | {found['estimated']:.2f} | {found['taken']:.2f} |")
         sys.stdout.flush()
         print(found["parts"], file=sys.stderr, flush=True)
     print("\n| method | runs | worst | allowed |\n|---|---:|---:|---:|")
@@ -170,6 +182,7 @@ def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
     from ninestory.models.resolved import ResolvedModel
     from ninestory.runtimes.torch.load_model import load_model
     from ninestory.training.allocator import fix_malloc_thresholds
+    from ninestory.training.duration import step_seconds
     from ninestory.training.loop import Training
     from ninestory.training.methods import prepare
     from ninestory.training.run_folder import RunFolder
@@ -180,17 +193,48 @@ def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
     resolved = ResolvedModel(
         reference="m", path=base, format="safetensors", architecture=_architecture(base), task="chat", context=1024
     )
-    method = Method(name="lora" if c.method == "gptq" else c.method, rank=c.rank)  # type: ignore[arg-type]
+    method = Method(
+        name="lora" if c.method == "gptq" else c.method,  # type: ignore[arg-type]
+        rank=c.rank,
+        modules_to_save=list(c.modules_to_save),
+    )
     settings = TrainSettings(
-        max_steps=STEPS, batch=c.rows, micro_batch_tokens=1 << 20, save_every=0, gradient_checkpointing=c.checkpointing
+        objective=c.objective,  # type: ignore[arg-type]
+        max_steps=STEPS,
+        batch=c.rows,
+        micro_batch_tokens=1 << 20,
+        save_every=0,
+        gradient_checkpointing=c.checkpointing,
     )
     imported = _memory("VmRSS")
-    tuned = prepare(load_model(resolved)[0], method, seed=0, total_steps=STEPS)
-    Training(tuned, _rows(c), settings, RunFolder(base), Silent()).run()
+    model = load_model(resolved)[0]
+    rows = _rows(c)
+    if c.objective == "dpo":
+        rows = _with_reference(rows, model, base)
+    tuned = prepare(model, method, seed=0, total_steps=STEPS)
+    Training(tuned, rows, settings, RunFolder(base), Silent()).run()
     peak = _memory("VmHWM")
     plan = _planned(c, resolved)
+    *_, last = RunFolder(base).lines("step")
+    taken = last["tokens"] / last["tokens_per_second"]
+    estimated = step_seconds(_shape(resolved), plan.job, plan.job.tokens, plan.job.labels)
     parts = {name: round(value / 1e6) for name, value in vars(plan).items() if name.endswith("_bytes")}
-    return {"peak": peak, "imported": imported, "planned": plan.total_bytes, "parts": parts}
+    memory = {"peak": peak, "imported": imported, "planned": plan.total_bytes, "parts": parts}
+    return {**memory, "estimated": estimated, "taken": taken}
+
+
+def _with_reference(rows: list[Any], model: Any, folder: Path) -> Any:
+    """Pairs of neighbours, and what the base thinks of them, as a run takes it before its first step."""
+    from ninestory.core.progress import Silent
+    from ninestory.training.batches import Pair
+    from ninestory.training.forward import CausalForward
+    from ninestory.training.preference import PairsWithReference, reference_of
+
+    pairs = [Pair(*rows[i : i + 2]) for i in range(0, len(rows), 2)]
+    kept = folder / "reference.bin"
+    return PairsWithReference(
+        pairs, reference_of(CausalForward(model), pairs, range(len(pairs)), 1 << 20, Silent(), kept)
+    )
 
 
 def _memory(field: str) -> int:
@@ -210,7 +254,7 @@ def _rows(c: Configuration) -> list[Any]:
 
     generator = torch.Generator().manual_seed(0)
     made = []
-    for _ in range(c.rows * STEPS):
+    for _ in range(c.rows * STEPS * (2 if c.objective == "dpo" else 1)):
         ids = torch.randint(1, c.vocabulary - 8, (c.length,), generator=generator).tolist()
         if c.method == "p_tuning_v2":
             ids[c.length // 2 - 2 : c.length // 2] = [c.vocabulary - 4, c.vocabulary - 1]
@@ -218,22 +262,33 @@ def _rows(c: Configuration) -> list[Any]:
     return made
 
 
+def _tokens(c: Configuration) -> int:
+    """Of a step: a row of preferences is two texts."""
+    return c.rows * c.length * (2 if c.objective == "dpo" else 1)
+
+
 def _planned(c: Configuration, resolved: Any) -> Any:
     """As `floors/finetuning/preparation.py` asks for it."""
     from ninestory.models.plan_tuning import TuningJob, plan_tuning
+
+    answers = _tokens(c) // c.length
+    job = TuningJob(
+        "lora" if c.method == "gptq" else c.method, _tokens(c), answers * (c.length - c.length // 2), c.rank,
+        checkpointing=c.checkpointing, modules_to_save=tuple(c.modules_to_save),
+    )  # fmt: skip
+    return plan_tuning("m", _shape(resolved), job, free=0)
+
+
+def _shape(resolved: Any) -> Any:
     from ninestory.models.planning import tuned_shape
 
-    job = TuningJob(
-        "lora" if c.method == "gptq" else c.method, c.rows * c.length, c.rows * (c.length - c.length // 2), c.rank,
-        checkpointing=c.checkpointing,
-    )  # fmt: skip
     shape = tuned_shape(resolved)
     assert shape is not None
-    return plan_tuning("m", shape, job, free=0)
+    return shape
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
+    if len(sys.argv) == 3 and sys.argv[1].startswith("{"):
         print(json.dumps(measure(Configuration(**json.loads(sys.argv[1])), Path(sys.argv[2]))))
     else:
-        main(FITTED if sys.argv[1:] == ["fit"] else CHECKED)
+        main(FITTED if sys.argv[1:] == ["fit"] else CHECKED[slice(*[int(place) for place in sys.argv[1:]] or [None])])

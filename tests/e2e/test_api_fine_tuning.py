@@ -77,6 +77,7 @@ def test_a_job_from_upload_to_the_tuned_model(server: ApiServer) -> None:
     assert job.status == "succeeded", job.error
     assert job.fine_tuned_model.startswith("ft:tiny.gguf-mine-") and job.trained_tokens > 0 and job.finished_at
     assert job.ninestory["result"]["verdict"] in ("better", "worse", "unclear")
+    assert (job.ninestory["steps_done"], job.ninestory["steps"]) == (6, 6)
 
     assert made.id in [j.id for j in ask.fine_tuning.jobs.list(limit=10)]
     events = list(ask.fine_tuning.jobs.list_events(made.id, limit=4))  # the client follows the pages
@@ -109,7 +110,15 @@ def test_a_job_survives_kill_9_of_its_process_and_a_restart_and_is_cancelled_and
         log = server.http.get(f"/ninestory/v1/jobs/job_{job[6:]}/events", params={"limit": 1000}).json()["data"]
         return [line["data"]["step"] for line in log if line["kind"] == "resumed"]
 
-    until(lambda: ask.fine_tuning.jobs.checkpoints.list(job).data)
+    def steps_of_rows() -> tuple[float, float | None]:
+        """Whatever a job counts before its first step, it is never called steps."""
+        made = ask.fine_tuning.jobs.retrieve(job)
+        assert made.ninestory["steps"] in (None, 1_000_000)  # type: ignore[attr-defined]
+        return made.ninestory["steps_done"], made.estimated_finish  # type: ignore[attr-defined]
+
+    assert steps_of_rows() == (0, None)
+    until(lambda: steps_of_rows()[0] > 0 and ask.fine_tuning.jobs.checkpoints.list(job).data)
+    assert steps_of_rows()[1] > time.time()  # type: ignore[operator]
     (worker,) = [p for p in psutil.Process(server.process.pid).children() if "job_process" in " ".join(p.cmdline())]
     os.kill(worker.pid, signal.SIGKILL)
     first = until(resumed)

@@ -51,6 +51,7 @@ def test_a_run_from_data_to_an_exported_model(home: Path) -> None:
     looked = tune("inspect", "--model", "./tiny.gguf", "--data", "rows.jsonl", sets=QUICK)
     assert looked["form"] == "prompt-completion" and looked["rows"] + looked["held_out"] == 24
     assert looked["duplicates"] == 18 and looked["steps"] == 12 and looked["plan"]["total_bytes"] > 0
+    assert looked["seconds"] > 0
     assert "".join(text for text, _ in looked["samples"][0]["pieces"]).startswith("<s>")
     assert [learned for _, learned in looked["samples"][0]["pieces"]] == [False, True]
 

@@ -28,7 +28,12 @@ RECIPE = {
     "train": {"max_steps": 4, "learning_rate": 1e-2, "batch": 5, "micro_batch_tokens": 20, "save_every": 2},
     "evaluate": {"answers": 1, "max_tokens": 4},
 }
-RUNS = {"ddp": ["method.name=lora"], "fsdp2": ["method.name=lora"], "fsdp2-full": ["method.name=full"]}
+RUNS = {
+    "ddp": ["method.name=lora"],
+    "ddp-grouped": ["method.name=prefix", "train.group_by_length=true"],
+    "fsdp2": ["method.name=lora"],
+    "fsdp2-full": ["method.name=full"],
+}
 
 
 def run(name: str) -> Any:

@@ -6,6 +6,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pytest
+
 from ninestory.core.config import RuntimeSettings
 from ninestory.models.plan import ModelShape, Plan, kv_bytes, largest_that_fits, parameters, plan, plan_shape, shape_of
 from ninestory.models.resolved import ResolvedModel
@@ -111,3 +113,47 @@ def test_tuning_is_planned_for_what_is_installed_and_for_what_is_only_in_the_cat
     )
     glm = tuning_plans_for("chatglm-6b:fp16", jobs, Home(tmp_path))[0].weight_bytes
     assert abs(glm / (4 * 6.17e9) - 1) < 0.02  # 6.17 billion parameters
+
+
+def test_tables_trained_beside_lora_are_planned_and_a_shared_one_counts_once() -> None:
+    from ninestory.models.plan_tuning import TunedShape, TuningJob, plan_tuning
+
+    sizes = ModelShape(layers=4, hidden=512, kv_heads=2, head_dim=64, ffn=1408, vocabulary=32768, heads=8)
+    table = 32768 * 512
+    both = ("embed_tokens", "lm_head")
+    for tied, modules, tables in (
+        (True, both, 1),
+        (True, ("embed_tokens",), 1),
+        (False, both, 2),
+        (False, both[1:], 1),
+    ):
+        shape = TunedShape(sizes, tied)
+        bare, saved = (plan_tuning("m", shape, TuningJob("lora", 512, 256, modules_to_save=m)) for m in ((), modules))
+        assert saved.trainable - bare.trainable == tables * table
+        # a copy beside the frozen one, and Adam's two averages
+        assert saved.optimizer_bytes - bare.optimizer_bytes == tables * table * 12
+        assert saved.activation_bytes > bare.activation_bytes
+        prefix = TuningJob("prefix", 512, 256, modules_to_save=modules)  # which has no such thing
+        assert plan_tuning("m", shape, prefix) == dataclasses.replace(
+            plan_tuning("m", shape, dataclasses.replace(prefix, modules_to_save=())), job=prefix
+        )
+
+
+@pytest.mark.torch
+def test_the_time_of_a_step_follows_its_arithmetic_and_the_speed_of_this_machine() -> None:
+    pytest.importorskip("torch")
+    from ninestory.models.plan_tuning import TunedShape, TuningJob
+    from ninestory.training.duration import block_speed, step_operations, step_seconds
+
+    sizes = ModelShape(layers=4, hidden=128, kv_heads=2, head_dim=64, ffn=256, vocabulary=1000, heads=2)
+    shape = TunedShape(sizes, tied=True)
+    blocks = 4 * (4 * 128 * 128 + 3 * 128 * 256)
+    work = {
+        m: step_operations(shape, TuningJob(m, 64, 32, blocks=2), 64, 32) for m in ("full", "lora", "freeze", "ia3")
+    }
+    assert work["full"] == 2 * (64 * 3 * blocks + 32 * 3 * 128 * 1000)
+    assert work["freeze"] == 2 * (64 * 2 * blocks + 32 * 2 * 128 * 1000)
+    assert work["full"] > work["lora"] > work["ia3"] > 2 * 64 * 2 * blocks
+    again = step_operations(shape, TuningJob("lora", 64, 32, checkpointing=True), 64, 32)
+    assert again - work["lora"] == 2 * 64 * blocks
+    assert block_speed(shape) > 0 and step_seconds(shape, TuningJob("lora", 64, 32), 64, 32) > 0

@@ -34,7 +34,7 @@ SETTINGS = TrainSettings(max_steps=12, batch=4, micro_batch_tokens=40, learning_
 
 def training(folder: Path, method: Method, *, progress: Any = None, **changed: Any) -> Training:
     folder.mkdir(exist_ok=True)
-    settings = TrainSettings(**{**vars(SETTINGS), **changed})
+    settings = TrainSettings(**{**vars(SETTINGS), "group_by_length": method.name == "prefix", **changed})
     tuned = prepare(tiny_llama(), method, seed=settings.seed, total_steps=settings.max_steps)
     return Training(tuned, rows(11), settings, RunFolder(folder), progress or Silent(), rows(4, seed=9))
 
@@ -67,6 +67,7 @@ METHODS = {
     "lora": Method(name="lora", dropout=0.1),
     "adalora": Method(name="adalora", rank=2, dropout=0.1),
     "full": Method(name="full"),
+    "prefix": Method(name="prefix"),  # padded, and grouped by length
 }
 
 

@@ -13,6 +13,7 @@ from ninestory.training.batches import Row, epoch_order, micro_batches, rows_of_
 from ninestory.training.forward import CausalForward  # noqa: E402
 from ninestory.training.loss import chunked_cross_entropy, label_losses  # noqa: E402
 from ninestory.training.schedule import learning_rate  # noqa: E402
+from ninestory.training.settings import TrainSettings  # noqa: E402
 from tests.tiny_training import rows, seeded, tiny_llama  # noqa: E402
 
 
@@ -168,6 +169,34 @@ def test_the_order_of_an_epoch_depends_on_its_number_and_the_seed_alone() -> Non
     seen = [i for step in range(4) for i in rows_of_step(step, 10, 3, seed=1)]
     assert sorted(seen) == list(range(10))  # 3 + 3 + 3 + 1
     assert rows_of_step(4, 10, 3, seed=1) == epoch_order(10, 1, 1)[:3]
+
+
+@pytest.mark.parametrize("count", [12, 200, 203, 1001])
+def test_rows_grouped_by_length_come_once_an_epoch_in_steps_of_about_one_length(count: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    lengths = torch.randint(4, 200, (count,), generator=generator).tolist()
+    texts = [Row([1] * length, [1] * length) for length in lengths]
+    grouped, plain = (TrainSettings(batch=8, seed=5, group_by_length=on) for on in (True, False))
+    padding = {}
+    for settings in (grouped, plain):
+        for epoch in (0, 1):
+            steps = range(epoch * -(-count // 8), (epoch + 1) * -(-count // 8))
+            taken = [settings.rows_of_step(step, texts) for step in steps]
+            assert sorted(i for step in taken for i in step) == list(range(count))
+            assert sum(len(step) < 8 for step in taken) == bool(count % 8)
+            padding[settings.group_by_length] = sum(
+                max(lengths[i] for i in step) * len(step) - sum(lengths[i] for i in step) for step in taken
+            )
+    assert padding[True] < 0.6 * padding[False]
+    first, second = (grouped.rows_of_step(step, texts) for step in (0, -(-count // 8)))
+    assert first != second and first == grouped.rows_of_step(0, texts)  # by seed and step alone, epochs differ
+
+
+def test_steps_of_grouped_rows_are_shuffled() -> None:
+    texts = [Row([1] * length, [1] * length) for length in range(1, 401)]
+    settings = TrainSettings(batch=8, group_by_length=True)
+    longest = [max(settings.rows_of_step(step, texts)) for step in range(50)]
+    assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
 
 
 def test_micro_batches_hold_the_budget_packed_and_padded() -> None:

@@ -39,3 +39,10 @@ def size(nbytes: float) -> str:
             return f"{nbytes:.0f} {unit}" if unit in ("B", "kB") else f"{nbytes:.1f} {unit}"
         nbytes /= 1000
     return ""
+
+
+def duration(seconds: float) -> str:
+    """A length of time as a person reads it: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

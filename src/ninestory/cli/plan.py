@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ninestory.cli.output import Json, print_json, print_table, size
+
+if TYPE_CHECKING:
+    from ninestory.models.plan_tuning import TuningJob
 
 app = typer.Typer()
 
@@ -21,11 +24,18 @@ def plan(
     tokens: Annotated[int, typer.Option(min=1, help="Tuning: tokens in memory at once.")] = 2048,
     rank: Annotated[int, typer.Option(min=1, help="Tuning: rank of the LoRA family.")] = 8,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Tuning: recompute activations.")] = False,
+    modules_to_save: Annotated[
+        list[str] | None, typer.Option(help="Tuning: a table trained whole beside LoRA (embed_tokens, lm_head).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Predict the memory of a model, or of tuning it, part by part, and say whether it fits on this machine."""
     if method:
-        _plan_tuning(model, method, tokens, rank, checkpointing, as_json)
+        from ninestory.models.plan_tuning import TuningJob
+
+        saved = tuple(modules_to_save or ())
+        job = TuningJob(method, tokens, max(1, tokens // 2), rank, checkpointing=checkpointing, modules_to_save=saved)
+        _plan_tuning(model, job, as_json)
         return
     from ninestory.core.errors import DoesNotFit
     from ninestory.library import plan as predict
@@ -67,27 +77,25 @@ def plan(
         )
 
 
-def _plan_tuning(model: str, method: str, tokens: int, rank: int, checkpointing: bool, as_json: bool) -> None:
-    """One row a method; the methods are those of recipes."""
+def _plan_tuning(model: str, job: TuningJob, as_json: bool) -> None:
+    """One row a method; the methods are those of recipes, and `all`."""
     from typing import get_args
 
     from ninestory.core.errors import InvalidRequest
     from ninestory.core.paths import Home
-    from ninestory.models.plan_tuning import TuningJob
     from ninestory.models.planning import tuning_plans_for
     from ninestory.training.settings import MethodName
 
     known = get_args(MethodName)
-    if method not in (*known, "all"):
+    if job.method not in (*known, "all"):
         raise InvalidRequest(
-            f"There is no tuning method {method!r}.",
+            f"There is no tuning method {job.method!r}.",
             hint=f"Take one of: {', '.join(known)}, all.",
             hint_zh=f"可用的方法：{'、'.join(known)}、all。",
             param="--method",
         )
-    chosen = known if method == "all" else (method,)
-    jobs = [TuningJob(name, tokens, max(1, tokens // 2), rank, checkpointing=checkpointing) for name in chosen]
-    plans = tuning_plans_for(model, jobs, Home.default())
+    chosen = known if job.method == "all" else (job.method,)
+    plans = tuning_plans_for(model, [dataclasses.replace(job, method=name) for name in chosen], Home.default())
     if as_json:
         print_json([{**dataclasses.asdict(p), "total_bytes": p.total_bytes, "fits": p.fits} for p in plans])
         return
@@ -107,4 +115,4 @@ def _plan_tuning(model: str, method: str, tokens: int, rank: int, checkpointing:
             for p in plans
         ],
     )
-    print(f"{size(plans[0].available_bytes)} are free; {tokens} tokens at once, half of them learned, float32.")
+    print(f"{size(plans[0].available_bytes)} are free; {job.tokens} tokens at once, half of them learned, float32.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ninestory.cli.output import Json, print_json, print_table, size
+from ninestory.cli.output import Json, duration, print_json, print_table, size
 from ninestory.cli.self_instruct import self_instruct
 
 if TYPE_CHECKING:
@@ -284,6 +284,11 @@ def _show(found: Inspection, as_json: bool) -> None:
     for low, high, count in found.histogram:
         print(f"  {low:>6}–{high:<6} {'█' * max(1, round(30 * count / most))} {count}")
     print(f"{found.tokens} tokens, {found.learned_share:.0%} of them learned; {found.steps} steps")
+    if found.seconds is not None:
+        print(
+            f"time: about {duration(found.seconds)} for the steps, by their arithmetic and the speed of one block of "
+            "this model timed just now; evaluations come on top"
+        )
     if found.plan:
         plan = found.plan
         print(

@@ -262,10 +262,14 @@ class JobStore:
             "SELECT * FROM job_events WHERE seq > :seq AND (:job IS NULL OR job = :job) ORDER BY seq LIMIT :limit",
             {"seq": after_seq, "job": job_id, "limit": limit},
         )
-        return [
-            JobEvent(seq=r["seq"], job=r["job"], time=r["time"], kind=r["kind"], data=json.loads(r["data"]))
-            for r in rows
-        ]
+        return [_job_event(row) for row in rows]
+
+    def newest_events(self, job_id: str, kind: str, limit: int) -> Sequence[JobEvent]:
+        """The newest lines of one kind in a job's log, newest first."""
+        rows = self.state.execute(
+            "SELECT * FROM job_events WHERE job = ? AND kind = ? ORDER BY seq DESC LIMIT ?", (job_id, kind, limit)
+        )
+        return [_job_event(row) for row in rows]
 
     def last_seq(self) -> int:
         """The number of the newest event of all jobs; 0 before the first."""
@@ -348,6 +352,10 @@ class JobStore:
         if not rows:
             raise LeaseLost(f"The lease of job {claim.job.id} was lost.")
         return rows[0]
+
+
+def _job_event(row: sqlite3.Row) -> JobEvent:
+    return JobEvent(seq=row["seq"], job=row["job"], time=row["time"], kind=row["kind"], data=json.loads(row["data"]))
 
 
 def _job(row: sqlite3.Row) -> Job:

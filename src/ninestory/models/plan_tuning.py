@@ -34,6 +34,9 @@ _WIDENED_BYTES = 6
 PACKED_METHODS = ("qlora",)  # pack a base that is not packed yet
 _LOW_RANK = ("lora", "rslora", "dora", "adalora", "qlora")
 _PADDED = ("prompt", "prefix", "p_tuning_v2")
+# the two tables of the vocabulary, by the names that modules_to_save has for them
+_EMBEDDINGS = ("embed_tokens", "word_embeddings", "wte", "embed_in")
+_HEADS = ("lm_head", "embed_out")
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class TuningJob:
 
     Attributes:
         method: its name (training/settings.py).
-        tokens: of one micro-batch; labels: of those the learned ones.
-        rank, blocks, virtual_tokens: the method's.
+        tokens: of one micro-batch, of preferences both answers'; labels: of those the learned ones.
+        rank, blocks, virtual_tokens, modules_to_save: the method's; of the last the vocabulary's tables count.
     """
 
     method: str
@@ -63,6 +66,7 @@ class TuningJob:
     blocks: int = 2
     virtual_tokens: int = 16
     checkpointing: bool = False
+    modules_to_save: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class TuningPlan:
 def plan_tuning(name: str, model: TunedShape, job: TuningJob, *, free: int | None = None) -> TuningPlan:
     """The plan of one run. `free`: bytes that may be taken; None = what this machine has."""
     shape = model.sizes
-    linears, table = _linear_parameters(model), shape.vocabulary * shape.hidden
+    linears, table = linear_parameters(model), shape.vocabulary * shape.hidden
     others = table * (1 if model.tied else 2) + shape.layers * 2 * shape.hidden + shape.hidden
     trainable = trainable_parameters(model, job)
     packing = "nf4" if job.method in PACKED_METHODS and not model.packing else model.packing
@@ -125,7 +129,7 @@ def trainable_parameters(model: TunedShape, job: TuningJob) -> int:
     """How many numbers the optimiser holds."""
     shape = model.sizes
     hidden, kv, ffn = shape.hidden, shape.kv_heads * shape.head_dim, shape.ffn
-    per_block = _linear_parameters(model) // shape.layers + 2 * hidden
+    per_block = linear_parameters(model) // shape.layers + 2 * hidden
     low_rank = job.rank * (2 * (hidden + hidden) + 2 * (hidden + kv) + model.mlp_matrices * (hidden + ffn))
     table = shape.vocabulary * hidden
     counts = {
@@ -137,7 +141,17 @@ def trainable_parameters(model: TunedShape, job: TuningJob) -> int:
         "prefix": job.virtual_tokens * 2 * shape.layers * kv,
         "p_tuning_v2": job.virtual_tokens * 2 * shape.layers * hidden,
     }
-    return counts.get(job.method, shape.layers * low_rank)
+    return counts.get(job.method, shape.layers * low_rank + sum(trained_tables(model, job)) * table)
+
+
+def trained_tables(model: TunedShape, job: TuningJob) -> tuple[int, int]:
+    """Whether embedding and head are trained whole beside LoRA, 0 or 1 each; a shared table is the head's."""
+    saved = job.modules_to_save if job.method in ("lora", "rslora", "dora", "qlora") else ()
+    embedding = any(name in _EMBEDDINGS for name in saved)
+    head = any(name in _HEADS for name in saved)
+    if model.tied:
+        return (0, int(embedding or head))
+    return (int(embedding), int(head))
 
 
 def _activations(model: TunedShape, job: TuningJob, trainable: int) -> int:
@@ -148,7 +162,8 @@ def _activations(model: TunedShape, job: TuningJob, trainable: int) -> int:
     layer = 4 * tokens * _saved_floats(model, job)
     saved = 4 * tokens * hidden * layers if job.checkpointing else layers * layer
     chunk = min(CHUNK, job.labels) * 4 * shape.vocabulary + 8 * job.labels * hidden
-    head = 4 * shape.vocabulary * hidden if job.method == "full" else 0
+    trains_head = job.method == "full" or trained_tables(model, job)[1]
+    head = 4 * shape.vocabulary * hidden if trains_head else 0
     inside = 12 * tokens * shape.ffn + _dense_bytes(model, job)  # of the layer that is worked on
     forward = saved + chunk + head
     backward = saved + (layer if job.checkpointing else 0) + 2 * head + inside
@@ -183,7 +198,8 @@ def _dense_bytes(model: TunedShape, job: TuningJob) -> int:
     return 4 * (shape.ffn * shape.ffn + 3 * shape.hidden * shape.ffn) if job.method == "dora" else 0
 
 
-def _linear_parameters(model: TunedShape) -> int:
+def linear_parameters(model: TunedShape) -> int:
+    """Weights of all blocks' linears."""
     shape = model.sizes
     width = (shape.heads or 1) * shape.head_dim
     attention = 2 * shape.hidden * width + 2 * shape.hidden * shape.kv_heads * shape.head_dim

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 IGNORED = -100  # a label that is not learned
+POOL = 50  # steps whose rows are sorted by length together: enough to be alike, few enough to be shuffled
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,24 @@ def steps_per_epoch(rows: int, batch: int) -> int:
     return -(-rows // batch)
 
 
-def rows_of_step(step: int, rows: int, batch: int, seed: int) -> list[int]:
-    """Indices of the rows of a step (from 0); each epoch is a permutation of its own, its last step may be short."""
+def rows_of_step(
+    step: int, rows: int, batch: int, seed: int, *, length: Callable[[int], int] | None = None
+) -> list[int]:
+    """Indices of the rows of a step (from 0); each epoch is a permutation of its own, one of its steps may be short.
+
+    Args:
+        length: tokens of a row by its index: each step then takes rows of about one length. None = as they come.
+    """
     per_epoch = steps_per_epoch(rows, batch)
     epoch, position = divmod(step, per_epoch)
-    return epoch_order(rows, seed, epoch)[position * batch : (position + 1) * batch]
+    order = epoch_order(rows, seed, epoch)
+    if length is None:
+        return order[position * batch : (position + 1) * batch]
+    pool, place = divmod(position, POOL)
+    grouped = sorted(order[pool * POOL * batch : (pool + 1) * POOL * batch], key=lambda row: (length(row), row))
+    shuffle = -1 - (epoch * steps_per_epoch(per_epoch, POOL) + pool)  # below 0: no epoch's own number
+    turn = epoch_order(steps_per_epoch(len(grouped), batch), seed, shuffle)[place]
+    return grouped[turn * batch : (turn + 1) * batch]
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:

@@ -19,7 +19,7 @@ import torch
 from ninestory.core.errors import InvalidRequest, NinestoryError
 from ninestory.core.progress import Progress
 from ninestory.training import checkpoints
-from ninestory.training.batches import Pair, Row, micro_batches, rows_of_step
+from ninestory.training.batches import Pair, Row, micro_batches
 from ninestory.training.checkpoints import Checkpoint
 from ninestory.training.forward import CausalForward, Forward
 from ninestory.training.methods import Tuned
@@ -161,7 +161,7 @@ class Training:
         if self.processes.world > 1:  # dropout of a step that is run again draws the same, in every process
             torch.manual_seed((settings.seed * 1_000_003 + self.step) * self.processes.world + self.processes.rank)
         before = torch.get_rng_state()
-        batch = [self.rows[i] for i in rows_of_step(self.step, len(self.rows), settings.batch, settings.seed)]
+        batch = [self.rows[i] for i in settings.rows_of_step(self.step, self.rows)]
         total = self._accumulate(batch)
         if (penalty := self.tuned.regulariser()) is not None:
             penalty.backward()

@@ -111,6 +111,7 @@ def label_losses(
         logits = hidden[start : start + CHUNK].float() @ weight.float().T
         if bias is not None:
             logits += bias.float()
-        losses.append(torch.nn.functional.cross_entropy(logits, labels[start : start + CHUNK], reduction="none"))
+        torch.log_softmax(logits, 1, out=logits)
+        losses.append(-logits.gather(1, labels[start : start + CHUNK, None]).squeeze(1))
         del logits
     return torch.cat(losses) if losses else hidden.new_zeros(0)

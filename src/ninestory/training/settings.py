@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ninestory.training.batches import steps_per_epoch
+from ninestory.training.batches import Pair, Row, rows_of_step, steps_per_epoch
 from ninestory.training.schedule import Schedule
 
 MethodName = Literal[
@@ -59,6 +60,8 @@ class TrainSettings:
         max_steps: optimiser steps in all; 0 = by epochs.
         batch: rows of one step.
         micro_batch_tokens: tokens in memory at once; a step is cut into as many pieces as it needs, the sums are equal.
+        group_by_length: give each step rows of about one length, which saves padding where rows cannot be packed
+            (prompt, prefix, P-Tuning v2; RWKV, ChatGLM, BLOOM); of no use where they can.
         learning_rate: the highest one.
         schedule: cosine, linear or constant, after the warm-up.
         warmup: share of the steps in which the rate rises.
@@ -80,6 +83,7 @@ class TrainSettings:
     max_steps: int = 0
     batch: int = 8
     micro_batch_tokens: int = 2048
+    group_by_length: bool = False
     learning_rate: float = 2e-4
     schedule: Schedule = "cosine"
     warmup: float = 0.03
@@ -99,3 +103,8 @@ class TrainSettings:
     def steps(self, rows: int) -> int:
         """Optimiser steps over `rows` training rows."""
         return self.max_steps or max(1, math.ceil(self.epochs * steps_per_epoch(rows, self.batch)))
+
+    def rows_of_step(self, step: int, rows: Sequence[Row] | Sequence[Pair]) -> list[int]:
+        """Indices of the rows that a step (from 0) learns."""
+        length = (lambda index: len(rows[index].ids)) if self.group_by_length else None
+        return rows_of_step(step, len(rows), self.batch, self.seed, length=length)

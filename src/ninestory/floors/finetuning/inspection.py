@@ -40,6 +40,8 @@ class Inspection:
         shares: what each file gives to an epoch.
         histogram: (shortest, longest, rows) of each bar, in tokens.
         learned_share: of all tokens, those that count in the loss.
+        seconds: of all steps, by their arithmetic and the speed of one block of the model, timed just now
+            (training/duration.py); without evaluations. None: the model states no shape.
     """
 
     form: str
@@ -55,6 +57,7 @@ class Inspection:
     learned_share: float
     histogram: list[tuple[int, int, int]]
     steps: int
+    seconds: float | None
     plan: TuningPlan | None
     samples: list[Rendered]
 
@@ -88,9 +91,20 @@ def inspect_run(prepared: Prepared, samples: int = 3) -> Inspection:
         learned_share=learned / sum(lengths),
         histogram=histogram(lengths),
         steps=prepared.steps,
+        seconds=_seconds(prepared),
         plan=prepared.plan,
         samples=[rendered(example, prepared.base.tokenizer) for example in prepared.train[:samples]],
     )
+
+
+def _seconds(prepared: Prepared) -> float | None:
+    from ninestory.training.duration import step_seconds
+
+    plan, shape, batches = prepared.plan, prepared.base.shape, prepared.batches
+    if plan is None or shape is None:
+        return None
+    precision = prepared.recipe.train.precision
+    return prepared.steps * step_seconds(shape, plan.job, batches.tokens, batches.labels, precision)
 
 
 def rendered(example: Example, tokenizer: Tokenizer) -> Rendered:

@@ -19,7 +19,25 @@ from ninestory.floors.finetuning.examples import Examples, read_examples, refuse
 from ninestory.floors.finetuning.mixture import Share, held_out_places, mix
 from ninestory.floors.finetuning.recipe import Recipe
 from ninestory.models.plan_tuning import TuningJob, TuningPlan, nearest_that_fits, plan_tuning
-from ninestory.training.batches import Pair, Row, micro_batches, rows_of_step
+from ninestory.training.batches import Pair, Row, micro_batches
+
+_PADDED_METHODS = ("prompt", "prefix", "p_tuning_v2")
+_PADDED_FAMILIES = ("chatglm", "bloom", "codegen", "moss", "rwkv")  # as training/forward.py finds them
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What the first steps of a run are like, in tokens; where rows are padded, the padding counts.
+
+    Attributes:
+        largest: tokens of the largest micro-batch. its_labels: of those the learned ones.
+        tokens, labels: of a step, on average.
+    """
+
+    largest: int
+    its_labels: int
+    tokens: float
+    labels: float
 
 
 @dataclass(frozen=True)
@@ -33,6 +51,7 @@ class Prepared:
     train: Picked
     held_out: Picked
     steps: int
+    batches: Batches
     plan: TuningPlan | None  # None: the model states no shape
     identity: dict[str, Any]
 
@@ -80,8 +99,9 @@ def prepare(recipe: Recipe, home: Home, progress: Progress, *, kind: str = "") -
     order, shares = mix(found.sources, recipe.data.weights, kept_apart, seed)
     train = Picked(found.good, order)
     steps = recipe.train.steps(len(train))
-    plan, identity = _plan(recipe, base, train.rows), _identity(recipe, base, train.rows)
-    return Prepared(recipe, base, found, shares, train, held_out, steps, plan, identity)
+    batches = _batches(recipe, base.resolved.architecture, train.rows)
+    plan, identity = _plan(recipe, base, batches), _identity(recipe, base, train.rows)
+    return Prepared(recipe, base, found, shares, train, held_out, steps, batches, plan, identity)
 
 
 def refuse_what_does_not_fit(prepared: Prepared, *, force: bool) -> None:
@@ -129,24 +149,31 @@ def _read(recipe: Recipe, names: list[str], base: Base, home: Home, kind: str) -
     )
 
 
-def _plan(recipe: Recipe, base: Base, rows: PickedRows) -> TuningPlan | None:
-    """From the largest micro-batch of the first steps: the memory follows the rows that there are, not the limit."""
+def _batches(recipe: Recipe, family: str, rows: PickedRows) -> Batches:
+    """Of the first fifty steps: memory and time follow the rows that there are, not the limit."""
+    settings = recipe.train
+    padded = recipe.method.name in _PADDED_METHODS or family in _PADDED_FAMILIES
+    steps = min(50, settings.steps(len(rows)))
+    pieces: list[tuple[int, int]] = []
+    for step in range(steps):
+        batch = [rows[i] for i in settings.rows_of_step(step, rows)]
+        for piece in micro_batches([len(row.ids) for row in batch], settings.micro_batch_tokens, padded=padded):
+            lengths = [len(batch[i].ids) for i in piece]
+            tokens = max(lengths) * len(lengths) if padded else sum(lengths)
+            pieces.append((tokens, sum(_labels(batch[i]) for i in piece)))
+    largest, its_labels = max(pieces)
+    totals = [sum(column) / steps for column in zip(*pieces, strict=True)]
+    return Batches(largest, max(1, its_labels), *totals)
+
+
+def _plan(recipe: Recipe, base: Base, batches: Batches) -> TuningPlan | None:
     shape = base.shape
     if shape is None:
         return None
-    settings, method = recipe.train, recipe.method
-    tokens, labels = 1, 1
-    for step in range(min(50, settings.steps(len(rows)))):
-        batch = [rows[i] for i in rows_of_step(step, len(rows), settings.batch, settings.seed)]
-        padded = method.name in ("prompt", "prefix", "p_tuning_v2")
-        for piece in micro_batches([len(row.ids) for row in batch], settings.micro_batch_tokens, padded=padded):
-            lengths = [len(batch[i].ids) for i in piece]
-            here = max(lengths) * len(lengths) if padded else sum(lengths)
-            if here > tokens:
-                tokens, labels = here, sum(_labels(batch[i]) for i in piece)
+    method = recipe.method
     job = TuningJob(
-        method.name, tokens, max(1, labels), method.rank, method.blocks, method.virtual_tokens,
-        settings.gradient_checkpointing,
+        method.name, batches.largest, batches.its_labels, method.rank, method.blocks, method.virtual_tokens,
+        recipe.train.gradient_checkpointing, tuple(method.modules_to_save),
     )  # fmt: skip
     return plan_tuning(recipe.model.name, shape, job)
 

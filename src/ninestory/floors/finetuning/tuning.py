@@ -19,7 +19,7 @@ from ninestory.floors.finetuning.evaluate import Evaluator, kept_side
 from ninestory.floors.finetuning.preparation import Prepared, digest, prepare, refuse_what_does_not_fit
 from ninestory.floors.finetuning.recipe import Recipe
 from ninestory.models.prompt_format import sample_prompt
-from ninestory.training.batches import rows_of_step, steps_per_epoch
+from ninestory.training.batches import steps_per_epoch
 from ninestory.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _rows(prepared: Prepared, folder: RunFolder, model: Any, progress: Progress)
         return train, held_out
     base = CausalForward(model)
     if prepared.steps < steps_per_epoch(len(train), settings.batch):
-        learned = {i for n in range(prepared.steps) for i in rows_of_step(n, len(train), settings.batch, settings.seed)}
+        learned = {i for step in range(prepared.steps) for i in settings.rows_of_step(step, train)}
     else:
         learned = set(range(len(train)))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import secrets
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from ninestory.serving.stores.files import FileStore
 
 _KINDS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt")
 _PATHS = {"data": ("train", "held_out"), "evaluate": ("general",)}
+_RECENT = 20  # steps whose pace says when a job will end
 _EVENTS = 100_000  # of one job's log: more than a run of days writes
 
 
@@ -38,7 +40,7 @@ def router(context: GatewayContext) -> APIRouter:
     async def create(body: FineTuningRequest) -> dict[str, Any]:
         """Start a fine-tuning job on uploaded data."""
         params = await run_in_threadpool(tuning_params, body, context, files)
-        return job_object(jobs.create("tune", params))
+        return shown(jobs.create("tune", params))
 
     @routes.get("")
     async def list_jobs(
@@ -47,22 +49,22 @@ def router(context: GatewayContext) -> APIRouter:
     ) -> dict[str, Any]:
         """The fine-tuning jobs, newest first."""
         found = jobs.list(kind="tune", after=_row_id(after) if after else None, limit=limit + 1)
-        return {"object": "list", "data": [job_object(job) for job in found[:limit]], "has_more": len(found) > limit}
+        return {"object": "list", "data": [shown(job) for job in found[:limit]], "has_more": len(found) > limit}
 
     @routes.get("/{job_id}")
     async def retrieve(job_id: str) -> dict[str, Any]:
         """One job."""
-        return job_object(_get(job_id))
+        return shown(_get(job_id))
 
     @routes.post("/{job_id}/cancel")
     async def cancel(job_id: str) -> dict[str, Any]:
         """Stop a job: a waiting one at once, a running one after its step; its checkpoint is kept."""
-        return job_object(jobs.cancel(_get(job_id).id))
+        return shown(jobs.cancel(_get(job_id).id))
 
     @routes.post("/{job_id}/resume")
     async def resume(job_id: str) -> dict[str, Any]:
         """Go on with a failed or cancelled job from its last checkpoint."""
-        return job_object(jobs.resume(_get(job_id).id))
+        return shown(jobs.resume(_get(job_id).id))
 
     @routes.get("/{job_id}/events")
     async def events(
@@ -84,6 +86,9 @@ def router(context: GatewayContext) -> APIRouter:
         job = _get(job_id)
         return _page(list(reversed(_checkpoints(job, jobs.events(job.id, limit=_EVENTS)))), after, limit)
 
+    def shown(job: Job) -> dict[str, Any]:
+        return job_object(job, jobs.newest_events(job.id, "step", _RECENT))
+
     def _get(job_id: str) -> Job:
         job = jobs.get(_row_id(job_id))
         if job.kind != "tune":
@@ -93,8 +98,12 @@ def router(context: GatewayContext) -> APIRouter:
     return routes
 
 
-def job_object(job: Job) -> dict[str, Any]:
-    """A job as OpenAI shows it; what came out of it stands in `ninestory`."""
+def job_object(job: Job, steps: Sequence[JobEvent]) -> dict[str, Any]:
+    """A job as OpenAI shows it; what came out of it stands in `ninestory`.
+
+    Args:
+        steps: its last steps, newest first. The row's own `done` counts bytes while a model is read.
+    """
     recipe, result = job.params["recipe"], job.result or {}
     asked = job.params.get("asked", {})
     error = job.error or {}
@@ -103,7 +112,7 @@ def job_object(job: Job) -> dict[str, Any]:
         "object": "fine_tuning.job",
         "created_at": int(job.created_at),
         "finished_at": None if job.finished_at is None else int(job.finished_at),
-        "estimated_finish": _estimated_finish(job),
+        "estimated_finish": _estimated_finish(job, steps),
         "model": recipe["model"]["name"],
         "fine_tuned_model": result.get("reference"),
         "status": job.state,
@@ -118,7 +127,12 @@ def job_object(job: Job) -> dict[str, Any]:
         "result_files": [],
         "integrations": [],
         "metadata": asked.get("metadata"),
-        "ninestory": {"recipe": recipe, "steps_done": job.done, "steps": job.total, "result": job.result},
+        "ninestory": {
+            "recipe": recipe,
+            "steps_done": steps[0].data["step"] if steps else 0,
+            "steps": steps[0].data["total"] if steps else None,
+            "result": job.result,
+        },
     }
 
 
@@ -206,10 +220,15 @@ def _hyperparameters(recipe: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _estimated_finish(job: Job) -> int | None:
-    if job.state != "running" or not job.total or not job.done or job.started_at is None:
+def _estimated_finish(job: Job, steps: Sequence[JobEvent]) -> int | None:
+    """Unix time of the last step at the pace of the newest ones; None before the second."""
+    if job.state != "running" or len(steps) < 2:
         return None
-    return int(job.started_at + (job.updated_at - job.started_at) * job.total / job.done)
+    last, first = steps[0], steps[-1]
+    taken = last.data["step"] - first.data["step"]
+    if taken <= 0:  # between them the job was resumed from an older checkpoint
+        return None
+    return int(last.time + (last.time - first.time) / taken * (last.data["total"] - last.data["step"]))
 
 
 def _event(line: JobEvent) -> dict[str, Any]:

@@ -9,7 +9,7 @@ export { Dialog, Ask, Confirm } from "./parts/dialog.js";
 export { Tabs } from "./parts/tabs.js";
 export { toast, complain, Toasts } from "./parts/toasts.js";
 export { Drop, FilePicker, readTexts, TEXT_FILES } from "./parts/files.js";
-export { bytes, clock, copyText, download, isShortened, LONGEST_LINE } from "./parts/format.js";
+export { bytes, clock, copyText, duration, download, isShortened, LONGEST_LINE } from "./parts/format.js";
 
 /** Text that is the same in every language: a model's name, what a user wrote. Page translators leave it alone. */
 export const Name = ({ children }) => html`<span translate=${false}>${children}</span>`;

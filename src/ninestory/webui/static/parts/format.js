@@ -7,6 +7,14 @@ export function bytes(n) {
   return `${n.toFixed(i > 1 ? 1 : 0)}\u00A0${units[i]}`; // a figure stays with its unit
 }
 
+/** A length of time in the unit that suits it: 40 s, 12 min, 3.5 h. */
+export function duration(seconds) {
+  const [unit, length, digits] = seconds < 90 ? ["second", 1, 0] : seconds < 5400 ? ["minute", 60, 0]
+    : ["hour", 3600, 1];
+  return new Intl.NumberFormat(document.documentElement.lang,
+    { style: "unit", unit, unitDisplay: "short", maximumFractionDigits: digits }).format(seconds / length);
+}
+
 /** Unix seconds as a short date and time in the page's language. */
 export const clock = (seconds) =>
   new Date(seconds * 1000).toLocaleString(document.documentElement.lang, { dateStyle: "medium", timeStyle: "short" });

@@ -1,5 +1,5 @@
 // What a run would learn from: figures, lengths, and rows as the model sees them with the unlearned part dimmed.
-import { html, Table, bytes } from "../../parts.js";
+import { html, Table, bytes, duration } from "../../parts.js";
 import { t } from "../../i18n.js";
 
 /** `name`: of the file as its owner calls it; the server knows it by an id. */
@@ -11,6 +11,7 @@ export function Inspection({ found, name }) {
     [t("dataForm"), found.form], [t("template"), found.template || "–"],
     ...(found.plan ? [[t("memoryNeeded"), t(found.plan.fits ? "memoryFits" : "memoryDoesNotFit",
       { size: bytes(found.plan.total_bytes), free: bytes(found.plan.available_bytes) })]] : []),
+    ...(found.seconds === null ? [] : [[t("timeNeeded"), t("timeAbout", { time: duration(found.seconds) })]]),
   ];
   const most = Math.max(...found.histogram.map(([, , count]) => count));
   const bars = found.histogram.map(([low, high, count]) => [`${low}–${high}`,
@@ -18,12 +19,21 @@ export function Inspection({ found, name }) {
   const bad = found.bad.slice(0, 20).map((row) => [`${name}:${row.line}`, row.why]);
   return html`<section class="inspection" aria-live="polite">
     <${Table} caption=${t("inspectData")} columns=${[t("figure"), t("value")]} rows=${facts} />
+    ${found.seconds !== null && html`<p class="quiet">${t("timeNeededHelp")}</p>`}
     ${bad.length > 0 && html`<h3>${t("rowsUnusable")}</h3>
       <${Table} caption=${t("rowsUnusable")} columns=${[t("place"), t("reason")]} rows=${bad} />`}
     <h3>${t("rowLengths")}</h3>
     <${Table} caption=${t("rowLengths")} columns=${[t("tokenCount"), t("rows")]} rows=${bars} />
     <h3>${t("rowsRendered")}</h3><p class="quiet">${t("rowsRenderedHelp")}</p>
-    ${found.samples.map((sample) => html`<pre class="sample" tabindex="0" translate=${false}>${sample.pieces
-      .map(([text, learned]) => html`<span class=${learned ? "is-learned" : "is-given"}>${text}</span>`)}</pre>`)}
-    </section>`;
+    ${found.samples.map((sample) => html`<${Sample} sample=${sample} />`)}</section>`;
 }
+
+/** One row; of a pair of answers both, each with the question before it. */
+function Sample({ sample }) {
+  if (!sample.rejected.length) return html`<${Text} pieces=${sample.pieces} />`;
+  return html`<h4>${t("answerChosen")}</h4><${Text} pieces=${sample.pieces} />
+    <h4>${t("answerRejected")}</h4><${Text} pieces=${sample.rejected} />`;
+}
+
+const Text = ({ pieces }) => html`<pre class="sample" tabindex="0" translate=${false}>${pieces
+  .map(([text, learned]) => html`<span class=${learned ? "is-learned" : "is-given"}>${text}</span>`)}</pre>`;

@@ -8,14 +8,19 @@ import { Inspection } from "./inspection.js";
 
 const DATA_FILES = ".json,.jsonl,.csv,.tsv,.parquet,.txt";
 const LORA_LIKE = ["lora", "rslora", "dora", "adalora", "qlora"];
-const FIRST = { method: "lora", steps: 60, batch: 8, rate: 0.0004, rank: 8, tokens: 512 };
+const RATES = { sft: 0.0004, dpo: 0.00005 }; // preferences are learned from a model that can answer already
+const FIRST = {
+  objective: "sft", method: "lora", steps: 60, batch: 8, rate: RATES.sft, rank: 8, tokens: 512, beta: 0.1,
+};
 
 /** The body of `POST /v1/fine_tuning/jobs` for the form. Unusable rows are left out once they have been shown. */
 function requestOf(model, file, form, seen = false) {
   const method = LORA_LIKE.includes(form.method) ? { name: form.method, rank: form.rank } : { name: form.method };
   const train = { max_steps: form.steps, batch: form.batch, learning_rate: form.rate };
   const data = { max_length: form.tokens, bad_rows: seen ? "skip" : "refuse" };
-  return { model, training_file: file.id, ninestory: { method, train, data } };
+  const asked = form.objective === "dpo" ? { type: "dpo", dpo: { hyperparameters: { beta: form.beta } } }
+    : { type: "supervised" };
+  return { model, training_file: file.id, method: asked, ninestory: { method, train, data } };
 }
 
 export function Start({ go }) {
@@ -36,6 +41,11 @@ export function Start({ go }) {
   const take = (files) => files[0] && upload(files[0], "fine-tune")
     .then((stored) => { setFile(stored); setLooked(null); }).catch(complain);
   const change = (name, value) => { setForm({ ...form, [name]: value }); setLooked(null); };
+  const learnFrom = (objective) => {
+    const rate = form.rate === RATES[form.objective] ? RATES[objective] : form.rate;
+    setForm({ ...form, objective, rate });
+    setLooked(null);
+  };
   const look = () => own("POST", "/tuning/inspect", requestOf(model, file, form)).then(setLooked).catch(complain);
   const job = looked && (changed.value.get(looked.id) || looked);
   const seen = job?.state === "succeeded";
@@ -53,12 +63,17 @@ export function Start({ go }) {
       <div class="row"><${FilePicker} id="tune-file" help="tune-file-help" label=${t("chooseFile")}
         accept=${DATA_FILES} onFiles=${take} /><span class="chosen" translate=${!file}>
         ${file ? file.filename : t("noFileChosen")}</span></div><//>
+    <${Field} id="tune-objective" label=${t("tuneObjective")} help=${t(`objective_${form.objective}_help`)}>
+      <select id="tune-objective" value=${form.objective} aria-describedby="tune-objective-help"
+        onChange=${(e) => learnFrom(e.target.value)}>${Object.keys(RATES).map((name) => html`<option value=${name}>
+          ${t(`objective_${name}`)}</option>`)}</select><//>
     <${Field} id="tune-method" label=${t("tuneMethod")} help=${translated(`method_${form.method}`)}>
       <select id="tune-method" value=${form.method} aria-describedby="tune-method-help" translate=${false}
         onChange=${(e) => change("method", e.target.value)}>
         ${methods.map((name) => html`<option value=${name}>${name}</option>`)}</select><//>
     <div class="fields">${number("steps")}${number("batch")}${number("rate", 0.00001)}
-      ${LORA_LIKE.includes(form.method) && number("rank")}${number("tokens")}</div>
+      ${LORA_LIKE.includes(form.method) && number("rank")}
+      ${form.objective === "dpo" && number("beta", 0.01)}${number("tokens")}</div>
     <div class="row"><button class="main" disabled=${!file || !model}>${t("inspectData")}</button>
       <button type="button" disabled=${!file || !model} onClick=${start}>${t("startRun")}</button></div></form>
     ${job && html`<${Looked} job=${job} name=${file.filename} />`}<//>`;
