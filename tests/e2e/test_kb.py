@@ -74,8 +74,10 @@ def test_found_and_quoted_with_its_place(home: Path, question: str, file: str, w
     assert words in shown and f"] {file}" in shown
 
 
-def test_the_starter_answers_english_and_quotes_chinese(home: Path) -> None:
-    answer = run_json(home, "ask", "tea", "How is green tea brewed?", "--max-tokens", "24")
+def test_the_starter_quotes_in_both_languages_and_answers_when_it_must(home: Path) -> None:
+    answer = run_json(home, "ask", "tea", "How is green tea brewed?")
+    assert answer["mode"] == "extract" and "too small" in answer["notice"] and "eighty" in answer["answer"]
+    answer = run_json(home, "ask", "tea", "How is green tea brewed?", "--mode", "generate", "--max-tokens", "24")
     assert answer["mode"] == "generate" and answer["answer"].strip() and answer["sources"][0]["file"] == "tea.md"
     answer = run_json(home, "ask", "tea", "绿茶怎么冲泡？")
     assert answer["mode"] == "extract" and "不会中文" in answer["notice"] and "八十度" in answer["answer"]
@@ -93,6 +95,8 @@ def test_the_life_of_a_knowledge_base(home: Path, tmp_path: Path) -> None:
     shown = run_json(home, "kb", "show", "life")
     assert [(f["name"], f["status"]) for f in shown["data"]] == [("note.txt", "indexed")]
     assert "The kettle" in run(home, "kb", "show", "life", "note.txt")
+    assert "kettle" in run_json(home, "ask", "life", "Where is the kettle?")["answer"]
+    assert run_json(home, "ask", "life", "How do I change a tyre?")["mode"] == "not_found"  # one passage, no heading
     run(home, "kb", "verify", "life")
     run(home, "kb", "export", "life", str(tmp_path / "life.tar.gz"))
     run(home, "kb", "import", str(tmp_path / "life.tar.gz"), "--name", "second")

@@ -106,19 +106,25 @@ def test_an_answer_cites_the_right_file(
     assert (passage["start"], passage["end"], passage["text"]) == (cited.start, cited.end, cited.quote)
 
 
-def test_the_english_model_quotes_for_chinese_questions_and_says_so(client: openai.OpenAI, faq: Any) -> None:
+@pytest.mark.parametrize(
+    ("question", "ending", "words"),
+    [("Debian 一词如何发音？", ".zh-cn.html", "不会中文"), ("How does one pronounce Debian?", ".en.html", "too small")],
+)
+def test_the_starter_quotes_and_says_so(
+    client: openai.OpenAI, faq: Any, question: str, ending: str, words: str
+) -> None:
     tool: Any = {"type": "file_search", "vector_store_ids": [faq.id]}
     completion: Any = client.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": "Debian 一词如何发音？"}], tools=[tool]
+        model=MODEL, messages=[{"role": "user", "content": question}], tools=[tool]
     )
     message = completion.choices[0].message
-    assert "[1]" in message.content and message.annotations[0].filename.endswith(".zh-cn.html")
+    assert "[1]" in message.content and message.annotations[0].filename.endswith(ending)
     search = completion.ninestory["file_search"]
-    assert search["answered_by"] == "extract" and "不会中文" in search["notice"]
+    assert search["answered_by"] == "extract" and words in search["notice"]
 
 
 def test_a_generated_answer_streams_with_its_search(client: openai.OpenAI, faq: Any) -> None:
-    tool: Any = {"type": "file_search", "vector_store_ids": [faq.id], "max_num_results": 2}
+    tool: Any = {"type": "file_search", "vector_store_ids": [faq.id], "max_num_results": 2, "answer_mode": "generate"}
     with client.responses.stream(
         model=MODEL, input="How does one pronounce Debian?", tools=[tool], max_output_tokens=24
     ) as stream:

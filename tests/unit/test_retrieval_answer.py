@@ -8,18 +8,19 @@ import pytest
 
 from ninestory.core.errors import InvalidRequest
 from ninestory.floors.retrieval.answer import (
+    calm,
     citations,
     condense,
     language_of,
-    languages_of,
     place_of,
     prepare,
     quoted,
     standalone,
+    writes_answers,
 )
 from ninestory.floors.retrieval.filters import matches
 from ninestory.floors.retrieval.hits import Hit
-from ninestory.runtimes.protocol import Message
+from ninestory.runtimes.protocol import Message, Sampling
 
 
 def hit(text: str, cosine: float = 0.9, **values: Any) -> Hit:
@@ -61,13 +62,21 @@ def test_passages_fit_the_context() -> None:
     assert 1 <= len(small.passages) < len(large.passages) == 6
 
 
-def test_a_model_that_lacks_the_language_quotes_and_says_so() -> None:
-    english = languages_of("starter:smollm2-135m-instruct")
-    assert english == ("en",) and languages_of("chatglm-6b:int4") == ()
-    chinese = prepare("茶是什么颜色？", [hit("茶是绿色的。水是透明的。")], threshold=None, model_languages=english)
+def test_a_model_too_small_to_answer_from_passages_quotes_them_and_says_so() -> None:
+    assert writes_answers("chatglm-6b:int4") and not writes_answers("starter:smollm2-135m-instruct")
+    tea = [hit("茶是绿色的，水是透明的。")]
+    chinese = prepare("茶是什么颜色？", tea, threshold=None, writes=False)
     assert chinese.reason == "extract" and "不会中文" in chinese.notice
-    assert chinese.sentences == ((1, "茶是绿色的。水是透明的。"),) or len(chinese.sentences) >= 1
-    assert prepare("What?", [hit("Tea.")], threshold=None, model_languages=english).reason == "generate"
+    assert chinese.sentences == ((1, "茶是绿色的，水是透明的。"),)
+    english = prepare("What?", [hit("Tea.")], threshold=None, writes=False)
+    assert english.reason == "extract" and "too small" in english.notice
+    assert prepare("What?", [hit("Tea.")], threshold=None, writes=False, mode="generate").reason == "generate"
+
+
+def test_answers_from_passages_are_calm_but_for_what_is_wished() -> None:
+    assert (calm(Sampling()).temperature, calm(Sampling()).frequency_penalty) == (0, 0.3)
+    wished = calm(Sampling(temperature=0.7, seed=3))
+    assert (wished.temperature, wished.frequency_penalty, wished.seed) == (0.7, 0.3, 3)
 
 
 def test_quotes_are_the_nearest_sentences_with_their_numbers() -> None:
@@ -75,6 +84,8 @@ def test_quotes_are_the_nearest_sentences_with_their_numbers() -> None:
     prepared = prepare("q", [hit(text)], threshold=None, mode="extract")
     vectors = [[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [0.8, 0.2]]
     assert quoted(prepared, [1.0, 0.0], vectors) == "Green tea is green. [1]\nWater is clear. [1]\nMilk is white. [1]"
+    assert quoted(prepared, [1.0, 0.0], vectors, 0.85) == "Green tea is green. [1]\nWater is clear. [1]"
+    assert quoted(prepared, [1.0, 0.0], vectors, 2.0) == "Green tea is green. [1]"  # the nearest always
 
 
 def test_citations_point_into_the_answer() -> None:

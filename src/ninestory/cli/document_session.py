@@ -84,24 +84,25 @@ class DocumentSession:
         self, question: str, show: Callable[[str], None] | None, limit: int | None = None
     ) -> tuple[Prepared, str]:
         """One question, with what was said before; the chat model's words go to `show` as they come."""
-        from ninestory.floors.retrieval.answer import languages_of, prepare, quoted
+        from ninestory.floors.retrieval.answer import prepare, quoted, writes_answers
         from ninestory.floors.retrieval.knowledge_base import lowest_threshold
         from ninestory.runtimes.protocol import Message
 
         query = self._standing_alone(question)
         vector = self._embedder.query(query)
+        threshold = lowest_threshold(self._bases)
         prepared = prepare(
             question,
             self._found(query, vector, limit or self._options.limit),
-            threshold=lowest_threshold(self._bases),
+            threshold=threshold,
             context_tokens=self._context(),
             mode=self._options.mode,
-            model_languages=languages_of(self._model),
+            writes=writes_answers(self._model),
             history=self._history,
         )
         if prepared.reason == "extract":
             vectors = self._embedder.passages([text for _, text in prepared.sentences])
-            text = quoted(prepared, vector.tolist(), vectors.tolist())
+            text = quoted(prepared, vector.tolist(), vectors.tolist(), threshold)
         elif prepared.request is None:
             text = prepared.text
         else:
@@ -166,28 +167,25 @@ class DocumentSession:
         return sorted([*hits, *found], key=lambda hit: -hit.cosine)[:limit]
 
     def _standing_alone(self, question: str) -> str:
-        from ninestory.floors.retrieval.answer import condense, language_of, languages_of, standalone
+        from ninestory.floors.retrieval.answer import condense, standalone, writes_answers
 
         rewrite = condense(self._history, question)
         if rewrite is None:
             return question
-        spoken = languages_of(self._model)
-        if self._options.mode == "extract" or (spoken and language_of(question) not in spoken):
+        if self._options.mode == "extract" or not writes_answers(self._model):
             return f"{next(m.text for m in reversed(self._history) if m.role == 'user')} {question}"
         return standalone(self._say(rewrite, None), question)
 
     def _with_wishes(self, request: ChatRequest) -> ChatRequest:
         """The request of the passages, generated as the user wishes; where nothing is said, as calmly as it asks for."""
         from ninestory.floors.chat.model import chat_request
+        from ninestory.floors.retrieval.answer import calm
 
         given = chat_request("", self._options.generation)
-        sampling = given.sampling
-        if sampling.temperature is None:
-            sampling = dataclasses.replace(sampling, temperature=request.sampling.temperature)
         return dataclasses.replace(
             given,
             messages=request.messages,
-            sampling=sampling,
+            sampling=calm(given.sampling),
             truncation="auto",
             max_tokens=given.max_tokens or request.max_tokens,
         )

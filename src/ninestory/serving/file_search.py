@@ -19,13 +19,13 @@ from fastapi import Request
 from ninestory.core.errors import InvalidRequest, Unsupported
 from ninestory.floors.retrieval.answer import (
     Prepared,
+    calm,
     citations,
     condense,
-    language_of,
-    languages_of,
     prepare,
     quoted,
     standalone,
+    writes_answers,
 )
 from ninestory.floors.retrieval.hits import Hit
 from ninestory.floors.retrieval.knowledge_base import open_base
@@ -177,7 +177,7 @@ async def answer_from_files(
         threshold=threshold,
         context_tokens=info.get("context") or context.settings.runtime.context or _DEFAULT_CONTEXT,
         mode=tool.answer_mode,
-        model_languages=languages_of(model),
+        writes=writes_answers(model),
         history=history,
     )
     if prepared.request is not None:
@@ -187,26 +187,25 @@ async def answer_from_files(
             tools=[],
             tool_choice="none",
             truncation="auto",
-            sampling=prepared.request.sampling if chat.sampling.temperature is None else chat.sampling,
+            sampling=calm(chat.sampling),
         )
         return FileAnswer(query, prepared, context.ask(request, model, asked))
     text = prepared.text
     if prepared.reason == "extract":
         embedder = _embedding_model(context, tool.vector_store_ids[0])
         sentences = [sentence for _, sentence in prepared.sentences]
-        text = quoted(prepared, vector, await embed(context, request, embedder, sentences, "passage"))
+        text = quoted(prepared, vector, await embed(context, request, embedder, sentences, "passage"), threshold)
     return FileAnswer(query, prepared, _written_here(text))
 
 
 async def _standing_alone(
     context: GatewayContext, request: Request, model: str, chat: ChatRequest, question: str
 ) -> str:
-    """The question with what it refers to; where the model does not speak its language, beside the one before it."""
+    """The question with what it refers to; where the model is too small for that, beside the one before it."""
     rewrite = condense(chat.messages[:-1], question)
     if rewrite is None:
         return question
-    spoken = languages_of(model)
-    if spoken and language_of(question) not in spoken:
+    if not writes_answers(model):
         before = [message.text for message in chat.messages[:-1] if message.role == "user"]
         return f"{before[-1]} {question}" if before else question
     reply = ""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from ninestory.floors.retrieval.hits import Hit
@@ -28,6 +28,9 @@ _SHORTEST_SENTENCE, _SENTENCES_A_PASSAGE = 8, 12
 _CJK = re.compile(r"[\u3400-\u9fff]")
 _SENTENCE = re.compile(r"[^。！？!?\n.]*(?:[。！？!?]+|\.+(?=\s|$)|\n|[.]|$)")
 _MARK = re.compile(r"\[(\d{1,2})\]")
+
+
+_CALM = Sampling(temperature=0, frequency_penalty=0.3)  # small models repeat a passage for ever otherwise
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,9 @@ def language_of(text: str) -> Language:
     return "zh" if letters and len(_CJK.findall(text)) * 4 >= len(letters) else "en"
 
 
-def languages_of(model: str) -> tuple[Language, ...]:
-    """What a chat model is known to speak; empty for most, since only the small starter is known not to speak Chinese."""
-    return ("en",) if model.startswith("starter:smollm2") else ()
+def writes_answers(model: str) -> bool:
+    """Whether a chat model can be trusted to answer from passages. The 135M starter cannot: it adds what is not there."""
+    return not model.startswith("starter:smollm2")
 
 
 def condense(history: Sequence[Message], question: str) -> ChatRequest | None:
@@ -101,7 +104,7 @@ def prepare(
     threshold: float | None,
     context_tokens: int = 4096,
     mode: AnswerMode = "auto",
-    model_languages: Sequence[str] = (),
+    writes: bool = True,
     history: Sequence[Message] = (),
 ) -> Prepared:
     """Decide how a question is answered, and with which passages.
@@ -110,18 +113,17 @@ def prepare(
         hits: of a search, best first.
         threshold: the knowledge base's cosine of "not in the documents"; None = answer always.
         context_tokens: what the chat model takes in all.
-        mode: "auto" generates, but quotes where the chat model does not know the question's language.
-        model_languages: what the chat model is known to speak; empty = any.
+        mode: "auto" generates if the chat model `writes`, else it quotes the passages.
+        writes: see `writes_answers`.
         history: earlier turns, given to the model as they were.
     """
     language = language_of(question)
     words = PROMPTS[language]
     if not hits or (threshold is not None and max(hit.cosine for hit in hits) < threshold):
         return Prepared(question, [], "not_found", text=words.not_found, notice=words.below_threshold)
-    foreign = bool(model_languages) and language not in model_languages
-    if mode == "extract" or (mode == "auto" and foreign):
+    if mode == "extract" or (mode == "auto" and not writes):
         passages = list(hits[:_MOST_PASSAGES])
-        notice = words.extract_foreign if foreign and mode == "auto" else words.extract
+        notice = words.extract if mode == "extract" else words.extract_instead
         return Prepared(question, passages, "extract", sentences=tuple(_sentences(passages)), notice=notice)
     budget = (context_tokens - min(ANSWER_TOKENS, context_tokens // 4)) * _BYTES_A_TOKEN
     budget -= len((words.system + question + "".join(m.text for m in history)).encode())
@@ -133,9 +135,15 @@ def prepare(
         *(history[1:] if given else history),
         Message(role="user", content=words.ask.format(passages=shown, question=question)),
     ]
-    sampling = Sampling(temperature=0, frequency_penalty=0.3)  # small models repeat a passage for ever otherwise
-    request = ChatRequest(messages=messages, sampling=sampling, truncation="auto", tool_choice="none")
+    request = ChatRequest(messages=messages, sampling=_CALM, truncation="auto", tool_choice="none")
     return Prepared(question, passages, "generate", request=request)
+
+
+def calm(wished: Sampling) -> Sampling:
+    """Greedy and against repetition, but for what was wished otherwise."""
+    unsaid = Sampling()
+    names = [field.name for field in fields(Sampling) if getattr(wished, field.name) != getattr(unsaid, field.name)]
+    return replace(_CALM, **{name: getattr(wished, name) for name in names})
 
 
 def citations(text: str, passages: Sequence[Hit]) -> list[Citation]:
@@ -179,14 +187,21 @@ def _sentences(passages: Sequence[Hit]) -> Iterator[tuple[int, str]]:
         yield from ((number, part) for part in whole[:_SENTENCES_A_PASSAGE])
 
 
-def quoted(prepared: Prepared, question: Sequence[float], vectors: Sequence[Sequence[float]]) -> str:
+def quoted(
+    prepared: Prepared,
+    question: Sequence[float],
+    vectors: Sequence[Sequence[float]],
+    threshold: float | None = None,
+) -> str:
     """The extractive answer: the sentences nearest to the question in their own order, each with its number.
 
     Args:
         question, vectors: unit vectors of the question and of `prepared.sentences`.
+        threshold: beside the nearest sentence, only those with this cosine at least.
     """
     scores = [sum(a * b for a, b in zip(question, vector, strict=True)) for vector in vectors]
-    best = sorted(sorted(range(len(scores)), key=lambda place: -scores[place])[:_QUOTED_SENTENCES])
+    first, *others = sorted(range(len(scores)), key=lambda place: -scores[place])[:_QUOTED_SENTENCES]
+    best = sorted([first, *(place for place in others if threshold is None or scores[place] >= threshold)])
     return "\n".join(f"{text} [{number}]" for number, text in (prepared.sentences[place] for place in best))
 
 

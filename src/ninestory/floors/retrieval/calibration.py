@@ -1,7 +1,9 @@
-"""The score below which the answer is "not in the documents", from the knowledge base's own headings.
+"""The score below which the answer is "not in the documents", from the knowledge base itself.
 
-Each sampled heading is asked as a question of the text below it, embedded without the heading; 95 % of such pairs lie
-above the threshold. It catches the wrong topic, not the missing fact: that is the chat model's to refuse.
+Where there are headings, each sampled one is asked as a question of the text below it, embedded without the heading;
+95 % of such pairs lie above the threshold. Where there are fewer than eight, general questions are asked, which hardly
+any documents answer: three quarters of their best cosines lie below it. Both catch the wrong topic, not the missing
+fact: that is the chat model's to refuse.
 """
 
 from __future__ import annotations
@@ -16,23 +18,48 @@ from ninestory.floors.retrieval.table import ChunkReader
 
 SAMPLE, FEWEST = 48, 8
 QUANTILE = 0.05
+PROBE_QUANTILE = 0.75
+PROBES = (
+    "How do I bake bread?", "Who won the football world cup?", "What causes rain?", "How is steel made?",
+    "When was the violin invented?", "Which vaccines do dogs need?", "How do I grow tomatoes?",
+    "What is the capital of Peru?", "How does a jet engine work?", "What is the plot of Hamlet?",
+    "How do I treat a burn?", "What is compound interest?",
+    "面包怎么烤？", "世界杯冠军是谁？", "为什么会下雨？", "钢是怎么炼成的？", "小提琴是什么时候发明的？", "狗需要打哪些疫苗？",
+    "怎样种西红柿？", "秘鲁的首都是哪里？", "喷气发动机如何工作？", "《哈姆雷特》讲了什么？", "烫伤怎么处理？", "什么是复利？",
+)  # fmt: skip
 
 
 def calibrate(base: KnowledgeBase, embedder: Embedder) -> float | None:
-    """Compute and store `threshold` (a cosine); None when there are fewer than eight headings to ask."""
+    """Compute and store `threshold` (a cosine); None when nothing is in the knowledge base."""
     reader = ChunkReader(base)
-    below: dict[str, str] = {}
-    if reader.refresh():
-        table = reader.all_rows(["context", "text"])
-        for context, text in zip(table["context"].to_pylist(), table["text"].to_pylist(), strict=True):
-            heading = context.split("\n", 1)[0].rsplit(" > ", 1)[-1]
-            if len(heading) >= 4 and heading not in below:
-                below[heading] = text
     threshold = None
-    if len(below) >= FEWEST:
-        chosen = random.Random(0).sample(sorted(below), min(SAMPLE, len(below)))
-        bodies = embedder.passages([below[heading] for heading in chosen])
-        queries = np.stack([embedder.query(heading) for heading in chosen])
-        threshold = float(np.quantile((bodies * queries).sum(axis=1), QUANTILE))
+    if reader.refresh():
+        below = _headings(reader)
+        threshold = _from_headings(below, embedder) if len(below) >= FEWEST else _from_probes(reader, embedder)
     base.put(threshold=threshold)
     return threshold
+
+
+def _headings(reader: ChunkReader) -> dict[str, str]:
+    """Heading → the first passage below it."""
+    below: dict[str, str] = {}
+    table = reader.all_rows(["context", "text"])
+    for context, text in zip(table["context"].to_pylist(), table["text"].to_pylist(), strict=True):
+        heading = context.split("\n", 1)[0].rsplit(" > ", 1)[-1]
+        if len(heading) >= 4 and heading not in below:
+            below[heading] = text
+    return below
+
+
+def _from_headings(below: dict[str, str], embedder: Embedder) -> float:
+    chosen = random.Random(0).sample(sorted(below), min(SAMPLE, len(below)))
+    bodies = embedder.passages([below[heading] for heading in chosen])
+    queries = np.stack([embedder.query(heading) for heading in chosen])
+    return float(np.quantile((bodies * queries).sum(axis=1), QUANTILE))
+
+
+def _from_probes(reader: ChunkReader, embedder: Embedder) -> float | None:
+    """The few questions that the documents do answer lie in the quarter above. None: no passage is left."""
+    vectors = [embedder.query(question).tolist() for question in PROBES]
+    best = [row["cosine"] for vector in vectors for row in reader.nearest(vector, 1, None)]
+    return float(np.quantile(best, PROBE_QUANTILE)) if best else None

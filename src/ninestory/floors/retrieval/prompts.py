@@ -20,7 +20,7 @@ class Words:
     not_found: str
     below_threshold: str
     extract: str
-    extract_foreign: str
+    extract_instead: str
     page: str
     make_question: str
     is_supported: str
@@ -39,7 +39,7 @@ PROMPTS: dict[Language, Words] = {
         not_found="The documents do not answer this question.",
         below_threshold="No passage is near enough to the question.",
         extract="Quoted from the documents; no model wrote this.",
-        extract_foreign="Quoted from the documents: this chat model does not speak English.",
+        extract_instead="Quoted from the documents: this chat model is too small to answer from them; a larger one does.",
         page="page {page}",
         make_question="Write one question that this passage answers. Write the question only.\n\nPassage: {passage}",
         is_supported="Passages:\n\n{passages}\n\nStatement: {statement}\n\nDo the passages say this? Answer yes or no.",
@@ -54,7 +54,7 @@ PROMPTS: dict[Language, Words] = {
         not_found="资料中没有这个问题的答案。",
         below_threshold="没有片段与问题足够接近。",
         extract="以下为资料原文摘录，并非模型撰写。",
-        extract_foreign="以下为资料原文摘录：当前对话模型不会中文。",
+        extract_instead="以下为资料原文摘录：当前对话模型太小，也不会中文；换用更大的模型即可生成回答。",
         page="第 {page} 页",
         make_question="请写出一个可由这段资料回答的问题。只写出问题。\n\n资料：{passage}",
         is_supported="资料片段：\n\n{passages}\n\n说法：{statement}\n\n资料中是否有这个说法？请回答 yes 或 no。",
