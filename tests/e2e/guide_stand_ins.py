@@ -58,17 +58,39 @@ def llama_folder(folder: Path, weights: Arrays) -> Path:
     return folder
 
 
+def write_lines(file: Path, rows: list[Any]) -> None:
+    """JSON lines."""
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_list(file: Path, rows: list[Any]) -> None:
+    """One JSON list."""
+    file.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def instructions(question: str, answer: str, count: int = 16) -> list[Any]:
+    """Alpaca's rows; every other one has an input."""
+    return [
+        {"instruction": question, "input": str(n) if n % 2 else "", "output": answer.format(n)} for n in range(count)
+    ]
+
+
 def vicuna(cwd: Path) -> None:
-    """A whole model, and a LLaMA with the difference of an older release."""
+    """A whole model, a LLaMA with the difference of an older release, and conversations of two rounds."""
     rows, letter = vocabulary(PROMPTS / "tiny_llama.model")
     llama_folder(cwd / "vicuna-7b-v1.5", tuned := llama_weights(rows, letter))
     base = llama_weights(rows, letter, seed=1)
     llama_folder(cwd / "llama-7b", base)
     llama_folder(cwd / "vicuna-7b-delta-v1.1", {name: tuned[name] - base[name] for name in base})
+    turns = [("human", "Say {}."), ("gpt", "It is {}."), ("human", "Once more."), ("gpt", "{} again.")]
+    talks = [{"id": f"t{n}", "conversations": [{"from": who, "value": text.format(n)} for who, text in turns]}
+             for n in range(16)]  # fmt: skip
+    write_list(cwd / "sharegpt.json", talks)
 
 
 def chinese_llama_alpaca(cwd: Path) -> None:
-    """LLaMA, a Chinese vocabulary, and the two adapters of a Plus release with their tokenizers."""
+    """LLaMA, a Chinese vocabulary, the two adapters of a Plus release with their tokenizers, text and instructions."""
     facts = json.loads((PROMPTS / "chinese_vocab_merge.json").read_text())
     rows, letter = vocabulary(PROMPTS / "tiny_llama.model")
     llama_folder(cwd / "llama-7b", llama_weights(rows, letter))
@@ -99,6 +121,9 @@ def chinese_llama_alpaca(cwd: Path) -> None:
         )
         config = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "modules_to_save": ["embed_tokens", "lm_head"]}
         (folder / "adapter_config.json").write_text(json.dumps(config))
+    texts = (f"今天是第{n}天，天气很好，我们一起学习中文。" * 20 for n in range(24))
+    (cwd / "corpus.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    write_list(cwd / "alpaca_data_zh.json", instructions("请说一个数字。", "好的，{}。"))
 
 
 def vocabulary(model: Path) -> tuple[int, int]:
@@ -110,26 +135,77 @@ def vocabulary(model: Path) -> tuple[int, int]:
 
 
 def alpaca(cwd: Path) -> None:
-    """LLaMA and the published difference."""
+    """LLaMA, the published difference, and rows to tune on."""
     rows, letter = vocabulary(PROMPTS / "tiny_llama.model")
     base = llama_weights(rows, letter, seed=1)
     tuned = llama_weights(rows, letter)
     llama_folder(cwd / "llama-7b-hf", base)
     llama_folder(cwd / "alpaca-7b-wdiff", {name: tuned[name] - base[name] for name in base})
+    write_list(cwd / "alpaca_data.json", instructions("Say a number.", "It is {}."))
 
 
 def chatrwkv(cwd: Path) -> None:
     write_release(cwd / "RWKV-6-World-1B6.pth", "6")
 
 
-def in_store(reference: str, family: str) -> Callable[[Path], None]:
+def put_in_store(cwd: Path, reference: str, family: str) -> None:
     """A small checkpoint in the publisher's layout (tests/tiny_checkpoints.py), as if it had been pulled."""
+    system, variant = reference.split(":")
+    folder = FAMILIES[family](cwd / "home" / "models" / "catalogue" / system / variant)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {name: 2048 for name in ("max_sequence_length", "n_positions", "n_ctx") if name in config}
+    (folder / "config.json").write_text(json.dumps(config))
 
-    def prepare(cwd: Path) -> None:
-        system, variant = reference.split(":")
-        FAMILIES[family](cwd / "home" / "models" / "catalogue" / system / variant)
 
-    return prepare
+def in_store(reference: str, family: str) -> Callable[[Path], None]:
+    return lambda cwd: put_in_store(cwd, reference, family)
+
+
+def chatglm(cwd: Path) -> None:
+    """Two of the published forms, and advertisements as ADGEN has them."""
+    put_in_store(cwd, "chatglm-6b:int4", "chatglm-int4")
+    put_in_store(cwd, "chatglm-6b:fp16", "chatglm")
+    goods = [(kind, cut, colour) for kind in "裤衣鞋帽" for cut in ("宽松", "修身") for colour in "红黑白"]
+    rows = [{"content": f"类型#{kind}*版型#{cut}*颜色#{colour}", "summary": f"这款{colour}{kind}{cut}舒适。"}
+            for kind, cut, colour in goods]  # fmt: skip
+    write_lines(cwd / "AdvertiseGen" / "train.json", rows[:20])
+    write_lines(cwd / "AdvertiseGen" / "dev.json", rows[20:])
+
+
+def belle(cwd: Path) -> None:
+    """BELLE, the BLOOMZ that it was made of, instructions, conversations and preferences."""
+    put_in_store(cwd, "belle:7b-2m", "bloom")
+    put_in_store(cwd, "bloomz:7b1-mt", "bloom")
+    write_lines(cwd / "Belle_open_source_0.5M.json", instructions("请说一个数字。", "好的，{}。"))
+    turns = [("human", "请说{}。"), ("assistant", "{}。")]
+    talks = [{"id": f"t{n}", "conversations": [{"from": who, "value": text.format(n)} for who, text in turns]}
+             for n in range(8)]  # fmt: skip
+    write_lines(cwd / "train_3.5M_CN.json", talks)
+    pairs = [{"prompt": f"请说{n}。", "chosen": f"{n}。", "rejected": "不。"} for n in range(8)]
+    write_lines(cwd / "preferences.json", pairs)
+
+
+def moss(cwd: Path) -> None:
+    """MOSS in four bits, and dialogues of two rounds whose second one asks the calculator."""
+    put_in_store(cwd, "moss:sft-int4", "moss-int4")
+
+    def turn(asked: str, answer: str, commands: str = "None", results: str = "None") -> dict[str, str]:
+        return {
+            "Human": f"<|Human|>: {asked}<eoh>\n",
+            "Inner Thoughts": "<|Inner Thoughts|>: Work it out.<eot>\n",
+            "Commands": f"<|Commands|>: {commands}<eoc>\n",
+            "Tool Responses": f"<|Results|>:\n{results}<eor>\n",
+            "MOSS": f"<|MOSS|>: {answer}<eom>\n",
+        }
+
+    dialogues = []
+    for n in range(16):
+        sum_of_two, call = f"{n}+{n}", f'Calculate("{n}+{n}")'
+        rounds = [turn("Hello", "Hello!"), turn(f"What is {sum_of_two}?", f"{2 * n}.", call, f"{call} =>\n{2 * n}\n")]
+        chat = {f"turn_{i}": made for i, made in enumerate(rounds, 1)}
+        dialogues.append({"conversation_id": n, "meta_instruction": "You are MOSS.\n", "num_turns": 2, "chat": chat})
+    write_lines(cwd / "sft_data" / "train.jsonl", dialogues[:12])
+    write_lines(cwd / "sft_data" / "val.jsonl", dialogues[12:])
 
 
 def to_tune(cwd: Path) -> None:
@@ -137,21 +213,21 @@ def to_tune(cwd: Path) -> None:
     FAMILIES["llama"](cwd / "llama-7b-hf")
     rows = [{"instruction": f"Say {n}.", "input": "", "output": f"It is {n}."} for n in range(12)]
     texts = [{"text": f"### Human: Say {n}.### Assistant: It is {n}."} for n in range(12)]
-    for name, lines in (("data.jsonl", rows), ("openassistant.jsonl", texts)):
-        (cwd / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_lines(cwd / "data.jsonl", rows)
+    write_lines(cwd / "openassistant.jsonl", texts)
     (cwd / "calibration.txt").write_text(" ".join(f"The number {n} comes before {n + 1}." for n in range(300)))
 
 
 STAND_INS: dict[str, Callable[[Path], None]] = {
     "alpaca": alpaca,
-    "belle": in_store("belle:7b-2m", "bloom"),
+    "belle": belle,
     "bloomz": in_store("bloomz:560m", "bloom"),
-    "chatglm-6b": in_store("chatglm-6b:int4", "chatglm-int4"),
+    "chatglm-6b": chatglm,
     "chatrwkv": chatrwkv,
     "chinese-llama-alpaca": chinese_llama_alpaca,
     "guanaco": to_tune,
     "llmtune": to_tune,
-    "moss": in_store("moss:sft-int4", "moss-int4"),
+    "moss": moss,
     "openbuddy": in_store("openbuddy:falcon-7b-v5", "falcon"),
     "vicuna": vicuna,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -95,6 +96,29 @@ def test_a_job_from_upload_to_the_tuned_model(server: ApiServer) -> None:
     assert (server.home / "runs" / job.fine_tuned_model[3:] / "report.html").is_file()
     answer = ask.completions.create(model=job.fine_tuned_model, prompt="the ab", max_tokens=2, temperature=0)
     assert answer.usage.completion_tokens > 0  # type: ignore[union-attr]
+    _comes_and_goes_while_the_server_runs(server, ask, job.fine_tuned_model)
+
+
+def _comes_and_goes_while_the_server_runs(server: ApiServer, ask: openai.OpenAI, tuned: str) -> None:
+    def loaded() -> list[str]:
+        return [row["model"] for row in server.http.get("/ninestory/v1/ps").json()["data"]]
+
+    def said(name: str) -> list[str]:
+        prompts = ("the ab", "the", "t", "ba ba")
+        made = [ask.completions.create(model=name, prompt=text, max_tokens=4, temperature=0) for text in prompts]
+        return [answer.choices[0].text for answer in made]
+
+    assert tuned in loaded()
+    assert server.http.post("/ninestory/v1/unload", json={"model": tuned}).json()["unloaded"] and tuned not in loaded()
+    run = tuned.removeprefix("ft:")
+    row = server.http.post("/ninestory/v1/load", json={"model": tuned}).json()
+    assert row["info"]["adapters"] == [run] and tuned in loaded()
+    shutil.copytree(server.home / "runs" / run / "adapter", server.home / "runs" / "twin" / "adapter")
+    assert said(tuned) == said(f"{model(server)}+{run}=0.7+twin=0.3") != said(f"{tuned}+twin=-1") == said(model(server))
+    tiny_models.write_gguf(server.home / "models" / "other.gguf", rms_epsilon=1e-3)
+    with pytest.raises(openai.ConflictError, match="was trained on") as refused:
+        ask.completions.create(model=f"{server.home}/models/other.gguf+{run}", prompt="the ab", max_tokens=1)
+    assert refused.value.code == "adapter_for_another_base"
 
 
 def test_a_job_survives_kill_9_of_its_process_and_a_restart_and_is_cancelled_and_resumed(tmp_path: Path) -> None:

@@ -198,6 +198,11 @@ def test_what_cannot_be_run_is_refused_before_anything_is_loaded(home: Path, mon
     base = ["run", "--model", "./tiny.gguf"]
     with pytest.raises(InvalidRequest, match="names no training data"):
         tune(*base)
+    from tests.tiny_rwkv import write_release
+
+    write_release(Path("rwkv.pth"), "6")
+    with pytest.raises(Unsupported, match="an RWKV, which is run here and not trained"):
+        tune("run", "--model", "./rwkv.pth", "--data", "rows.jsonl")
     Path("empty.jsonl").write_text("")
     with pytest.raises(InvalidRequest, match=r"no row in empty\.jsonl"):
         tune(*base, "--data", "empty.jsonl", sets=QUICK)
@@ -264,7 +269,7 @@ def _listed() -> list[str]:
     return CliRunner().invoke(app, ["new", "--list"]).stdout.splitlines()[1:]
 
 
-def test_the_tuned_model_is_asked_by_its_alias_in_the_format_it_was_trained_in(home: Path) -> None:
+def test_the_tuned_model_is_asked_by_its_alias_in_the_format_it_was_trained_in(home: Path, tmp_path: Path) -> None:
     from ninestory.core.paths import Home
     from ninestory.floors.chat import load
     from ninestory.models.resolve import resolve
@@ -278,6 +283,33 @@ def test_the_tuned_model_is_asked_by_its_alias_in_the_format_it_was_trained_in(h
     with load("ft:talker", context=128, threads=1) as model:
         assert model.info.template == "alpaca-short" and model.info.adapters == ["talker"]
         assert model.chat("ab", temperature=0, max_tokens=3).text.strip().startswith("tt")
+    _is_refused_on_other_weights(tmp_path)
+
+
+def _is_refused_on_other_weights(folder: Path) -> None:
+    from ninestory.floors.chat import load
+
+    tiny_models.write_gguf(folder / "other.gguf", rms_epsilon=1e-3)
+    with pytest.raises(Conflict, match=r"talker was trained on \./tiny\.gguf, and \./other\.gguf"):
+        load("./other.gguf+talker=0.5", context=128, threads=1)
+    shutil.move(folder / "other.gguf", folder / "tiny.gguf")
+    with pytest.raises(Conflict, match="files have changed since"):
+        load("ft:talker", context=128, threads=1)
+
+
+def test_a_wholly_tuned_model_is_asked_in_the_format_it_was_trained_in(home: Path) -> None:
+    from ninestory.floors.chat import load
+
+    Path("talk.jsonl").write_text("\n".join([json.dumps({"instruction": "ab", "output": "tttt"})] * 8))
+    flags = ["--model", "./tiny.gguf", "--data", "talk.jsonl", "--name", "whole", "--method", "full"]
+    changes = ["model.template=alpaca-short", "train.max_steps=2", "data.max_length=120", "evaluate.answers=0"]
+    tune("run", *flags, sets=changes)
+    with load("ft:whole", context=128, threads=1) as model:
+        assert model.info.template == "alpaca-short" and model.chat("ab", temperature=0, max_tokens=3)
+    note = home / "runs" / "whole" / "model" / "ninestory.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"rendered": "as it was then"}))
+    with pytest.raises(Conflict, match="not written as it was"):
+        load("ft:whole", context=128, threads=1)
 
 
 def test_chatglm_by_p_tuning_from_adgen_rows_to_an_answer(home: Path, tmp_path: Path) -> None:
@@ -315,9 +347,10 @@ def test_moss_on_its_own_dialogues(home: Path, tmp_path: Path) -> None:
     turn = {"Human": "<|Human|>: hi<eoh>\n", "MOSS": "<|MOSS|>: ho<eom>\n"}
     rows = [{"meta_instruction": "m\n", "chat": {"turn_1": turn}}] * 6
     Path("moss.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    quick = ["train.max_steps=6", "train.batch=2", "train.learning_rate=1e-2", "evaluate.answers=0"]
-    limits = ["data.max_length=64", "train.precision=float32"]
+    quick = ["train.max_steps=6", "train.batch=2", "train.learning_rate=1e-2", "evaluate.answers=1"]
+    limits = ["data.max_length=64", "train.precision=float32", "evaluate.max_tokens=2"]
     outcome = tune(
         "run", "moss-sft", "--model", "./moss", "--data", "moss.jsonl", "--name", "m", sets=[*quick, *limits]
     )
     assert outcome["tuned_loss"] < outcome["base_loss"] and (home / "runs" / "m" / "model").is_dir()
+    assert "**asked**: <|Human|>: hi<eoh>\n- **wanted**: ho" in tune("report", "m")["markdown"]

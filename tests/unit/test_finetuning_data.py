@@ -45,6 +45,8 @@ def test_what_the_forms_mean() -> None:
     assert FORMS["belle"](ROWS["alpaca"]).messages[0]["content"] == "Add.2 2"
     assert [m["content"] for m in FORMS["chatglm"](ROWS["chatglm"]).messages] == ["a", "A", "b", "c"]
     assert [m["content"] for m in FORMS["chip2"](ROWS["chip2"]).messages] == ["Hi", "Ho"]
+    assert FORMS["oasst1"](ROWS["text"]) == FORMS["text"](ROWS["text"])
+    assert FORMS["self-instruct"](ROWS["prompt-completion"]) == FORMS["prompt-completion"](ROWS["prompt-completion"])
     begins_with_the_model = {"conversations": [{"from": "gpt", "value": "?"}, *ROWS["sharegpt"]["conversations"]]}
     assert FORMS["sharegpt"](begins_with_the_model) == FORMS["sharegpt"](ROWS["sharegpt"])
     parts = [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]

@@ -114,6 +114,22 @@ def test_rows_are_counted_cut_and_named(tokenizer: Tokenizer, tmp_path: Path) ->
     assert len(read_examples([tmp_path / "a.jsonl"], tokenizer, None, max_length=20, limit=1).good) == 1
 
 
+def test_a_corpus_is_put_end_to_end_and_cut_into_blocks(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    texts = ["the ab " * 9, "", "ba", "tab " * 30]
+    lines = [json.dumps({"text": text}) for text in texts]
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines, "nonsense"]), encoding="utf-8")
+    found = read_examples([tmp_path / "a.jsonl"], tokenizer, None, max_length=16, form="corpus")
+    blocks = [example.row for example in found.good]
+    whole = [id for text in texts if text for id in [*tokenizer.bos_ids, *tokenizer.encode(text)]]
+    assert [id for block in blocks for id in block.ids] == whole
+    assert {len(block.ids) for block in blocks[:-1]} == {16} and all(block.labels == block.ids for block in blocks)
+    assert [bad.line for bad in found.bad] == [2, 5] and not any(example.cut for example in found.good)
+    begins = [example.line for example in found.good]
+    assert begins == sorted(begins) and begins[0] == 1 and begins[-1] == 4
+    few = read_examples([tmp_path / "a.jsonl"], tokenizer, None, max_length=16, form="corpus", limit=2)
+    assert [example.row for example in few.good] == blocks[:2]
+
+
 def test_histograms_count_every_row() -> None:
     lengths = [3, 3, 4, 50, 51, 99, 100]
     bars = histogram(lengths)

@@ -142,8 +142,13 @@ def test_a_tuned_model_by_its_alias_and_adapters_by_run_or_folder(home: Home, tm
     (adapter / "adapter_config.json").write_text("{}")
     base = checkpoint(tmp_path / "base")
     assert resolve("ft:law", home).path == run
-    model = resolve(f"{base}+law=0.5+{adapter}", home)
-    assert [(a.path, a.weight) for a in model.adapters] == [(adapter, 0.5), (adapter, 1.0)]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "adapter_config.json").write_text("{}")
+    model = resolve(f"{base}+law=0.5+{other}", home)
+    assert [(a.path, a.weight) for a in model.adapters] == [(adapter, 0.5), (other, 1.0)]
+    with pytest.raises(InvalidRequest, match="named twice"):
+        resolve(f"{base}+law=0.5+{adapter}", home)
     with pytest.raises(NotFound, match="no adapter 'other'"):
         resolve(f"{base}+other", home)
 

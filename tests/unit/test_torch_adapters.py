@@ -59,6 +59,21 @@ def test_the_weight_scales_the_change(tmp_path: Path) -> None:
     assert change.abs().max() > 0.01
 
 
+def test_two_adapters_add_up_by_their_weights(tmp_path: Path) -> None:
+    """`model+a=0.7+b=0.3`: the sum of both changes, which peft's "cat" gives exactly."""
+    peft = pytest.importorskip("peft")
+    from ninestory.training.adapter_files import combine, load_adapter
+
+    _lora(tmp_path / "a")
+    _lora(tmp_path / "b", use_rslora=True)
+    both = load_adapter(load_adapter(build("llama"), tmp_path / "a", "a"), tmp_path / "b", "b")
+    assert isinstance(both, peft.PeftModel)
+    wanted, model = _logits(combine(both, {"a": 0.7, "b": 0.3})), build("llama")
+    weights = {"a": 0.7, "b": 0.3}
+    apply_adapters(model, [ResolvedAdapter(name=n, path=tmp_path / n, weight=w) for n, w in weights.items()])
+    torch.testing.assert_close(_logits(model), wanted, atol=1e-4, rtol=1e-4)
+
+
 def _own(folder: Path, kind: str, tensors: dict[str, torch.Tensor], **settings: Any) -> ResolvedAdapter:
     from safetensors.torch import save_file
 

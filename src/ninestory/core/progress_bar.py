@@ -24,7 +24,7 @@ class ProgressBar:
         amount = MofNCompleteColumn() if counts else DownloadColumn()
         columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
         self._progress = Progress(*columns, console=Console(stderr=True, quiet=quiet))
-        self._task = self._progress.add_task("", total=None)
+        self._task = self._progress.add_task("", total=None, visible=False)  # until there is something to show
 
     def __enter__(self) -> ProgressBar:
         self._progress.start()
@@ -34,7 +34,7 @@ class ProgressBar:
         self._progress.stop()
 
     def update(self, done: float, total: float | None = None, message: str = "") -> None:
-        self._progress.update(self._task, completed=done, total=total, description=message[-40:])
+        self._progress.update(self._task, completed=done, total=total, description=message[-40:], visible=True)
 
     def event(self, kind: str, **data: Any) -> None:
         self._progress.console.print(f"{kind}: " + ", ".join(f"{k} {v}" for k, v in data.items()))

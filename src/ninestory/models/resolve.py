@@ -43,7 +43,7 @@ def resolve(reference: str | Reference, home: Home) -> ResolvedModel:
     if ref.scheme == "ft" and (adapted := _adapted_base(ref, home)):
         return adapted
     model = _starter(ref, home) if ref.scheme == "starter" else _with_licence(_from_path(ref, _find(ref, home), home))
-    return _with_adapters(model, ref.adapters, home)
+    return _with_adapters(_as_tuned(model) if ref.scheme == "ft" else model, ref.adapters, home)
 
 
 def _adapted_base(ref: Reference, home: Home) -> ResolvedModel | None:
@@ -64,6 +64,14 @@ def _adapted_base(ref: Reference, home: Home) -> ResolvedModel | None:
         model = replace(model, notes=[*model.notes, _LOST_COPY])
     named = [replace(a, name=run.name) if a.path == (run / "adapter").resolve() else a for a in model.adapters]
     return replace(model, reference=str(ref), adapters=named, template=str(note["template"]) or model.template)
+
+
+def _as_tuned(model: ResolvedModel) -> ResolvedModel:
+    """A wholly tuned model in the format that it was trained in, as the note in its folder says."""
+    assert model.path is not None
+    note = read_json(model.path / "ninestory.json")
+    template = str(note.get("template", ""))
+    return replace(model, template=template, rendered=str(note.get("rendered", ""))) if template else model
 
 
 def _method(note: dict[str, Any]) -> str:
@@ -418,6 +426,13 @@ def _with_licence(model: ResolvedModel) -> ResolvedModel:
 def _with_adapters(model: ResolvedModel, adapters: tuple[Adapter, ...], home: Home) -> ResolvedModel:
     """With the adapters, and asked in the format that they were trained in, as each one's own note says."""
     found = [ResolvedAdapter(name=a.source, path=_adapter_path(a, home), weight=a.weight) for a in adapters]
+    if twice := [a.name for i, a in enumerate(found) if a.path in {b.path for b in found[:i]}]:
+        raise InvalidRequest(
+            f"The adapter {twice[0]} is named twice in {model.reference}.",
+            hint="Name it once, with the sum of its weights.",
+            hint_zh="请只写一次，权重取两者之和。",
+            param="model",
+        )
     notes = [read_json(adapter.path / "ninestory.json") for adapter in found]
     formats = {str(note["template"]): str(note.get("rendered", "")) for note in notes if note.get("template")}
     if not formats:

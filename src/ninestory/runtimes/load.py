@@ -5,11 +5,13 @@ The one way to get an engine: the command line, the library and `serving/worker.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Unsupported
 from ninestory.core.extras import require
+from ninestory.models.adapter_base import check_adapter_bases
 from ninestory.models.resolved import ResolvedModel
 from ninestory.runtimes.protocol import Engine
 
@@ -42,8 +44,13 @@ def choose_runtime(model: ResolvedModel, settings: RuntimeSettings) -> RuntimeNa
 
 
 def load_engine(model: ResolvedModel, settings: RuntimeSettings) -> Engine:
-    """Load `model` in this process. Heavy modules are imported here, by the runtime that needs them."""
+    """Load `model` in this process. Heavy modules are imported here, by the runtime that needs them.
+
+    Raises:
+        Conflict: one of its adapters was trained on another base. Unsupported: see `choose_runtime`.
+    """
     runtime = choose_runtime(model, settings)
+    model = replace(model, notes=[*model.notes, *check_adapter_bases(model)])
     if runtime == "llamacpp":
         from ninestory.runtimes.llamacpp import LlamaCppEngine
 

@@ -11,6 +11,7 @@ from typing import Any
 from ninestory.core.errors import InvalidRequest, Unsupported
 from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
+from ninestory.models.adapter_base import fingerprint
 from ninestory.models.convert.checkpoint import open_checkpoint
 from ninestory.models.convert.gguf_safetensors import float_checkpoint
 from ninestory.models.plan_tuning import TunedShape
@@ -21,8 +22,6 @@ from ninestory.models.resolved import ResolvedModel
 from ninestory.tokenizers.load import load_tokenizer
 from ninestory.tokenizers.tokenizer import Tokenizer
 
-_ENDS = 1 << 20  # bytes of a weights file that its fingerprint looks at, from either end
-
 
 @dataclass(frozen=True)
 class Base:
@@ -31,7 +30,7 @@ class Base:
     Attributes:
         reference: as the user wrote it.
         folder: the checkpoint with float weights.
-        fingerprint: tells this base from others: its configuration, and the sizes and ends of its weights files.
+        fingerprint: tells the files that the reference names from others.
     """
 
     reference: str
@@ -50,12 +49,15 @@ def open_base(reference: str, template: str, home: Home, progress: Progress) -> 
     """Find a base; a GGUF of LLaMA's shape is turned into float32 once and kept in the home's cache.
 
     Raises:
-        NotFound: it is not on this machine. Unsupported: it cannot be tuned (a remote model, an embedding model, a
-            model with an adapter).
+        NotFound: it is not on this machine. Unsupported: it cannot be tuned (a remote model, an embedding model, an
+            RWKV, a model with an adapter).
     """
     found = resolve(reference, home)
-    if found.format not in ("gguf", "safetensors", "pickle") or found.task != "chat" or found.adapters:
-        what = "a model with an adapter" if found.adapters else f"{found.format} files for {found.task}"
+    weights = found.format in ("gguf", "safetensors", "pickle") and found.task == "chat"
+    if not weights or found.adapters or found.architecture == "rwkv":
+        what = f"{found.format} files for {found.task}"
+        if weights:
+            what = "a model with an adapter" if found.adapters else "an RWKV, which is run here and not trained"
         raise Unsupported(
             f"{reference} is {what}; a base language model with its weights is tuned.",
             hint="Name a checkpoint folder, hf:ORG/NAME or starter:smollm2-135m-instruct; merge an adapter first.",
@@ -69,7 +71,7 @@ def open_base(reference: str, template: str, home: Home, progress: Progress) -> 
         folder = found.path if found.path.is_dir() else found.path.parent
     resolved = replace(found, path=folder, format="safetensors") if found.format == "gguf" else found
     prompts = choose_format(found, template, own_template(folder))
-    return Base(reference, resolved, folder, load_tokenizer(folder), prompts, fingerprint(folder))
+    return Base(reference, resolved, folder, load_tokenizer(folder), prompts, fingerprint(found.path))
 
 
 def load_weights(base: Base, home: Home, progress: Progress, *, packed: bool = False) -> Any:
@@ -119,19 +121,6 @@ def original_weights(base: Base) -> Callable[[str], Any]:
         return torch.from_numpy(widen(found.view(), found.dtype, found.name))
 
     return weight
-
-
-def fingerprint(folder: Path) -> str:
-    """16 hex digits that differ between bases; reads two megabytes of each weights file."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for file in sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".bin", ".pth")):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}".encode())
-        with file.open("rb") as opened:
-            digest.update(opened.read(_ENDS))
-            opened.seek(max(0, size - _ENDS))
-            digest.update(opened.read())
-    return digest.hexdigest()[:16]
 
 
 def _sum(path: Path) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +33,9 @@ class Evaluator:
 
     def __init__(self, prepared: Prepared, progress: Progress) -> None:
         self._prepared, self._progress = prepared, progress
-        base, wanted = prepared.base, prepared.recipe.evaluate
-        samples = [example.sample for example in prepared.held_out[: wanted.answers]]
-        asked = [question(sample, base.tokenizer, base.prompts) for sample in samples]
+        asked = list(itertools.islice(_asked(prepared), prepared.recipe.evaluate.answers))
         self._questions = [ids for ids, _ in asked]
-        self.cases = [Case(question_text(sample), answer) for sample, (_, answer) in zip(samples, asked, strict=True)]
+        self.cases = [case for _, case in asked]
         self._general = _general_rows(prepared)
 
     def side(self, model: Any, held_out: Sequence[Any], *, packs: bool) -> Side:
@@ -106,6 +105,16 @@ def kept_side(file: Path, make: Callable[[], Side]) -> Side:
     with atomic_write(file, "w") as out:
         json.dump(dataclasses.asdict(side), out, ensure_ascii=False)
     return side
+
+
+def _asked(prepared: Prepared) -> Iterator[tuple[list[int], Case]]:
+    """The held-out rows as questions, in ids and in words; those that leave no room for an answer are passed over."""
+    base = prepared.base
+    room = base.resolved.context - prepared.recipe.evaluate.max_tokens
+    for example in prepared.held_out:
+        ids, answer = question(example.sample, base.tokenizer, base.prompts)
+        if len(ids) <= room:
+            yield ids, Case(question_text(example.sample), answer)
 
 
 def _general_rows(prepared: Prepared) -> list[Any]:

@@ -6,13 +6,14 @@ import hashlib
 import itertools
 import json
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest, NinestoryError
 from ninestory.floors.finetuning import masking
+from ninestory.floors.finetuning.corpus import CORPUS, corpus_blocks
 from ninestory.floors.finetuning.data_files import SourceRow, read_rows
 from ninestory.floors.finetuning.example_file import Example, ExampleFile
 from ninestory.floors.finetuning.forms import BadRow, Sample, find_form, recognise
@@ -24,6 +25,7 @@ from ninestory.training.batches import IGNORED, Row
 from ninestory.training.settings import Objective
 
 MAX_BAD_ROWS = 1000  # kept by name; more only count
+_MOSS_HEAD = "<|MOSS|>:"
 
 
 @dataclass(frozen=True)
@@ -101,21 +103,16 @@ def read_examples(
     found = Examples(form, ExampleFile(folder))
     for path in paths:
         start = len(found.good)
-        for source in read_rows(path, kind):
-            if limit and len(found.good) >= limit:
-                break
-            try:
-                example, digest = _example(source, found, tokenizer, prompts, max_length, objective)
-            except BadRow as why:
-                found.leave_out(source, str(why))
-                continue
-            except InvalidRequest as refused:
-                if refused.code in ("no_format", "unknown_form"):
-                    raise
-                found.leave_out(source, refused.message)
-                continue
+        rows = read_rows(path, kind)
+        if form == CORPUS:
+            made = _blocks(rows, found, tokenizer, max_length)
+        else:
+            made = _examples(rows, found, tokenizer, prompts, max_length, objective)
+        for example, digest in made:
             found.hashes.append(digest)
             found.good.append(example)
+            if limit and len(found.good) >= limit:
+                break
         found.sources.append(Source(path.name, start, len(found.good)))
     if not found.good and not found.bad_count:
         raise InvalidRequest(
@@ -126,6 +123,38 @@ def read_examples(
             code="no_rows",
         )
     return found
+
+
+def _blocks(
+    rows: Iterator[SourceRow], found: Examples, tokenizer: Tokenizer, max_length: int
+) -> Iterator[tuple[Example, int]]:
+    for block, source in corpus_blocks(rows, tokenizer, max_length, found.leave_out):
+        yield Example(block, Sample("text"), source.file, source.line), _hash([block])
+
+
+def _examples(
+    rows: Iterator[SourceRow],
+    found: Examples,
+    tokenizer: Tokenizer,
+    prompts: PromptFormat | None,
+    max_length: int,
+    objective: Objective,
+) -> Iterator[tuple[Example, int]]:
+    for source in rows:
+        try:
+            yield _example(source, found, tokenizer, prompts, max_length, objective)
+        except BadRow as why:
+            found.leave_out(source, str(why))
+        except InvalidRequest as refused:
+            if refused.code in ("no_format", "unknown_form"):
+                raise
+            found.leave_out(source, refused.message)
+
+
+def _hash(rows: Sequence[Row]) -> int:
+    """64 bits of the rows' tokens."""
+    digest = hashlib.blake2b(json.dumps([row.ids for row in rows]).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
 def _example(
@@ -148,10 +177,9 @@ def _example(
         raise BadRow(f"nothing to learn is left within {max_length} tokens")
     if len(rows) == 2 and rows[0] == rows[1]:
         raise BadRow(f"within {max_length} tokens the chosen and the rejected answer are the same")
-    digest = hashlib.blake2b(json.dumps([row.ids for row in made]).encode(), digest_size=8).digest()
     cut = any(len(row.ids) > max_length for row in made)
     rejected = rows[1] if len(rows) == 2 else None
-    return Example(rows[0], sample, source.file, source.line, cut, rejected), int.from_bytes(digest, "little")
+    return Example(rows[0], sample, source.file, source.line, cut, rejected), _hash(made)
 
 
 def render(sample: Sample, tokenizer: Tokenizer, prompts: PromptFormat | None, max_length: int) -> Row:
@@ -183,9 +211,7 @@ def question(sample: Sample, tokenizer: Tokenizer, prompts: PromptFormat | None)
     if sample.kind == "text":
         return [*tokenizer.bos_ids, *tokenizer.encode(sample.prompt)], sample.completion
     if sample.kind == "moss":
-        last = sample.moss["chat"]["turn_1"]
-        asked = sample.moss["meta_instruction"] + "".join(t for name, t in last.items() if name != "MOSS")
-        return tokenizer.encode(asked, special=True), str(last.get("MOSS", ""))
+        return _moss_question(sample.moss, tokenizer)
     assert prompts is not None
     messages = [_fitting(message, prompts) for message in sample.messages]
     segments = prompts.segments(messages[:-1], special_tokens=_spellings(tokenizer), **_marks(tokenizer))
@@ -199,9 +225,19 @@ def question_text(sample: Sample) -> str:
     if sample.kind == "text":
         return sample.prompt
     if sample.kind == "moss":
-        return str(sample.moss["chat"]["turn_1"].get("Human", ""))
+        chat = sample.moss["chat"]
+        return str(chat[f"turn_{len(chat)}"].get("Human", ""))
     *before, last = [(m["role"], f"{m['content']}\n{m.get('input') or ''}".strip()) for m in sample.messages[:-1]]
     return "\n".join([*(f"{role}: {text}" for role, text in before), last[1]])
+
+
+def _moss_question(dialogue: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[list[int], str]:
+    """A dialogue up to the last answer, whose head is given, and what it then says."""
+    *before, last = (dialogue["chat"][f"turn_{number}"] for number in range(1, len(dialogue["chat"]) + 1))
+    head, _, answer = last.get("MOSS", "").partition(_MOSS_HEAD)
+    parts = [*(text for turn in before for text in turn.values()), *(t for n, t in last.items() if n != "MOSS"), head]
+    ids = tokenizer.encode(dialogue["meta_instruction"] + "".join(parts) + _MOSS_HEAD, special=True)
+    return ids, tokenizer.decode(tokenizer.encode(answer, special=True)).strip()
 
 
 def _bos_before(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:

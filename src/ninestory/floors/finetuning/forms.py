@@ -200,9 +200,12 @@ FORMS: dict[str, Callable[[Row], Sample]] = {
     "belle": _belle,
     "belle-target": _belle_target,
     "prompt-completion": _completion("prompt", "completion"),
+    "self-instruct": _completion("prompt", "completion"),  # this and oasst1 as QLoRA's program names them
     "hh-rlhf": _plain("chosen"),
     "chip2": _chip2,
     "text": _plain("text"),
+    "oasst1": _plain("text"),
+    "corpus": _plain("text"),  # put end to end and cut into blocks, see `corpus.py`; never recognised, always named
 }
 # The columns by which a form is known; the first that fits is taken, so the more telling ones come first.
 _KNOWN_BY: list[tuple[set[str], str]] = [

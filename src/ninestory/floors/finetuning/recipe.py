@@ -47,8 +47,8 @@ class DataPart:
         weights: one a file of `train`: 1 = each row once an epoch, 2 = twice, 0.5 = a half of them; empty = all 1.
         held_out: files or folders for the evaluation; empty = a share of `train`.
         held_out_share: of the rows of `train`, when `held_out` is empty; at most 200 rows.
-        form: of the rows; empty = recognised by the columns.
-        max_length: tokens of a row; longer ones are cut.
+        form: of the rows; empty = recognised by the columns; corpus = plain text put end to end and cut into blocks.
+        max_length: tokens of a row, or of a corpus's block; longer rows are cut.
         bad_rows: refuse the run because of a row that cannot be used, or skip and count it.
         limit: rows read at most; 0 = all.
     """
