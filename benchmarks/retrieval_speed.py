@@ -2,10 +2,11 @@
 
     python benchmarks/retrieval_speed.py parsing /usr
     python benchmarks/retrieval_speed.py ingest /usr VENV     # VENV is made (pip) when it is not there
+    python benchmarks/retrieval_speed.py processes /usr
     python benchmarks/retrieval_speed.py store /usr
     python benchmarks/retrieval_speed.py large 1024
 
-Everything runs on one core (the process pins itself) with one thread.
+Everything but `processes` runs on one core (the process pins itself) with one thread.
 """
 
 from __future__ import annotations
@@ -32,11 +33,9 @@ from ninestory.core.errors import Cancelled
 from ninestory.core.paths import Home
 from ninestory.core.progress import Silent
 from ninestory.floors.retrieval.embedder import Embedder
-from ninestory.floors.retrieval.hits import SearchOptions
 from ninestory.floors.retrieval.ingest import IngestReport, ingest, sync_folder
-from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL, KnowledgeBase, create, list_bases
+from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL, KnowledgeBase, create, list_bases, remove_base
 from ninestory.floors.retrieval.parsing import parse
-from ninestory.floors.retrieval.search import search
 from ninestory.floors.retrieval.table import ChunkReader, ChunkWriter
 from ninestory.models.resolve import resolve
 from ninestory.runtimes.load import load_engine
@@ -183,31 +182,75 @@ def _sentence_transformers_folder(folder: Path) -> Path:
     return folder
 
 
+def measure_processes(root: Path) -> None:
+    """The same files ingested whole (parsed, embedded in int8, indexed) as jobs do it; wall time on every processor."""
+    from ninestory.floors.retrieval.job import run_ingest
+
+    print("| processes that embed | threads of each | passages | seconds | passages/s |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as directory:
+        folder, whole = Path(directory) / "files", Path(directory) / "all"
+        folder.mkdir()
+        whole.mkdir()
+        write_sections(root, whole)
+        for path in random.Random(0).sample(sorted(whole.iterdir()), 3 * INGEST_FILES):
+            path.rename(folder / path.name)
+        home, processors = Home.default(), len(os.sched_getaffinity(0))
+        for processes, threads in ((1, 1), (1, processors), (processors, 1)):
+            base = create(home, f"benchmark {processes} {threads}")
+            settings = RuntimeSettings(threads=threads, ingest_processes=processes)
+            begun = time.perf_counter()
+            told = run_ingest(home, settings, {"knowledge_base": base.id, "folders": [str(folder)]}, Silent())
+            seconds = time.perf_counter() - begun
+            print(
+                f"| {processes} | {threads} | {told['chunks']} | {seconds:.1f} | {told['chunks'] / seconds:.1f} |",
+                flush=True,
+            )
+            remove_base(base)
+    print()
+
+
 def measure_store(root: Path) -> None:
     """Real sentences shuffled into passages, vectors drawn around 400 centres; written and searched by what ships."""
     with tempfile.TemporaryDirectory() as directory:
-        base = create(Home(Path(directory)), "large", model="drawn")
+        home = Home(Path(directory))
+        base = create(home, "large", model="drawn")
         base.put(probe=[0.0] * DIMENSIONS)
         begun = time.process_time()
         questions = _write_passages(root, base)
         print(f"{PASSAGES:,} passages written and indexed in {time.process_time() - begun:.0f} CPU-seconds.\n")
-        np.save(Path(directory) / "questions.npy", np.stack([vector for _, vector in questions]))
-        (Path(directory) / "questions.json").write_text(json.dumps([text for text, _ in questions]), encoding="utf-8")
-        print("| reading process, one core | p50 ms | p99 ms | resident MB |\n|---|---|---|---|")
-        me = [sys.executable, __file__]
-        print(f"| quiet | {_read(me, base, directory)} |")
-        writer = subprocess.Popen([*me, "write-on", str(base.folder), str(root)])
+        print("| reading process, one core | p50 ms | p99 ms | resident MB | of it anonymous |\n|---|---|---|---|---|")
+        print(f"| quiet | {_read(home, base, questions)} |")
+        writer = subprocess.Popen([sys.executable, __file__, "write-on", str(base.folder), str(root)])
         time.sleep(2)
-        print(f"| while an ingest appends, indexes and publishes on the same core | {_read(me, base, directory)} |")
+        busy = _read(home, base, questions)
+        print(f"| while an ingest appends, indexes and publishes on the same core | {busy} |")
         writer.kill()
         writer.wait()
         size = sum(path.stat().st_size for path in base.folder.rglob("*") if path.is_file())
         print(f"\nOn disk {size / 1e6:.0f} MB.\n")
 
 
-def _read(me: list[str], base: KnowledgeBase, directory: str) -> str:
-    done = subprocess.run([*me, "read", str(base.folder), directory], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+def _read(home: Home, base: KnowledgeBase, questions: list[tuple[str, np.ndarray]]) -> str:
+    """What the server's reading process takes for the questions, asked one after another as the gateway asks."""
+    command = [sys.executable, "-m", "ninestory.serving.knowledge_process", str(os.getpid()), str(home.root)]
+    reader = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert reader.stdin is not None and reader.stdout is not None
+    times = []
+    for text, vector in questions:
+        call = {"op": "search", "base": base.id, "question": text, "vector": vector.tolist(), "options": {}}
+        line = json.dumps(call).encode() + b"\n"
+        begun = time.perf_counter()
+        reader.stdin.write(line)
+        reader.stdin.flush()
+        answer = reader.stdout.readline()
+        times.append(1000 * (time.perf_counter() - begun))
+        assert json.loads(answer)["result"]
+    status = Path(f"/proc/{reader.pid}/status").read_text(encoding="ascii")
+    peak, anonymous = (int(status.split(f"{name}:")[1].split()[0]) / 1024 for name in ("VmHWM", "RssAnon"))
+    reader.kill()
+    reader.wait()
+    times = times[10:]  # the first ones read the index from the disk
+    return f"{np.quantile(times, 0.5):.1f} | {np.quantile(times, 0.99):.1f} | {peak:.0f} | {anonymous:.0f}"
 
 
 def _sentences(root: Path) -> list[str]:
@@ -250,23 +293,6 @@ def _write_passages(root: Path, base: KnowledgeBase) -> list[tuple[str, np.ndarr
             questions.append((firsts[n], (vector / np.linalg.norm(vector)).astype(np.float32)))
     writer.publish()
     return questions
-
-
-def read(folder: Path, directory: Path) -> None:
-    """In a process of its own: what the reading process of the server does."""
-    reader = ChunkReader(KnowledgeBase(folder))
-    vectors = np.load(directory / "questions.npy")
-    texts = json.loads((directory / "questions.json").read_text(encoding="utf-8"))
-    times = []
-    for n, (text, vector) in enumerate(zip(texts, vectors, strict=True)):
-        begun = time.perf_counter()
-        hits = search(reader, text, vector, SearchOptions())
-        if n >= 10:  # the first read the index from the disk
-            times.append(1000 * (time.perf_counter() - begun))
-        assert hits
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    print(f"{np.quantile(times, 0.5):.1f} | {np.quantile(times, 0.99):.1f} | {peak:.0f}")
 
 
 def write_on(folder: Path, root: Path) -> None:
@@ -369,19 +395,20 @@ def _print_large(name: str, path: Path, chunks: int, seconds: float) -> None:
 
 
 def main() -> None:
-    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
     name, *paths = sys.argv[1:]
-    if name in ("parsing", "ingest", "store", "large"):
+    if name != "processes":
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
+    if name in ("parsing", "ingest", "processes", "store", "large"):
         print(f"### {name} (`benchmarks/retrieval_speed.py`, {processor_name()})\n", flush=True)
     places = [Path(path) for path in paths]
     {
         "parsing": measure_parsing,
         "ingest": measure_ingest,
+        "processes": measure_processes,
         "store": measure_store,
         "large": measure_large,
         "large-read": large_read,
         "large-ingest": large_ingest,
-        "read": read,
         "write-on": write_on,
     }[name](*places)
 

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ninestory.core.errors import Cancelled, Conflict, NotFound
@@ -285,3 +286,26 @@ def test_a_new_base_is_listed_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [base.name for base in list_bases(home)] == ["a"]
     assert knowledge_base.DEFAULT_MODEL.startswith("starter:")
     assert time.time() - list_bases(home)[0].get("created_at") < 60
+
+
+def test_a_large_base_is_indexed_and_answers_as_an_exact_scan_does(
+    base: KnowledgeBase, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index knows vectors in few bits; what it finds is judged by the vectors themselves."""
+    monkeypatch.setattr("ninestory.floors.retrieval.table.INDEX_FROM_ROWS", 300)
+    for n in range(40):
+        lines = [f"Item {n * 10 + m} tells of word{n * 10 + m} and word{(n * 7 + m) % 50}." for m in range(10)]
+        (folder / f"{n}.md").write_text("\n\n".join(f"# Part {i}\n\n{x}" for i, x in enumerate(lines)), "utf-8")
+    sync(base, folder)
+    (folder / "later.txt").write_text("Cranes lift word7 high.", encoding="utf-8")
+    sync(base, folder)
+    reader = ChunkReader(base)
+    reader.refresh()
+    rows = reader.all_rows(["id", "vector"]).to_pylist()
+    assert len(rows) > 400
+    for question in ("tells of word123", "Cranes lift word7", "item 17"):
+        vector = Embedder(HashingEngine()).query(question)
+        exact = sorted((float(np.dot(vector, np.array(row["vector"]))) for row in rows), reverse=True)[:5]
+        near = reader.nearest(vector, 5, None)
+        assert [row["cosine"] for row in near] == pytest.approx(exact, abs=1e-5)
+    assert find(base, "Cranes lift")[0].file == "later.txt"

@@ -24,8 +24,8 @@ class SearchOptions:
     limit: int = 8
     mode: Mode = "hybrid"
     candidates: int = 50
-    rank_constant: int = 10
-    text_weight: float = 0.5
+    rank_constant: int = 5
+    text_weight: float = 0.8
     neighbours: int = 0
     file_ids: tuple[str, ...] | None = None
 

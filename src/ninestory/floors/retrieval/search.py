@@ -26,21 +26,30 @@ def search(reader: ChunkReader, question: str, vector: NDArray[np.float32], opti
         return []
     where = _where(reader.base, options.file_ids)
     limit = max(options.candidates, options.limit)
-    near = [] if options.mode == "text" else reader.nearest(vector.tolist(), limit, where)
-    match = [] if options.mode == "vector" else reader.matching(question, limit, where)
+    near = [] if options.mode == "text" else reader.nearest(vector, limit, where)
+    match = [] if options.mode == "vector" else reader.matching(question, vector, limit, where)
     rows = {row["id"]: row for row in match} | {row["id"]: row for row in near}
+    scores = fused([row["id"] for row in near], [row["id"] for row in match], options)
     ranks = [{row["id"]: place for place, row in enumerate(found, 1)} for found in (near, match)]
-    weights = {"hybrid": (1.0, options.text_weight), "vector": (1.0, 0.0), "text": (0.0, 1.0)}[options.mode]
-    best = sum(weights) / (options.rank_constant + 1)
-    hits = []
-    for key, row in rows.items():
-        places = [rank.get(key) for rank in ranks]
-        parts = [w / (options.rank_constant + p) for w, p in zip(weights, places, strict=True) if p is not None]
-        cosine = row["cosine"] if "cosine" in row else float(np.dot(vector, np.array(row["vector"], dtype=np.float32)))
-        hits.append(_hit(reader.base.id, row, sum(parts) / best, cosine, places))
+    hits = [_hit(reader.base.id, row, scores[key], [rank.get(key) for rank in ranks]) for key, row in rows.items()]
     hits.sort(key=lambda hit: (-hit.score, -hit.cosine))
     hits = hits[: options.limit]
     return [_widened(reader, hit, options.neighbours) for hit in hits] if options.neighbours else hits
+
+
+def fused(near: Sequence[str], match: Sequence[str], options: SearchOptions) -> dict[str, float]:
+    """Reciprocal-rank fusion (Cormack et al. 2009) with a weight: a score by id, 1 = first in both searches.
+
+    Args:
+        near, match: ids as the vectors and the full text found them, best first.
+    """
+    weights = {"hybrid": (1.0, options.text_weight), "vector": (1.0, 0.0), "text": (0.0, 1.0)}[options.mode]
+    best = sum(weights) / (options.rank_constant + 1)
+    scores: dict[str, float] = {}
+    for weight, found in zip(weights, (near, match), strict=True):
+        for place, key in enumerate(found, 1):
+            scores[key] = scores.get(key, 0.0) + weight / (options.rank_constant + place) / best
+    return scores
 
 
 def search_all(
@@ -78,12 +87,12 @@ def _where(base: KnowledgeBase, file_ids: tuple[str, ...] | None) -> str | None:
     return f"file_id NOT IN ({quoted(removed)})" if removed else None
 
 
-def _hit(base: str, row: dict[str, Any], score: float, cosine: float, places: list[int | None]) -> Hit:
+def _hit(base: str, row: dict[str, Any], score: float, places: list[int | None]) -> Hit:
     return Hit(
         base=base,
         **{key: row[key] for key in ("id", "file_id", "file", "ordinal", "text", "context", "page", "start", "end")},
         score=score,
-        cosine=cosine,
+        cosine=row["cosine"],
         vector_rank=places[0],
         text_rank=places[1],
     )
