@@ -190,6 +190,18 @@ def test_a_runner_without_its_lease_writes_nothing(store: JobStore) -> None:
     store.finish(second, "succeeded")
 
 
+def test_what_a_dead_process_held_is_taken_up_at_once_and_nothing_else(tmp_path: Path) -> None:
+    dead, alive = (JobStore(State(tmp_path / "state.db"), holder=name) for name in ("dead", "dead2"))
+    held = [store.create_claimed("x", {}) for store in (dead, alive)]
+    assert alive.claim(["x"]) is None
+    alive.end_leases("dead")
+    taken = alive.claim(["x"])
+    assert taken is not None and taken.job.id == held[0].job.id and alive.claim(["x"]) is None
+    with pytest.raises(LeaseLost):
+        dead.beat(held[0], 1, 2, "")
+    assert alive.beat(held[1], 1, 2, "") is False
+
+
 def test_work_of_the_command_line_is_a_row_and_seen_by_its_watcher(store: JobStore) -> None:
     class Bar:
         resume = None

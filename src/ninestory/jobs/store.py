@@ -151,10 +151,22 @@ class Claim:
 
 
 class JobStore:
-    """The jobs of a home. Safe to use from many threads and processes at once."""
+    """The jobs of a home. Safe to use from many threads and processes at once.
 
-    def __init__(self, state: State, *, lease_seconds: float = LEASE_SECONDS, max_attempts: int = MAX_ATTEMPTS) -> None:
+    Args:
+        holder: what the owners of this process's claims begin with, for whoever watches over the process.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        max_attempts: int = MAX_ATTEMPTS,
+        holder: str = "",
+    ) -> None:
         self.state = state
+        self.holder = holder or secrets.token_hex(8)
         self.lease_seconds = lease_seconds
         self.max_attempts = max_attempts
         state.migrate("jobs", SCHEMA)
@@ -290,7 +302,7 @@ class JobStore:
         """Take the oldest waiting job of these kinds (or that one), or one whose runner's lease ran out."""
         now = time.time()
         self._sweep(now)
-        owner = secrets.token_hex(8)
+        owner = f"{self.holder}-{secrets.token_hex(8)}"
         rows = self.state.execute(
             _CLAIM,
             {"owner": owner, "now": now, "lease": self.lease_seconds, "kinds": json.dumps([*kinds]), "id": job_id},
@@ -308,6 +320,13 @@ class JobStore:
         )
         self.state.execute(
             _SWEEP_FATAL, {"now": now, "attempts": self.max_attempts, "error": json.dumps(error.as_dict())}
+        )
+
+    def end_leases(self, holder: str) -> None:
+        """Let the jobs of a process that is known to be dead be taken up at once; it must not live any more."""
+        self.state.execute(
+            "UPDATE jobs SET lease_until = 0 WHERE state = 'running' AND substr(owner, 1, ?) = ?",
+            (len(holder) + 1, f"{holder}-"),
         )
 
     def beat(self, claim: Claim, done: float, total: float | None, message: str) -> bool:

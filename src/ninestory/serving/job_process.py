@@ -1,7 +1,7 @@
 """The server's jobs run in one process of their own, started when there is work and ended when there has been none.
 
-A job that eats all memory or crashes in native code takes that process; its row's lease runs out, and the next
-process goes on from the checkpoint. `python -m ninestory.serving.job_process` is that process; its settings come on
+A job that eats all memory or crashes in native code takes that process; its row's lease is ended (it runs out by
+itself when the server died too), and the next process goes on from the checkpoint. `python -m ninestory.serving.job_process` is that process; its settings come on
 its standard input, since they hold a token.
 """
 
@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 import logging
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ class JobProcess:
     def __init__(self, store: JobStore, home: Home, hub: HubSettings) -> None:
         self._store, self._home, self._hub = store, home, hub
         self._process: subprocess.Popen[bytes] | None = None
+        self._holder = ""
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -62,7 +64,10 @@ class JobProcess:
     async def _keep_alive(self) -> None:
         while True:
             try:
-                if (self._process is None or self._process.poll() is not None) and self._store.waiting(KINDS):
+                if self._process is not None and self._process.poll() is not None:
+                    self._store.end_leases(self._holder)
+                    self._process = None
+                if self._process is None and self._store.waiting(KINDS):
                     self._process = self._spawn()
             except (NinestoryError, OSError) as fault:  # a full disk, no memory to fork: jobs wait until there is
                 log.warning("the job process cannot be started: %s", fault)
@@ -76,7 +81,8 @@ class JobProcess:
             start_new_session=True,
         )
         assert process.stdin is not None
-        spec = {"home": str(self._home.root), "hub": dataclasses.asdict(self._hub)}
+        self._holder = secrets.token_hex(8)
+        spec = {"home": str(self._home.root), "hub": dataclasses.asdict(self._hub), "holder": self._holder}
         process.stdin.write(orjson.dumps(spec))
         process.stdin.close()
         return process
@@ -89,7 +95,7 @@ def main() -> None:
     spec = orjson.loads(sys.stdin.buffer.read())
     home = Home(Path(spec["home"]))
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    runner = JobRunner(JobStore(State(home.state_db)), works(home, HubSettings(**spec["hub"])))
+    runner = JobRunner(JobStore(State(home.state_db), holder=spec["holder"]), works(home, HubSettings(**spec["hub"])))
     signal.signal(signal.SIGTERM, lambda *_: runner.stop())
     runner.run_until_idle(IDLE_SECONDS)
 
