@@ -185,6 +185,13 @@ def belle(cwd: Path) -> None:
     write_lines(cwd / "preferences.json", pairs)
 
 
+def bloomz(cwd: Path) -> None:
+    """The smallest, and tasks as xP3 has them."""
+    put_in_store(cwd, "bloomz:560m", "bloom")
+    tasks = [{"inputs": f"Is {n} even? Answer:", "targets": "No" if n % 2 else "Yes"} for n in range(16)]
+    write_lines(cwd / "merged_en.jsonl", tasks)
+
+
 def moss(cwd: Path) -> None:
     """MOSS in four bits, and dialogues of two rounds whose second one asks the calculator."""
     put_in_store(cwd, "moss:sft-int4", "moss-int4")
@@ -221,7 +228,7 @@ def to_tune(cwd: Path) -> None:
 STAND_INS: dict[str, Callable[[Path], None]] = {
     "alpaca": alpaca,
     "belle": belle,
-    "bloomz": in_store("bloomz:560m", "bloom"),
+    "bloomz": bloomz,
     "chatglm-6b": chatglm,
     "chatrwkv": chatrwkv,
     "chinese-llama-alpaca": chinese_llama_alpaca,

@@ -24,6 +24,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "chat": {"turn_1": {"Human": "<|Human|>: hi<eoh>\n", "MOSS": "<|MOSS|>: ho<eom>"}},
     },
     "prompt-completion": {"prompt": "2+2=", "completion": "4"},
+    "xp3": {"inputs": "Is 2 even? Answer:", "targets": "Yes"},
     "hh-rlhf": {"chosen": "good", "rejected": "bad"},
     "chip2": {"text": "<human>: Hi\n<bot>: Ho\n<human>: more\n<bot>: no"},
     "text": {"text": "Once upon a time."},
@@ -47,6 +48,8 @@ def test_what_the_forms_mean() -> None:
     assert [m["content"] for m in FORMS["chip2"](ROWS["chip2"]).messages] == ["Hi", "Ho"]
     assert FORMS["oasst1"](ROWS["text"]) == FORMS["text"](ROWS["text"])
     assert FORMS["self-instruct"](ROWS["prompt-completion"]) == FORMS["prompt-completion"](ROWS["prompt-completion"])
+    assert FORMS["xp3"](ROWS["xp3"]).completion == " Yes"
+    assert FORMS["xp3"]({"inputs": "def f():\n", "targets": "    pass"}).completion == "    pass"
     begins_with_the_model = {"conversations": [{"from": "gpt", "value": "?"}, *ROWS["sharegpt"]["conversations"]]}
     assert FORMS["sharegpt"](begins_with_the_model) == FORMS["sharegpt"](ROWS["sharegpt"])
     parts = [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]

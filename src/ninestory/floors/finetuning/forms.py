@@ -177,6 +177,13 @@ def _completion(prompt: str, completion: str) -> Callable[[Row], Sample]:
     )
 
 
+def _xp3(row: Row) -> Sample:
+    """BLOOMZ's tasks: one blank stands between both, where neither brings white space; it belongs to the answer."""
+    asked, answer = text_of(row, "inputs"), text_of(row, "targets")
+    between = "" if asked[-1].isspace() or answer[0].isspace() else " "
+    return Sample("text", prompt=asked, completion=between + answer)
+
+
 def _plain(column: str) -> Callable[[Row], Sample]:
     return lambda row: Sample("text", completion=text_of(row, column))
 
@@ -201,6 +208,7 @@ FORMS: dict[str, Callable[[Row], Sample]] = {
     "belle-target": _belle_target,
     "prompt-completion": _completion("prompt", "completion"),
     "self-instruct": _completion("prompt", "completion"),  # this and oasst1 as QLoRA's program names them
+    "xp3": _xp3,
     "hh-rlhf": _plain("chosen"),
     "chip2": _chip2,
     "text": _plain("text"),
@@ -217,6 +225,7 @@ _KNOWN_BY: list[tuple[set[str], str]] = [
     ({"instruction", "output"}, "alpaca"),
     ({"input", "target"}, "belle-target"),
     ({"prompt", "completion"}, "prompt-completion"),
+    ({"inputs", "targets"}, "xp3"),
     ({"chosen", "rejected"}, "hh-rlhf"),
     ({"text"}, "text"),
 ]
