@@ -254,11 +254,11 @@ def chosen_late(tuning: Sequence[Found], best: SearchOptions, late: dict[tuple[s
     """How many passages are looked at again and MaxSim's share, by the tuning half."""
     orders = [one.order(best) for one in tuning]
     measured = {}
-    for depth, share in itertools.product((10, CANDIDATES, LATE_DEPTH), SHARES):
+    for depth, share in itertools.product((CANDIDATES, 15, LATE_DEPTH), SHARES):
         again = [one.rank(reordered(one, order, late, depth, share)) for one, order in zip(tuning, orders, strict=True)]
         measured[depth, share] = scores(np.array(again))
     print(f"Late interaction on the tuning half, recall@{K} / MRR by MaxSim's share (the rest is the cosine):\n")
-    depths = (10, CANDIDATES, LATE_DEPTH)
+    depths = (CANDIDATES, 15, LATE_DEPTH)
     rows: list[list[object]] = [
         [d, *(f"{measured[d, share][1]:.3f} / {measured[d, share][2]:.3f}" for share in SHARES)] for d in depths
     ]
@@ -290,10 +290,10 @@ def report_refusals(base: KnowledgeBase, embedder: Embedder, tuning: Sequence[Fo
         "other systems (near)": of_topics(NEAR_TOPIC),
         "off topic": of_topics(OFF_TOPIC),
     }
-    rows: list[list[object]] = [
-        [name, len(values), float((values < threshold).mean()), float((answerable[:, None] > values[None, :]).mean())]
-        for name, values in asked.items()
-    ]
+    rows: list[list[object]] = []
+    for name, values in asked.items():
+        auc = "" if name.startswith("answerable") else float((answerable[:, None] > values[None, :]).mean())
+        rows.append([name, len(values), float((values < threshold).mean()), auc])
     print(f'"Not in the documents" by the best cosine; {threshold:.3f} keeps 95 % of the tuning half.\n')
     table(["questions", "n", f"refused at {threshold:.3f}", "AUC against answerable"], rows)
 
