@@ -1,8 +1,8 @@
 """Answers over documents: cited rightly, faithful, refused when the fact is missing; on the base of `retrieval.py`.
 
 Twenty held-out questions a language are asked twice: of the whole knowledge base, and with the section that answers
-them left out (the missing fact). English is answered by the starter chat model, Chinese by the extractive mode, since
-the starter does not speak it. Answers are kept in WORK, so a run that was ended goes on.
+them left out (the missing fact). The starter chat model writes the English answers; what the product gives with it, the
+nearest sentences quoted, stands beside it in both languages. Answers are kept in WORK, so a run that was ended goes on.
 
     python benchmarks/retrieval_answers.py WORK > answers.md
 """
@@ -15,7 +15,7 @@ import re
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from retrieval_corpus import language_of_file
 
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.paths import Home
-from ninestory.floors.retrieval.answer import citations, languages_of, prepare, quoted
+from ninestory.floors.retrieval.answer import AnswerMode, citations, prepare, quoted
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.evaluate import Question
 from ninestory.floors.retrieval.faithfulness import faithfulness
@@ -37,7 +37,8 @@ from ninestory.runtimes.protocol import Engine, Text
 
 CHAT_MODEL = "starter:smollm2-135m-instruct"
 QUESTIONS = 20  # a language
-MOST_TOKENS = 200
+MOST_TOKENS = 120
+WAYS: tuple[tuple[str, AnswerMode], ...] = (("en", "extract"), ("zh", "extract"), ("en", "generate"))
 REFUSALS = re.compile(
     r"not (?:in|found in|mentioned in|contained in|part of|specified in|provided in) (?:the |these |any of the )?"
     r"(?:documents?|passages?|text)|do(?:es)? not (?:answer|mention|contain|provide|say|hold|specify)|资料中没有",
@@ -45,26 +46,34 @@ REFUSALS = re.compile(
 )
 
 
-def ask(
-    question: Question, without: bool, reader: ChunkReader, embedder: Embedder, chat: Engine, threshold: float
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Asked:
+    """A question, how it is answered, and whether the section that answers it is left out."""
+
+    question: Question
+    mode: AnswerMode
+    without: bool
+
+
+def answer(asked: Asked, reader: ChunkReader, embedder: Embedder, chat: Engine, threshold: float) -> dict[str, Any]:
     """One answer as the product gives it, and what it rests on."""
+    question = asked.question
     vector = embedder.query(question.question)
-    files = tuple(f.id for f in reader.base.files() if f.name != question.file) if without else None
+    files = tuple(f.id for f in reader.base.files() if f.name != question.file) if asked.without else None
     hits = search(reader, question.question, vector, SearchOptions(file_ids=files))
-    languages = languages_of(CHAT_MODEL)
-    prepared = prepare(question.question, hits, threshold=threshold, context_tokens=2048, model_languages=languages)
+    prepared = prepare(question.question, hits, threshold=threshold, context_tokens=2048, mode=asked.mode)
     text = prepared.text
     if prepared.request is not None:
         chunks = chat.run(replace(prepared.request, max_tokens=MOST_TOKENS), threading.Event())
         text = "".join(chunk.text for chunk in chunks if isinstance(chunk, Text)).strip()
     elif prepared.sentences:
-        text = quoted(prepared, vector, embedder.passages([sentence for _, sentence in prepared.sentences]))
+        vectors = embedder.passages([sentence for _, sentence in prepared.sentences])
+        text = quoted(prepared, vector.tolist(), vectors.tolist(), threshold)
     cited = [c.passage for c in citations(text, prepared.passages)]
     return {
         "question": asdict(question),
-        "without": without,
-        "mode": prepared.reason,
+        "without": asked.without,
+        "mode": asked.mode,
         "text": text,
         "refused": prepared.reason == "not_found" or REFUSALS.search(text) is not None,
         "found": any(question.is_answered_by(hit) for hit in prepared.passages),
@@ -91,14 +100,14 @@ def report(answers: Sequence[dict[str, Any]]) -> None:
         "| questions | answered by | n | right section among the passages | refused | with a citation | a citation of the "
         "right section | citations whose passage says it | faithful sentences |\n|---|---|---|---|---|---|---|---|---|"
     )
-    for language in ("en", "zh"):
+    for language, mode in WAYS:
         for without in (False, True):
-            own = [a for a in answers if a["without"] == without and _language(a) == language]
+            own = [a for a in answers if (a["without"], a["mode"], _language(a)) == (without, mode, language)]
             given = [a for a in own if not a["refused"]]
             marks = [ok for a in given for ok in a["supported"]]
             faithful = [a["faithful"] for a in given if a["faithful"] is not None]
             name = f"{language}, {'their section left out' if without else 'answerable'}"
-            modes = sorted({a["mode"] for a in own} - {"not_found"})
+            name += f" | {'the starter' if mode == 'generate' else 'quoting'}"
             shares = [
                 _share(a["found"] for a in own),
                 _share(a["refused"] for a in own),
@@ -107,7 +116,7 @@ def report(answers: Sequence[dict[str, Any]]) -> None:
                 _share(marks),
                 f"{sum(faithful) / len(faithful):.2f}" if faithful else "",
             ]
-            print(f"| {name} | {', '.join(modes)} | {len(own)} | {' | '.join(shares)} |")
+            print(f"| {name} | {len(own)} | {' | '.join(shares)} |")
     print()
 
 
@@ -126,20 +135,20 @@ def main() -> None:
     found = {one.question: one for one in search_all_questions(base, Embedder(engine), questions, work)}
     tuning, held = halves(questions)
     threshold = chosen_threshold([found[q] for q in tuning])
-    chosen: list[Question] = []
-    for language in ("en", "zh"):
-        chosen += random.Random(0).sample([q for q in held if language_of_file(q) == language], QUESTIONS)
+    chosen: list[Asked] = []
+    for language, mode in WAYS:
+        own = random.Random(0).sample([q for q in held if language_of_file(q) == language], QUESTIONS)
+        chosen += [Asked(q, mode, without) for q in own for without in (False, True)]
     reader, embedder = ChunkReader(base), Embedder(engine)
     reader.refresh()
     chat = load_engine(resolve(CHAT_MODEL, Home.default()), RuntimeSettings(threads=1))
     kept = work / "answers.jsonl"
     answers = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     with kept.open("a", encoding="utf-8") as file:
-        for place, (question, without) in enumerate((q, w) for q in chosen for w in (False, True)):
-            if place >= len(answers):
-                answers.append(ask(question, without, reader, embedder, chat, threshold))
-                file.write(json.dumps(answers[-1], ensure_ascii=False) + "\n")
-                file.flush()
+        for asked in chosen[len(answers) :]:
+            answers.append(answer(asked, reader, embedder, chat, threshold))
+            file.write(json.dumps(answers[-1], ensure_ascii=False) + "\n")
+            file.flush()
     print(
         f"## Answers\n\n`benchmarks/retrieval_answers.py`: {QUESTIONS} held-out questions a language, {CHAT_MODEL}.\n"
     )
