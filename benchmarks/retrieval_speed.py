@@ -5,6 +5,7 @@
     python benchmarks/retrieval_speed.py processes /usr
     python benchmarks/retrieval_speed.py store /usr
     python benchmarks/retrieval_speed.py large 1024
+    python benchmarks/retrieval_speed.py resumed 256
 
 Everything but `processes` runs on one core (the process pins itself) with one thread.
 """
@@ -322,31 +323,40 @@ class DrawnVectors:
 
 
 class StopsAt(Silent):
-    """Cancels when so much of the one file is in."""
+    """Cancels when so much of the one file is in; looks at what the parsing process holds."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
-        self._share = share
+        self._share, self.parser_peak = share, 0.0
 
     def update(self, done: float, total: float | None = None, message: str = "") -> None:
+        self.parser_peak = max(self.parser_peak, _peak_of_children())
         if self._share <= done < 1:
             raise Cancelled("enough")
 
 
 def measure_large(megabytes: Path) -> None:
-    """One large text: read and cut whole; and a quarter of it ingested, cancelled on the way and resumed, indexed."""
-    size = int(str(megabytes)) << 20
+    """One large text, read and cut part by part."""
+    _print_large_head()
     with tempfile.TemporaryDirectory() as directory:
-        me, folder = [sys.executable, __file__], Path(directory) / "files"
-        folder.mkdir()
-        _write_text(folder / "large.txt", size)
-        print(
-            "| | MB of text | passages | seconds | peak MB here | peak MB of the parsing process |\n|---|---|---|---|---|---|"
-        )
-        subprocess.run([*me, "large-read", str(folder / "large.txt")], check=True)
-        _write_text(folder / "large.txt", size // 4)
+        _write_text(Path(directory) / "large.txt", int(str(megabytes)) << 20)
+        subprocess.run([sys.executable, __file__, "large-read", f"{directory}/large.txt"], check=True)
+
+
+def measure_resumed(megabytes: Path) -> None:
+    """One large text ingested, cancelled half-way, resumed by another process and indexed."""
+    _print_large_head()
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "files").mkdir()
+        _write_text(Path(directory) / "files/large.txt", int(str(megabytes)) << 20)
         for share in ("0.5", "2"):
-            subprocess.run([*me, "large-ingest", directory, share], check=True)
+            subprocess.run([sys.executable, __file__, "large-ingest", directory, share], check=True)
+
+
+def _print_large_head() -> None:
+    print(
+        "| | MB of text | passages | seconds | peak MB here | peak MB of the parsing process |\n|---|---|---|---|---|---|"
+    )
 
 
 def _write_text(path: Path, size: int) -> None:
@@ -371,7 +381,8 @@ def large_read(path: Path) -> None:
         while following is not None:
             document, following = parser.parse_part(path, path.name, following)
             chunks += len(chunk_document(document, lambda text: len(text.encode()) // 3 + 1))
-    _print_large("read and cut", path, chunks, time.perf_counter() - begun)
+        peak = _peak_of_children()
+    _print_large("read and cut", path, chunks, time.perf_counter() - begun, peak)
 
 
 def large_ingest(directory: Path, share: Path) -> None:
@@ -379,26 +390,36 @@ def large_ingest(directory: Path, share: Path) -> None:
     base = next(iter(list_bases(home)), None) or create(home, "large", model="drawn")
     begun, report, name = time.perf_counter(), IngestReport(), "resumed, and indexed"
     sync_folder(base, directory / "files", report)
+    progress = StopsAt(float(str(share)))
     try:
-        ingest(base, Embedder(DrawnVectors()), StopsAt(float(str(share))), report)  # type: ignore[arg-type]
+        ingest(base, Embedder(DrawnVectors()), progress, report)  # type: ignore[arg-type]
         assert base.counts()["chunks"] == ChunkWriter(base, 8).rows
     except Cancelled:
         name = f"ingested, cancelled at {share}"
-    _print_large(name, directory / "files/large.txt", report.chunks, time.perf_counter() - begun)
+    _print_large(name, directory / "files/large.txt", report.chunks, time.perf_counter() - begun, progress.parser_peak)
 
 
-def _print_large(name: str, path: Path, chunks: int, seconds: float) -> None:
-    mine, child = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(
-        f"| {name} | {path.stat().st_size >> 20} | {chunks:,} | {seconds:.0f} | {mine:.0f} | {child:.0f} |", flush=True
-    )
+def _print_large(name: str, path: Path, chunks: int, seconds: float, parser_peak: float) -> None:
+    size = path.stat().st_size >> 20
+    print(f"| {name} | {size} | {chunks:,} | {seconds:.0f} | {_peak_of('self'):.0f} | {parser_peak:.0f} |", flush=True)
+
+
+def _peak_of(process: str) -> float:
+    """MB that a process held at most."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def _peak_of_children() -> float:
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()
+    return max((_peak_of(child) for child in children), default=0.0)
 
 
 def main() -> None:
     name, *paths = sys.argv[1:]
     if name != "processes":
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
-    if name in ("parsing", "ingest", "processes", "store", "large"):
+    if name in ("parsing", "ingest", "processes", "store", "large", "resumed"):
         print(f"### {name} (`benchmarks/retrieval_speed.py`, {processor_name()})\n", flush=True)
     places = [Path(path) for path in paths]
     {
@@ -407,6 +428,7 @@ def main() -> None:
         "processes": measure_processes,
         "store": measure_store,
         "large": measure_large,
+        "resumed": measure_resumed,
         "large-read": large_read,
         "large-ingest": large_ingest,
         "write-on": write_on,
