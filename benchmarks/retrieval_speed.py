@@ -193,7 +193,7 @@ def measure_processes(root: Path) -> None:
         folder.mkdir()
         whole.mkdir()
         write_sections(root, whole)
-        for path in random.Random(0).sample(sorted(whole.iterdir()), 3 * INGEST_FILES):
+        for path in random.Random(0).sample(sorted(whole.iterdir()), INGEST_FILES + 60):
             path.rename(folder / path.name)
         home, processors = Home.default(), len(os.sched_getaffinity(0))
         for processes, threads in ((1, 1), (1, processors), (processors, 1)):
