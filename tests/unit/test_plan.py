@@ -156,4 +156,5 @@ def test_the_time_of_a_step_follows_its_arithmetic_and_the_speed_of_this_machine
     assert work["full"] > work["lora"] > work["ia3"] > 2 * 64 * 2 * blocks
     again = step_operations(shape, TuningJob("lora", 64, 32, checkpointing=True), 64, 32)
     assert again - work["lora"] == 2 * 64 * blocks
+    assert step_operations(shape, TuningJob("qlora", 64, 32), 64, 32) > 2 * work["lora"]  # packed weights are widened
     assert block_speed(shape) > 0 and step_seconds(shape, TuningJob("lora", 64, 32), 64, 32) > 0

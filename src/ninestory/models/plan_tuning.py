@@ -97,7 +97,7 @@ def plan_tuning(name: str, model: TunedShape, job: TuningJob, *, free: int | Non
     linears, table = linear_parameters(model), shape.vocabulary * shape.hidden
     others = table * (1 if model.tied else 2) + shape.layers * 2 * shape.hidden + shape.hidden
     trainable = trainable_parameters(model, job)
-    packing = "nf4" if job.method in PACKED_METHODS and not model.packing else model.packing
+    packing = packing_of(model, job)
     weights = int(_WEIGHT_BYTES[packing] * linears) + 4 * others
     # one weight at a time is widened for its product: its codes as int32, and its values
     widened = _WIDENED_BYTES * shape.hidden * shape.ffn if packing else 0
@@ -196,6 +196,11 @@ def _dense_bytes(model: TunedShape, job: TuningJob) -> int:
     """DoRA's norm is that of the merged weight: unit matrix, product and sum stand whole for one linear at a time."""
     shape = model.sizes
     return 4 * (shape.ffn * shape.ffn + 3 * shape.hidden * shape.ffn) if job.method == "dora" else 0
+
+
+def packing_of(model: TunedShape, job: TuningJob) -> Literal["", "nf4", "gptq"]:
+    """How the linears lie in memory: as on disk, or packed by the method."""
+    return "nf4" if job.method in PACKED_METHODS and not model.packing else model.packing
 
 
 def linear_parameters(model: TunedShape) -> int:
