@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from ninestory.cli.chat import app
-from ninestory.core.errors import NinestoryError
+from ninestory.cli.kb import app as kb_app
+from ninestory.core.errors import Conflict, NinestoryError
 from tests.e2e.api_server import ApiServer
 from tests.e2e.test_cli import run
 from tests.e2e.test_cli_chat import Terminal
@@ -55,3 +58,37 @@ def test_a_running_server_answers_from_the_folder(folder: Path, api_server: ApiS
     assert "每 40 小时" in answer and "离心泵.md" in answer
     error = CliRunner().invoke(app, [*flags, "--seed", "1", "--prompt", "x"]).exception
     assert isinstance(error, NinestoryError) and "without --seed" in error.message
+
+
+def test_the_knowledge_bases_of_a_running_server(folder: Path, api_server: ApiServer, tmp_path: Path) -> None:
+    def kb(*arguments: str) -> str:
+        result = CliRunner().invoke(kb_app, [*arguments, "--server", api_server.url])
+        if result.exception:
+            raise result.exception
+        return result.output
+
+    shutil.copytree(folder, tmp_path / "docs")
+    (tmp_path / "docs" / "broken.pdf").write_bytes(b"%PDF-broken")
+    assert "multilingual-e5-small" in kb("create", "pumps")
+    with pytest.raises(Conflict, match="already"):
+        kb("create", "pumps")
+    added = kb("add", "pumps", str(tmp_path / "docs"), "--attribute", "kind=manual")
+    assert "indexed" in added and "failed: broken.pdf" in added
+    assert re.search(r"pumps +vs_\w+ +\d+ +1 ", kb("ls"))
+    assert "离心泵.md" in kb("show", "pumps") and "每 40 小时" in kb("show", "pumps", "离心泵.md")
+    found = kb(
+        "search", "pumps", "水泵多久加一次润滑脂？", "--limit", "1", "--only", "kind=manual", "--neighbours", "1"
+    )
+    assert found.startswith("[1] 离心泵.md") and "每 40 小时" in found
+    kb("rm", "pumps", "离心泵.md")
+    assert "离心泵.md" not in kb("show", "pumps")
+    for refused, words in (
+        (("add", "pumps", "http://example.org/a.html"), "an address"),
+        (("search", "pumps", "x", "--mode", "text"), "--mode"),
+        (("show", "nothing"), "no knowledge base"),
+        (("add", "pumps", str(tmp_path / "nowhere")), "does not exist"),
+    ):
+        with pytest.raises(NinestoryError, match=words):
+            kb(*refused)
+    kb("rm", "pumps")
+    assert "pumps" not in kb("ls")

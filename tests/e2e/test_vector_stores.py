@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests import documents
 from tests.e2e.api_server import MODEL, ApiServer
 from tests.e2e.conftest import share_converted
 
@@ -230,7 +231,47 @@ def test_bad_files_fail_by_name_and_the_others_are_taken_in(client: openai.OpenA
     assert (batch.file_counts.completed, batch.file_counts.failed) == (1, 2)
     errors = {f.id: f.last_error for f in client.vector_stores.files.list(store.id, filter="failed")}
     assert errors[files["x.exe"]].code == "unsupported_file" and errors[files["bad.pdf"]].code == "invalid_file"
+    told = errors[files["x.exe"]].model_extra  # beside OpenAI's fields
+    assert told["reason"] == "unsupported_format" and told["hint"].startswith("Convert") and "请转换" in told["hint_zh"]
     assert [hit.filename for hit in client.vector_stores.search(store.id, query="tea")] == ["good.md"]
+
+
+def test_a_passage_is_looked_at_in_its_source(client: openai.OpenAI, server: ApiServer, tmp_path: Path) -> None:
+    """A PDF's page as a picture with the passages' lines on it; other documents as their text."""
+    pdf = documents.pdf(tmp_path / "rivers.pdf", [["Mountains stand still."], ["Rivers flow to the sea.", "Slowly."]])
+    store = client.vector_stores.create(name="sources")
+    ids = [
+        client.files.create(file=pdf, purpose="assistants").id,
+        upload(client, "茶.md", "# 茶\n\n绿茶用八十度的水冲泡。"),
+    ]
+    client.vector_stores.file_batches.create_and_poll(store.id, file_ids=ids, poll_interval_ms=300)
+    found = client.vector_stores.search(store.id, query="Where do rivers flow?").data[0]
+    place = f"/ninestory/v1/vector_stores/{store.id}/files"
+    ordinal = found.model_extra["passage"]["ordinal"]  # type: ignore[index]
+    pages = [
+        server.http.get(f"{place}/{found.file_id}/source", params=query).json()
+        for query in ({"ordinal": ordinal}, {"page": 2})
+    ]
+    assert [(p["kind"], p["page"], p["pages"], p["changed"]) for p in pages] == [("page", n, 2, False) for n in (1, 2)]
+    lines = [p["boxes"] for page in pages for p in page["passages"] if p["ordinal"] == ordinal]
+    assert [len(boxes) for boxes in lines] == [1, 2]  # it begins on the first page and goes on over the next
+    picture = server.http.get(f"{place}/{found.file_id}/source/pages/2")
+    assert picture.headers["content-type"] == "image/png" and picture.content.startswith(b"\x89PNG")
+    text = server.http.get(f"{place}/{ids[1]}/source").json()
+    passage = text["passages"][0]
+    assert text["kind"] == "text" and [b["kind"] for b in text["blocks"]] == ["heading", "text"]
+    assert passage["text"] == text["blocks"][1]["text"] and passage["start"] == text["blocks"][1]["start"]
+    refused = {
+        f"{found.file_id}/source/pages/3": "page_not_found",
+        f"{found.file_id}/source?ordinal=99": "passage_not_found",
+        f"{ids[1]}/source/pages/1": "invalid_request",
+        "file-000000000000000000000000/source": "file_not_found",
+    }
+    for path, code in refused.items():
+        assert server.http.get(f"{place}/{path}").json()["error"]["code"] == code, path
+    assert server.http.get(f"{place}/..%2f..%2fkb.db/source").status_code == 404
+    client.files.delete(ids[1])  # its passages stay; the file itself is gone
+    assert server.http.get(f"{place}/{ids[1]}/source").json()["error"]["code"] == "file_gone"
 
 
 def test_an_ingest_survives_the_end_of_the_server(tmp_path: Path, server: ApiServer) -> None:

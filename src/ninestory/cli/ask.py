@@ -122,8 +122,9 @@ def ask_server(
         sampling: fields of that API: max_output_tokens, temperature, top_p.
         search: more fields of the tool: filters, rerank, web_search, answer_mode.
     """
-    stores = client.call("GET", "/v1/vector_stores?limit=100")["data"]
-    ids = [next((s["id"] for s in stores if base in (s["id"], s["name"])), base) for base in bases]
+    from ninestory.cli.kb_server import store_of
+
+    ids = [store_of(client, base)["id"] for base in bases]
     tool = {"type": "file_search", "vector_store_ids": ids, "max_num_results": limit, **(search or {})}
     response = client.call("POST", "/v1/responses", json={"model": model, "input": turns, "tools": [tool], **sampling})
     content = next(item for item in response["output"] if item["type"] == "message")["content"][0]

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ninestory.cli import kb_evaluate, kb_mcp
+from ninestory.cli import kb_evaluate, kb_mcp, kb_server
+from ninestory.cli.client import DEFAULT, Server, running_server
 from ninestory.cli.knowledge import open_embedder, open_scorer, run_ingest
 from ninestory.cli.output import Json, print_json, print_table, size
+from ninestory.cli.passages import print_hits, print_passages
 from ninestory.core.errors import Conflict, InvalidRequest
 from ninestory.core.paths import Home
 
 if TYPE_CHECKING:
-    from ninestory.floors.retrieval.hits import Hit
     from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
 
 app = typer.Typer(no_args_is_help=True, help="Knowledge bases: your documents, searchable and citable.")
 Name = Annotated[str, typer.Argument(help="Name or id of a knowledge base.")]
+_ADDRESSES = ("http://", "https://")
 _WATCH_SECONDS = 2.0
 
 
@@ -27,9 +29,13 @@ _WATCH_SECONDS = 2.0
 def create(
     name: Annotated[str, typer.Argument(help="Name of the new knowledge base.")],
     model: Annotated[str, typer.Option(help="Embedding model; the starter's when left out.")] = "",
+    server: Server = DEFAULT,
     as_json: Json = False,
 ) -> None:
     """Make an empty knowledge base."""
+    if client := running_server(server):
+        kb_server.create(client, name, model, as_json)
+        return
     from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL, list_bases
     from ninestory.floors.retrieval.knowledge_base import create as make
 
@@ -52,15 +58,21 @@ def add(
     attribute: Annotated[
         list[str] | None, typer.Option("--attribute", help="KEY=VALUE kept with the files, for --only.")
     ] = None,
+    server: Server = DEFAULT,
     as_json: Json = False,
 ) -> None:
     """Add copies of files, of a folder's files, or pages by their address. A file of the same name is replaced."""
     from ninestory.cli.document_session import attributes_of
     from ninestory.floors.retrieval.ingest import IngestReport, add_page, add_paths
 
-    base, report, attributes = _open(name), IngestReport(), attributes_of(attribute or [])
+    attributes = attributes_of(attribute or [])
+    if client := running_server(server):
+        _refuse_of_a_server("an address", [path for path in paths if path.startswith(_ADDRESSES)])
+        kb_server.add(client, name, [Path(path) for path in paths], attributes, as_json)
+        return
+    base, report = _open(name), IngestReport()
     for path in paths:
-        if path.startswith(("http://", "https://")):
+        if path.startswith(_ADDRESSES):
             add_page(base, path, report, attributes)
         else:
             add_paths(base, [Path(path)], report, attributes)
@@ -89,8 +101,14 @@ def sync(
 
 
 @app.command("ls")
-def ls(as_json: Json = False) -> None:
+def ls(
+    server: Server = DEFAULT,
+    as_json: Json = False,
+) -> None:
     """All knowledge bases."""
+    if client := running_server(server):
+        kb_server.ls(client, as_json)
+        return
     from ninestory.floors.retrieval.knowledge_base import list_bases
 
     rows = [_summary(base) for base in list_bases(Home.default())]
@@ -105,9 +123,13 @@ def ls(as_json: Json = False) -> None:
 def show(
     name: Name,
     file: Annotated[str, typer.Argument(help="A file's id or name: shows its passages.")] = "",
+    server: Server = DEFAULT,
     as_json: Json = False,
 ) -> None:
     """The files of a knowledge base and what became of each, or the passages of one file."""
+    if client := running_server(server):
+        kb_server.show(client, name, file, as_json)
+        return
     from ninestory.floors.retrieval.table import ChunkReader
 
     base = _open(name)
@@ -126,18 +148,20 @@ def show(
     if as_json:
         print_json(passages)
         return
-    for row in passages:
-        page = f" page {row['page']}" if row["page"] else ""
-        print(f"[{row['ordinal']}]{page} {row['start']}–{row['end']} {row['context']}\n{row['text']}\n")
+    print_passages(passages)
 
 
 @app.command()
 def rm(
     name: Name,
     file: Annotated[str, typer.Argument(help="Remove only this file (id or name).")] = "",
+    server: Server = DEFAULT,
     as_json: Json = False,
 ) -> None:
     """Delete a knowledge base, or one file of it. Synced originals stay."""
+    if client := running_server(server):
+        kb_server.rm(client, name, file, as_json)
+        return
     from ninestory.floors.retrieval.knowledge_base import remove_base
 
     base = _open(name)
@@ -159,6 +183,7 @@ def search(
     neighbours: Annotated[int, typer.Option(help="Passages before and after each that are shown with it.")] = 0,
     only: Annotated[list[str] | None, typer.Option("--only", help="KEY=VALUE: only files with this attribute.")] = None,
     rerank: Annotated[str, typer.Option(help="late, or a reranker: judges the passages once more.")] = "",
+    server: Server = DEFAULT,
     as_json: Json = False,
 ) -> None:
     """What is found for a question, and why; no chat model."""
@@ -173,24 +198,20 @@ def search(
             hint="mode: hybrid, vector or text; limit: 1 to 50; neighbours: 0 to 10.",
             hint_zh="mode 为 hybrid、vector 或 text；limit 为 1–50；neighbours 为 0–10。",
         )
+    filters = attribute_filter(only or [])
+    if client := running_server(server):
+        _refuse_of_a_server("--mode", [mode] if mode != "hybrid" else [])
+        _refuse_of_a_server("--also", also or [])
+        kb_server.search(client, name, question, limit, neighbours, rerank, filters, as_json)
+        return
     bases = [_open(one) for one in (name, *(also or []))]
     options = SearchOptions(limit=limit, mode=mode, neighbours=neighbours)  # type: ignore[arg-type]
     with open_embedder(bases[0]) as embedder, open_scorer(rerank, embedder) as score:
-        vector, filters = embedder.query(question), attribute_filter(only or [])
-        hits = search_all(bases, question, vector, options, filters=filters, score=score)
+        hits = search_all(bases, question, embedder.query(question), options, filters=filters, score=score)
     if as_json:
         print_json({"threshold": lowest_threshold(bases), "data": [hit.as_dict() for hit in hits]})
         return
-    _print_hits(hits)
-
-
-def _print_hits(hits: list[Hit]) -> None:
-    from ninestory.floors.retrieval.answer import place_of
-
-    for number, hit in enumerate(hits, 1):
-        ranks = f"vector {hit.vector_rank or '–'}, text {hit.text_rank or '–'}"
-        ranks += "" if hit.rerank_score is None else f", reranked {hit.rerank_score:.3f}"
-        print(f"[{number}] {place_of(hit)}  (score {hit.score:.2f}, cosine {hit.cosine:.3f}, {ranks})\n{hit.text}\n")
+    print_hits(hits)
 
 
 @app.command("export")
@@ -248,6 +269,16 @@ def compact(name: Name, as_json: Json = False) -> None:
 
 app.command()(kb_evaluate.evaluate)
 app.command()(kb_mcp.mcp)
+
+
+def _refuse_of_a_server(what: str, given: list[str]) -> None:
+    """Raises InvalidRequest: something that the server's API does not take."""
+    if given:
+        raise InvalidRequest(
+            f"A running server is not given {what}: {given[0]}.",
+            hint="Leave it out, or work in this process, without --server.",
+            hint_zh="请去掉它，或不带 --server 在本进程内运行。",
+        )
 
 
 def _open(name: str) -> KnowledgeBase:

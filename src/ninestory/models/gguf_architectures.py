@@ -160,6 +160,8 @@ def _bert(s: Sizes) -> Expected:
     e.need("token_embd_norm", s.width, bias=True)
     e.allow("cls.weight", s.width, s.width)
     e.allow("cls.bias", s.width)
+    e.allow("cls.output.weight", 1, s.width)  # a reranker's score
+    e.allow("cls.output.bias", 1)
     for block in _blocks(s):
         _attention(e, block, s, bias="qkvo")
         e.need(f"{block}.attn_output_norm", s.width, bias=True)

@@ -24,6 +24,7 @@ _TOKENIZER_LISTS = {
     "precompiled_charsmap": ("i8[]", "u8[]"),
 }
 _POOLING_TYPES = range(5)
+POOLING_RANK = 4  # llama.cpp's mark of a cross-encoder
 _PARTLY_ROTATED = ("phi2", "bloom", "bert")  # the other graphs assert that a head is rotated whole
 _NO_LANGUAGE_MODEL = ("adapter", "mmproj", "imatrix")
 
@@ -75,6 +76,10 @@ def _check_settings(file: GgufFile) -> None:
     if file.field("pooling_type") is not None:
         pooling = file.field("pooling_type")
         _require(file, pooling in _POOLING_TYPES, f"pooling_type is {pooling!r}, which aborts llama.cpp")
+        scores = pooling != POOLING_RANK or "cls.output.weight" in file.tensors
+        _require(
+            file, scores, "it is marked as a reranker, and the tensor of its score, 'cls.output.weight', is missing"
+        )
     experts, used = file.field("expert_count", 0), file.field("expert_used_count", 0)
     whole = type(experts) is int and type(used) is int and 0 <= experts <= MAX_EXPERTS
     _require(

@@ -21,7 +21,6 @@ from ninestory.models.store import NOTE, folder_of
 from ninestory.models.verify import verify
 
 _EMBEDDING_ARCHITECTURES = {"bert", "nomic-bert", "jina-bert-v2", "xlm-roberta"}
-_POOLING_RANK = 4  # llama.cpp's mark of a cross-encoder
 _STARTER_VARIANTS = {"gguf": ("q8_0",), "e5": ("int8", "fp32")}
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
@@ -293,9 +292,11 @@ def _gguf(ref: Reference, path: Path) -> ResolvedModel:
 
 
 def _gguf_task(architecture: str, pooling: Any) -> Literal["chat", "embedding", "rerank"]:
+    from ninestory.models.gguf_semantics import POOLING_RANK
+
     if architecture not in _EMBEDDING_ARCHITECTURES:
         return "chat"
-    return "rerank" if pooling == _POOLING_RANK else "embedding"
+    return "rerank" if pooling == POOLING_RANK else "embedding"
 
 
 def _single_file(ref: Reference, path: Path) -> ResolvedModel:

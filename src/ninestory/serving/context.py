@@ -20,6 +20,7 @@ from ninestory.serving.guard import KeyCheck
 from ninestory.serving.knowledge import KnowledgeReader
 from ninestory.serving.metrics import Metrics
 from ninestory.serving.pool import Pool
+from ninestory.serving.source_reader import SourceReader
 from ninestory.serving.streaming import until_gone
 
 
@@ -35,6 +36,7 @@ class GatewayContext:
     started_at: float = field(default_factory=time.time)
     stopping: bool = False  # set by the signal that ends the server: endless streams end themselves
     knowledge: KnowledgeReader = field(init=False)
+    sources: SourceReader = field(default_factory=SourceReader)
     requests: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=500))
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ from ninestory.serving.routes import (
     rerank,
     responses,
     session,
+    source,
     system,
     tuning,
     vector_stores,
@@ -59,6 +60,7 @@ ROUTES = (
         system,
         votes,
         feedback,
+        source,
         prompts,
         tuning,
     ),
@@ -76,6 +78,7 @@ def create_app(context: GatewayContext) -> Any:
         yield
         await jobs_process.close()
         await context.knowledge.close()
+        context.sources.close()
         await context.pool.close()
 
     app = FastAPI(

@@ -38,7 +38,18 @@ class KnowledgeReader:
 
     async def passages(self, base_id: str, file_id: str, first: int, count: int) -> list[dict[str, Any]]:
         """A file's passages in order."""
-        call = {"op": "passages", "base": base_id, "file": file_id, "first": first, "count": count}
+        return await self._passages("passages", base_id, file_id, first, count)
+
+    async def passages_of_pages(self, base_id: str, file_id: str, first: int, last: int) -> list[dict[str, Any]]:
+        """A file's passages that begin on the pages `first` to `last`."""
+        return await self._passages("of_pages", base_id, file_id, first, last)
+
+    async def passages_of_span(self, base_id: str, file_id: str, start: int, end: int) -> list[dict[str, Any]]:
+        """A file's passages that share a character with `start` to `end`."""
+        return await self._passages("of_span", base_id, file_id, start, end)
+
+    async def _passages(self, kind: str, base_id: str, file_id: str, first: int, last: int) -> list[dict[str, Any]]:
+        call = {"op": kind, "base": base_id, "file": file_id, "first": first, "last": last}
         return list(await self._call(call))
 
     async def close(self) -> None:

@@ -6,6 +6,7 @@ One line of JSON in, one out; LanceDB lives here and never in the gateway. Table
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Readers:
         self._open: dict[str, ChunkReader] = {}
 
     def answer(self, call: dict[str, Any]) -> Any:
-        """One call: "search" or "passages"."""
+        """One call: "search", or what gives a file's passages."""
         reader = self._reader(call["base"])
         if call["op"] == "search":
             import numpy as np
@@ -38,7 +39,12 @@ class Readers:
             return [asdict(hit) for hit in search(reader, call["question"], vector, options)]
         if not reader.refresh():
             return []
-        return reader.of_file(call["file"], call["first"], call["count"])
+        ways: dict[str, Callable[[str, int, int], list[dict[str, Any]]]] = {
+            "passages": reader.of_file,
+            "of_pages": reader.of_pages,
+            "of_span": reader.of_span,
+        }
+        return ways[call["op"]](call["file"], call["first"], call["last"])
 
     def _reader(self, base_id: str) -> ChunkReader:
         reader = self._open.get(base_id)

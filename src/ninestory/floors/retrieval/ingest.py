@@ -38,10 +38,19 @@ def add_paths(
         NotFound: a path does not exist.
     """
     for path in paths:
-        if not path.exists():
-            raise NotFound(f"{path} does not exist.", hint="Check the path.", hint_zh="请检查路径。", param="paths")
-        for name, file in _files_below(path, report) if path.is_dir() else [(path.name, path)]:
+        for name, file in files_of(path, report):
             _add_copy(base, name, file, report, attributes)
+
+
+def files_of(path: Path, report: IngestReport) -> Iterator[tuple[str, Path]]:
+    """A file under its name, or the readable files below a folder under their paths there.
+
+    Raises:
+        NotFound: the path does not exist.
+    """
+    if not path.exists():
+        raise NotFound(f"{path} does not exist.", hint="Check the path.", hint_zh="请检查路径。", param="paths")
+    yield from _files_below(path, report) if path.is_dir() else [(path.name, path)]
 
 
 def add_page(base: KnowledgeBase, url: str, report: IngestReport, attributes: dict[str, Any] | None = None) -> None:

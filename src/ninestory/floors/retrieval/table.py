@@ -28,6 +28,7 @@ _BITS, _REFINED = (
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the engine names them in words only
 _KEEP_OLD_VERSIONS = timedelta(minutes=10)  # a search that began on the version before must end
 _FOREVER = timedelta(days=3650)
+_MOST_OF_A_FILE = 10_000  # passages given back at once
 _INDEX_CACHE, _METADATA_CACHE = 256 << 20, 64 << 20
 COLUMNS = ["id", "file_id", "file", "ordinal", "text", "context", "page", "start", "end", "hash"]
 
@@ -185,9 +186,20 @@ class ChunkReader:
 
     def of_file(self, file_id: str, first: int = 0, count: int = 1000) -> list[dict[str, Any]]:
         """A file's passages in order, from ordinal `first`."""
+        return self._in_order(file_id, f"ordinal >= {int(first)} AND ordinal < {int(first + count)}")
+
+    def of_pages(self, file_id: str, first: int, last: int) -> list[dict[str, Any]]:
+        """A file's passages that begin on the pages `first` to `last`, in order."""
+        return self._in_order(file_id, f"page >= {int(first)} AND page <= {int(last)}")
+
+    def of_span(self, file_id: str, start: int, end: int) -> list[dict[str, Any]]:
+        """A file's passages that share a character with `start` to `end`, in order."""
+        return self._in_order(file_id, f"start < {int(end)} AND `end` > {int(start)}")
+
+    def _in_order(self, file_id: str, condition: str) -> list[dict[str, Any]]:
         with _named_faults(self.base):
-            where = f"file_id IN ({quoted([file_id])}) AND ordinal >= {int(first)} AND ordinal < {int(first + count)}"
-            rows = self._table.search().where(where).select(COLUMNS).limit(count).to_list()
+            where = f"file_id IN ({quoted([file_id])}) AND {condition}"
+            rows = self._table.search().where(where).select(COLUMNS).limit(_MOST_OF_A_FILE).to_list()
         return sorted(rows, key=lambda row: row["ordinal"])
 
     def all_rows(self, columns: Sequence[str]) -> Any:

@@ -84,7 +84,7 @@ class LlamaCppEngine:
             device=settings.device,
             adapters=[adapter_gguf(adapter.path, file, Home.default()) for adapter in model.adapters],
             embeds=embeds,
-            pooling="mean" if embeds and file.field("pooling_type") is None else "",
+            pooling=_pooling(model, file),
         )
         self._prompts = GgufPrompts(model, file, self._library, context, settings.template)
         form = self._prompts.format
@@ -348,6 +348,13 @@ def _grammar(constraint: Constraint) -> str:
             param="grammar",
         )
     return grammar
+
+
+def _pooling(model: ResolvedModel, file: GgufFile) -> str:
+    """What llama.cpp must be told: it takes an embedding's from the file, a reranker's only from here."""
+    if model.task == "rerank":
+        return "rank"
+    return "mean" if model.task == "embedding" and file.field("pooling_type") is None else ""
 
 
 def _most_common_dtype(file: GgufFile) -> str:

@@ -38,7 +38,7 @@ class Library:
         path: a GGUF file that `read_gguf` has accepted.
         context: tokens of one slot.
         adapters: GGUF adapter files; loaded with weight 0, so that each request says its own.
-        pooling: "mean", "last" or "cls" for an embedding model whose file names none; "" to generate.
+        pooling: "rank" for a reranker; "mean", "last" or "cls" for an embedding model whose file names none; else "".
         exact: keys and values in float32 and no flash attention, for comparing numbers; slower.
 
     Raises:

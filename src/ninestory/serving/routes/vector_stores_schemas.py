@@ -224,6 +224,12 @@ def _file_counts(counts: dict[str, int]) -> dict[str, int]:
 
 
 def _last_error(error: dict[str, Any]) -> dict[str, str]:
+    """OpenAI's code and message; beside them our own code, and what to do in both languages."""
     unreadable = error["code"] in ("unsupported_format", "encrypted_document", "missing_extra")
-    hint = f" {error['hint']}" if error["hint"] else ""
-    return {"code": "unsupported_file" if unreadable else "invalid_file", "message": error["message"] + hint}
+    return {
+        "code": "unsupported_file" if unreadable else "invalid_file",
+        "message": error["message"],
+        "reason": error["code"],
+        "hint": error["hint"],
+        "hint_zh": error["hint_zh"],
+    }

@@ -7,7 +7,7 @@ export { Icon, IconButton } from "./parts/icons.js";
 export { Menu } from "./parts/menu.js";
 export { Dialog, Ask, Confirm } from "./parts/dialog.js";
 export { Tabs } from "./parts/tabs.js";
-export { toast, complain, Toasts } from "./parts/toasts.js";
+export { toast, complain, told, Toasts } from "./parts/toasts.js";
 export { Drop, FilePicker, readTexts, TEXT_FILES } from "./parts/files.js";
 export { bytes, clock, copyText, duration, download, isShortened, LONGEST_LINE } from "./parts/format.js";
 

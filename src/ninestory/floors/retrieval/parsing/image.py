@@ -15,19 +15,27 @@ MAX_PIXELS = 50_000_000
 
 
 def parse(path: Path) -> Document:
+    builder = DocumentBuilder()
+    builder.add(read_text(open_picture(path)))
+    builder.notes.append("text by OCR")
+    return builder.build()
+
+
+def open_picture(path: Path) -> Any:
+    """A PIL picture in RGB.
+
+    Raises:
+        Damaged: it is none, or too large.
+    """
     from PIL import Image, UnidentifiedImageError
 
-    builder = DocumentBuilder()
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Damaged(f"The picture has {image.width} x {image.height} pixels, over {MAX_PIXELS}.")
-            picture = image.convert("RGB")
+            return image.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise Damaged(f"It is no picture that can be read: {error}.", code="damaged_image") from error
-    builder.add(read_text(picture))
-    builder.notes.append("text by OCR")
-    return builder.build()
 
 
 def read_text(picture: Any) -> str:

@@ -1,16 +1,18 @@
-"""Parsing in a child process: a file that crashes a library, hangs it or eats memory fails alone.
+"""Reading files in a child process: one that crashes a library, hangs it or eats memory fails alone.
 
 `python -m ninestory.floors.retrieval.parsing.isolated` is that process: a line of JSON in, a line of JSON out.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import resource
 import select
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,7 +37,7 @@ class ParserProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
+        self.close()
 
     def parse(self, path: Path, name: str) -> Document:
         """A document whole; of large plain text its first part."""
@@ -47,12 +49,22 @@ class ParserProcess:
         Raises:
             Damaged: the parser died of this file. TimedOut: it took too long. Whatever `parse_part` raises.
         """
+        answer = self.ask("part", path, name, position)
+        blocks = [Block(*block) for block in answer["blocks"]]
+        return Document(answer["text"], blocks, answer["notes"]), answer["next"]
+
+    def ask(self, operation: str, path: Path, name: str, *arguments: Any) -> Any:
+        """One of `_OPERATIONS` over there; what it gives back, as plain data.
+
+        Raises:
+            Damaged: the process died of this file. TimedOut: it took too long. Whatever the operation raises.
+        """
         child = self._running()
         assert child.stdin is not None and child.stdout is not None
-        child.stdin.write(json.dumps([str(path), name, position]).encode() + b"\n")
+        child.stdin.write(json.dumps([operation, str(path), name, *arguments]).encode() + b"\n")
         child.stdin.flush()
         if not select.select([child.stdout], [], [], self._timeout)[0]:
-            self._stop()
+            self.close()
             raise TimedOut(
                 f"{name} was not read within {self._timeout:g} s.", hint="Split it.", hint_zh="请拆分该文件。"
             )
@@ -69,8 +81,7 @@ class ParserProcess:
         answer = json.loads(line)
         if "error" in answer:
             raise from_dict(answer["error"])
-        blocks = [Block(*block) for block in answer["blocks"]]
-        return Document(answer["text"], blocks, answer["notes"]), answer["next"]
+        return answer["result"]
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None:
@@ -78,18 +89,50 @@ class ParserProcess:
             self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         return self._child
 
-    def _stop(self) -> None:
+    def close(self) -> None:
+        """End the process; a later call starts another."""
         if self._child is not None:
             self._child.kill()
             self._child.wait()
             self._child = None
 
 
-def _answer(path: str, name: str, position: int) -> dict[str, Any]:
+def _part(path: Path, name: str, position: int) -> dict[str, Any]:
     from ninestory.floors.retrieval.parsing import parse_part
 
+    document, following = parse_part(path, name, position)
+    return {
+        "text": document.text,
+        "blocks": document.blocks,
+        "notes": document.notes,
+        "next": following,
+    }
+
+
+def _page(path: Path, name: str, page: int, passages: list[str]) -> dict[str, Any]:
+    from ninestory.floors.retrieval.source import page_of
+
+    return page_of(path, name, page, passages)
+
+
+def _picture(path: Path, name: str, page: int) -> str:
+    from ninestory.floors.retrieval.source import picture_of
+
+    return base64.b64encode(picture_of(path, name, page)).decode()
+
+
+def _text(path: Path, name: str, near: int) -> dict[str, Any]:
+    from ninestory.floors.retrieval.source import text_of
+
+    return text_of(path, name, near)
+
+
+_OPERATIONS: dict[str, Callable[..., Any]] = {"part": _part, "page": _page, "picture": _picture, "text": _text}
+
+
+def _answer(operation: str, path: str, name: str, *arguments: Any) -> dict[str, Any]:
     try:
-        document, following = parse_part(Path(path), name, position)
+        return {"result": _OPERATIONS[operation](Path(path), name, *arguments)}
     except NinestoryError as error:
         return {"error": error.as_dict()}
     except MemoryError:
@@ -97,12 +140,6 @@ def _answer(path: str, name: str, position: int) -> dict[str, Any]:
     except Exception as error:  # a fault of a parser on a file nobody foresaw; its name goes into the report
         failure = Damaged(f"{name} cannot be read: {type(error).__name__}: {error}.", code="parser_failed")
         return {"error": failure.as_dict()}
-    return {
-        "text": document.text,
-        "blocks": document.blocks,
-        "notes": document.notes,
-        "next": following,
-    }
 
 
 def main() -> None:

@@ -20,10 +20,23 @@ _CJK = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]")
 
 
 def parse(path: Path) -> Document:
+    document = open_pdf(path)
+    try:
+        return _read(document)
+    finally:
+        document.close()
+
+
+def open_pdf(path: Path) -> Any:
+    """A pypdfium2 document, to be closed by the caller.
+
+    Raises:
+        Unsupported: it is encrypted. Damaged: it is no PDF.
+    """
     import pypdfium2
 
     try:
-        document = pypdfium2.PdfDocument(path)
+        return pypdfium2.PdfDocument(path)
     except pypdfium2.PdfiumError as error:
         if getattr(error, "err_code", None) == _PASSWORD:
             raise Unsupported(
@@ -33,10 +46,6 @@ def parse(path: Path) -> Document:
                 code="encrypted_document",
             ) from error
         raise Damaged(f"It is no PDF that can be read: {str(error).rstrip('.')}.", code="damaged_pdf") from error
-    try:
-        return _read(document)
-    finally:
-        document.close()
 
 
 def _read(document: Any) -> Document:

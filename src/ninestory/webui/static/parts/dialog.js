@@ -4,10 +4,12 @@ import { html } from "./html.js";
 import { IconButton } from "./icons.js";
 import { t } from "../i18n.js";
 
-export function Dialog({ title, onClose, children }) {
+/** `wide`: as much of the window as there is, for what is looked at. */
+export function Dialog({ title, wide = false, onClose, children }) {
   const ref = useRef();
   useEffect(() => { ref.current.showModal(); return () => ref.current?.close(); }, []);
-  return html`<dialog ref=${ref} onClose=${onClose} onCancel=${onClose} aria-label=${title}>
+  return html`<dialog ref=${ref} class=${wide ? "is-wide" : ""} onClose=${onClose} onCancel=${onClose}
+    aria-label=${title}>
     <header><h2>${title}</h2><${IconButton} icon="close" label=${t("close")} onClick=${onClose} /></header>
     ${children}</dialog>`;
 }

@@ -15,12 +15,17 @@ export function toast(text, { hint = "", original = "", action = null, error = f
 const dismiss = (id) => { toasts.value = toasts.value.filter((entry) => entry.id !== id); };
 
 /** An error in the page's language: its code's words, the server's hint, and what the server said as it said it. */
+export function told({ code = "", status, message, hint }) {
+  const known = code.startsWith("damaged_") ? "error_damaged_file" : `error_${code}`;
+  const words = language.value === "en" ? "" : translated(known) || translated(`status_${status}`) || t("refused");
+  return { text: words || message, hint, original: words && message };
+}
+
 export function complain(error) {
   if (error.name === "AbortError") return;
   if (!error.status) { toast(t("offline"), { error: true }); return; }
-  const words = language.value === "en" ? "" : translated(`error_${error.code}`) || translated(`status_${error.status}`)
-    || t("refused");
-  toast(words || error.message, { hint: error.hint, original: words && error.message, error: true });
+  const { text, ...more } = told(error);
+  toast(text, { ...more, error: true });
 }
 
 export function Toasts() {
