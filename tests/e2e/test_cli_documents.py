@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from ninestory.cli.chat import app
 from ninestory.cli.kb import app as kb_app
 from ninestory.core.errors import Conflict, NinestoryError
+from tests.conftest import share_converted
 from tests.e2e.api_server import ApiServer
 from tests.e2e.test_cli import run
 from tests.e2e.test_cli_chat import Terminal
@@ -27,7 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_conversation_over_a_folder_names_its_sources(tmp_path: Path, folder: Path) -> None:
+def test_a_conversation_over_a_folder_names_its_sources(tmp_path: Path, folder: Path, converted: Path) -> None:
+    share_converted(tmp_path, converted)
     chat = Terminal(tmp_path, "--docs", str(folder), "--max-tokens", "16", "--temperature", "0", "--context", "1024")
     chat.until("2 passages")
     chat.until("> ")

@@ -1,4 +1,4 @@
-"""`ninestory kb` and `ninestory ask` by subprocess, with the real embedding model, in both languages."""
+"""`ninestory kb` and `ninestory ask` with the real embedding model, in both languages."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from tests.e2e.conftest import share_converted
+from ninestory.cli.app import app
+from ninestory.core.errors import NinestoryError
+from tests.conftest import share_converted
 
 pytestmark = [pytest.mark.slow, pytest.mark.starter]
 
 
 def run(home: Path, *arguments: str, code: int = 0) -> str:
-    environ = {**os.environ, "NINESTORY_HOME": str(home), "NINESTORY_RUNTIME_THREADS": "1", "LANG": "C.UTF-8"}
-    done = subprocess.run(
-        [sys.executable, "-m", "ninestory", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=home,
-        env={**environ, "NINESTORY_RUNTIME_CONTEXT": "1024"},
-        timeout=250,
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout + (done.stderr if code else "")
+    """What the command prints; an error's words where it is to end with that code."""
+    environ = {"NINESTORY_HOME": str(home), "NINESTORY_RUNTIME_THREADS": "1", "NINESTORY_RUNTIME_CONTEXT": "1024"}
+    done = CliRunner().invoke(app, arguments, env=environ)
+    error = done.exception
+    ended = error.exit_code if isinstance(error, NinestoryError) else done.exit_code
+    assert ended == code, (done.output, error)
+    return done.stdout + (error.message if isinstance(error, NinestoryError) else "")
 
 
 def run_json(home: Path, *arguments: str) -> Any:

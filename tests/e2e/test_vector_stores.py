@@ -12,8 +12,8 @@ import openai
 import pytest
 
 from tests import documents
+from tests.conftest import share_converted
 from tests.e2e.api_server import MODEL, ApiServer
-from tests.e2e.conftest import share_converted
 
 pytestmark = [pytest.mark.slow, pytest.mark.starter]
 FAQ = Path("/usr/share/doc/debian/FAQ")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.conftest import CHROMIUM
+from tests.conftest import CHROMIUM, share_converted
 from tests.e2e.api_server import ApiServer
 from tests.page.scripted_upstream import ScriptedUpstream
 from tests.page.visitor import CHROMIUM_ARGUMENTS, Contexts, Visitor
@@ -24,10 +25,12 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, upstream: ScriptedUpstream) -> Iterator[ApiServer]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, upstream: ScriptedUpstream, converted: Path
+) -> Iterator[ApiServer]:
     os.environ["OPENAI_BASE_URL"], os.environ["OPENAI_API_KEY"] = upstream.url, "scripted"
     try:
-        running = ApiServer(tmp_path_factory.mktemp("home")).start()
+        running = ApiServer(share_converted(tmp_path_factory.mktemp("home"), converted)).start()
     finally:
         del os.environ["OPENAI_BASE_URL"], os.environ["OPENAI_API_KEY"]
     yield running
