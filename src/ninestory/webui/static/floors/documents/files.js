@@ -8,6 +8,16 @@ const STORES = "/v1/vector_stores";
 const POLL_MS = 700;
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 
+async function allFiles(store) {
+  const rows = [];
+  for (;;) {
+    const after = rows.length ? `&after=${rows.at(-1).id}` : "";
+    const page = await call("GET", `${STORES}/${store}/files?limit=100${after}`);
+    rows.push(...page.data);
+    if (!page.has_more) return rows;
+  }
+}
+
 /** Why a file failed, in the page's language, or what a reader should know of it. */
 function Remark({ file }) {
   const { last_error: error, notes } = file;
@@ -24,9 +34,9 @@ export function Files({ store, onChange, onPassage, onRemove }) {
   const [sure, setSure] = useState(false);
   const alive = useRef(true);
   const refresh = async () => {
-    const rows = await call("GET", `${STORES}/${store.id}/files?limit=100`);
-    if (alive.current) setFiles(rows.data);
-    return rows.data;
+    const rows = await allFiles(store.id);
+    if (alive.current) setFiles(rows);
+    return rows;
   };
   /** Look until every file has been read; what a closed page leaves undone goes on in the server. */
   const follow = async () => {
