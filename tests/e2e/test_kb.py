@@ -12,17 +12,20 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ninestory.cli.app import app
+from ninestory.cli import ask, kb
 from ninestory.core.errors import NinestoryError
 from tests.conftest import share_converted
 
 pytestmark = [pytest.mark.slow, pytest.mark.starter]
 
 
+VERBS = {"kb": kb.app, "ask": ask.app}
+
+
 def run(home: Path, *arguments: str, code: int = 0) -> str:
     """What the command prints; an error's words where it is to end with that code."""
     environ = {"NINESTORY_HOME": str(home), "NINESTORY_RUNTIME_THREADS": "1", "NINESTORY_RUNTIME_CONTEXT": "1024"}
-    done = CliRunner().invoke(app, arguments, env=environ)
+    done = CliRunner().invoke(VERBS[arguments[0]], arguments[1:], env=environ)
     error = done.exception
     ended = error.exit_code if isinstance(error, NinestoryError) else done.exit_code
     assert ended == code, (done.output, error)

@@ -46,6 +46,7 @@ export function Ask({ store, models, onPassage }) {
     if (!asked || busy) return;
     const chosen = model || models[0];
     setBusy(true);
+    setQuestion("");
     setReplies([...replies, { asked, text: "", marks: [], model: chosen }]);
     running.current = new AbortController();
     try {
