@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import resource
@@ -61,14 +62,16 @@ class ParserProcess:
         """
         child = self._running()
         assert child.stdin is not None and child.stdout is not None
-        child.stdin.write(json.dumps([operation, str(path), name, *arguments]).encode() + b"\n")
-        child.stdin.flush()
-        if not select.select([child.stdout], [], [], self._timeout)[0]:
-            self.close()
-            raise TimedOut(
-                f"{name} was not read within {self._timeout:g} s.", hint="Split it.", hint_zh="请拆分该文件。"
-            )
-        line = child.stdout.readline()
+        line = b""
+        with contextlib.suppress(BrokenPipeError):  # it died before it was asked
+            child.stdin.write(json.dumps([operation, str(path), name, *arguments]).encode() + b"\n")
+            child.stdin.flush()
+            if not select.select([child.stdout], [], [], self._timeout)[0]:
+                self.close()
+                raise TimedOut(
+                    f"{name} was not read within {self._timeout:g} s.", hint="Split it.", hint_zh="请拆分该文件。"
+                )
+            line = child.stdout.readline()
         if not line:
             code = child.wait()
             self._child = None
