@@ -43,8 +43,8 @@ def scorer(engine: Engine) -> Score:
     if "rerank" not in engine.info.tasks:
         raise Unsupported(
             f"{engine.info.model} is no reranker.",
-            hint=f"Use a cross-encoder's directory or GGUF, or '{LATE}' with a knowledge base of the starter embedder.",
-            hint_zh=f"请使用交叉编码器的目录或 GGUF，或对使用自带嵌入模型的知识库写 {LATE}。",
+            hint=f"Use a cross-encoder's directory or GGUF (its pooling_type is rank), or '{LATE}' with the starter embedder.",
+            hint_zh=f"请使用交叉编码器的目录或 GGUF（pooling_type 为 rank），或对使用自带嵌入模型的知识库写 {LATE}。",
             param="rerank",
         )
 
