@@ -39,7 +39,7 @@ export default function Knowledge({ query, go }) {
     <div class="row filters">
       ${chosen && html`<${Field} id="store" label=${t("knowledgeBase")}><select id="store" value=${chosen.id}
         onChange=${(e) => go(`documents?store=${e.target.value}`)}>
-        ${stores.map((s) => html`<option value=${s.id}>${s.name || s.id}</option>`)}</select><//>`}
+        ${stores.map((s) => html`<option value=${s.id} translate=${false}>${s.name || s.id}</option>`)}</select><//>`}
       <form class="row filters" onSubmit=${create}><${Field} id="name" label=${t("newKnowledgeBase")}><input id="name"
         name="name" required maxlength="200" /><//>
         <button class=${chosen ? "" : "main"}>${t("create")}</button></form></div>

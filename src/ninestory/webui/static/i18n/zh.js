@@ -28,7 +28,7 @@ export default {
   objective_sft_help: "每个样本有一个好的答案，或是一段文本。",
   objective_dpo: "偏好对（DPO）",
   objective_dpo_help: "每个样本对同一问题有较好与较差两个答案：prompt、chosen、rejected，或 OpenAI 的格式。",
-  tune_beta: "Beta",
+  tune_beta: "Beta 系数",
   tune_beta_help: "模型被约束在基座附近的程度；越小允许偏离越远。",
   answerChosen: "较好的答案",
   answerRejected: "较差的答案",

@@ -1,6 +1,6 @@
 // Questions to a knowledge base: a conversation whose answers cite, or only what a search finds and why.
 import { useRef, useState } from "../../vendor/hooks.js";
-import { html, Field, complain, toast } from "../../parts.js";
+import { html, Field, Name, complain, toast } from "../../parts.js";
 import { t } from "../../i18n.js";
 import { call, events, own } from "../../api.js";
 
@@ -67,14 +67,14 @@ export function Ask({ store, models, onPassage }) {
         ${MODES.map((m) => html`<option value=${m}>${t(`mode_${m}`)}</option>`)}</select><//>
       ${mode !== "search" && html`<${Field} id="ask-model" label=${t("model")}><select id="ask-model"
         value=${model || models[0]} onChange=${(e) => setModel(e.target.value)}>
-        ${models.map((m) => html`<option value=${m}>${m}</option>`)}</select><//>`}
+        ${models.map((m) => html`<option value=${m} translate=${false}>${m}</option>`)}</select><//>`}
       ${busy ? html`<button type="button" onClick=${() => running.current.abort()}>${t("stop")}
         </button>` : html`<button class="main" disabled=${!question.trim()}>${t("ask")}</button>`}</form></section>`;
 }
 
 /** A question and what came of it. */
 function Reply({ reply, store, live, onPassage }) {
-  return html`<article class="reply"><p class="asked">${reply.asked}</p>
+  return html`<article class="reply"><p class="asked"><${Name}>${reply.asked}<//></p>
     ${live && !reply.text && html`<p class="quiet" role="status">${t("answering")}</p>`}
     ${reply.text && html`<${Answer} reply=${reply} live=${live} onPassage=${onPassage} />`}
     ${reply.text && !live && html`<${Thumbs} reply=${reply} store=${store} />`}
@@ -92,7 +92,7 @@ function Answer({ reply, live, onPassage }) {
         onClick=${() => onPassage({ file: mark(piece).file_id, at: mark(piece).ordinal })}>${piece}
         </button>` : piece)}</div>
     ${reply.search?.results?.length > 0 && html`<details><summary>${t("sources")}</summary><ol>
-      ${reply.search.results.map((r) => html`<li><strong>${r.filename}</strong>
+      ${reply.search.results.map((r) => html`<li><strong><${Name}>${r.filename}<//></strong>
       ${r.page ? ` · ${t("page", { n: r.page })}` : ""} · ${r.context}<p class="quiet answer">${r.text}</p></li>`)}
       </ol></details>`}`;
 }
@@ -125,7 +125,7 @@ function Found({ reply, onPassage }) {
   return html`${below && html`<p class="bad">${t("belowThreshold")}</p>`}${reply.found.length ? "" : html`<p>
     ${t("nothingFound")}</p>`}
     <ol class="found">${reply.found.map((r) => html`<li key=${r.passage.id}><button type="button" class="cite"
-      onClick=${() => onPassage({ file: r.file_id, at: r.passage.ordinal })}>${r.filename}</button>
+      onClick=${() => onPassage({ file: r.file_id, at: r.passage.ordinal })}><${Name}>${r.filename}<//></button>
       ${r.passage.page ? ` · ${t("page", { n: r.passage.page })}` : ""} · ${r.passage.context}
       <p class="quiet">${why(r)}</p>
       <p class="answer">${r.content[0].text}</p></li>`)}</ol>`;

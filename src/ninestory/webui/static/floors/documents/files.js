@@ -1,6 +1,6 @@
 // A knowledge base's files: what became of each, adding more, taking one out.
 import { useEffect, useRef, useState } from "../../vendor/hooks.js";
-import { html, Confirm, FilePicker, Table, Progress, complain, bytes, told } from "../../parts.js";
+import { html, Confirm, FilePicker, Name, Table, Progress, complain, bytes, told } from "../../parts.js";
 import { t, language } from "../../i18n.js";
 import { call, upload } from "../../api.js";
 
@@ -70,7 +70,7 @@ export function Files({ store, onChange, onPassage, onRemove }) {
       done=${files.length - reading} total=${files.length} /></p>`}
     <${Table} caption=${t("documents")}
       columns=${[t("file"), t("fileState"), t("passages"), t("size"), t("remark"), ""]} rows=${files.map((f) => [
-      f.filename, t(`file_${f.status}`), f.passages, bytes(f.usage_bytes), html`<${Remark} file=${f} />`,
+      html`<${Name}>${f.filename}<//>`, t(`file_${f.status}`), f.passages, bytes(f.usage_bytes), html`<${Remark} file=${f} />`,
       html`<div class="row">${f.passages > 0 && html`<button type="button" onClick=${() => onPassage({ file: f.id })}>
         ${t("passages")}</button>`}
         <button type="button" aria-label=${`${t("remove")} ${f.filename}`} onClick=${() => drop(f)}>${t("remove")}
