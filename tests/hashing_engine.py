@@ -31,14 +31,12 @@ class HashingEngine:
             model=model, runtime="onnx", architecture="hashing", tasks=["embedding", "tokenize"], context=512, slots=1
         )
         self._salt = salt
-        self.embedded = 0  # passages
 
     def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
         if isinstance(request, TokenizeRequest):
             pieces = words(request.text or "")
             yield Tokens(ids=list(range(len(pieces))), pieces=pieces)
         elif isinstance(request, EmbeddingRequest):
-            self.embedded += len(request.inputs) if request.role == "passage" else 0
             yield Embeddings(vectors=[self._vector(str(text)) for text in request.inputs], prompt_tokens=1)
 
     def close(self) -> None:
