@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,9 +172,16 @@ def test_an_adapter_is_asked_in_the_format_that_it_was_trained_in(
     other = choose_format(model, "vicuna-v1.1")
     assert other is not None and other.source == "--template"
     assert "was trained in alpaca-short" in caplog.text
-    (home.runs / "a" / "adapter" / "ninestory.json").write_text(
-        json.dumps({"template": "alpaca-short", "rendered": "### Instruction: as it was\n"})
-    )
+    note = home.runs / "a" / "adapter" / "ninestory.json"
+    note.write_text(json.dumps({"template": "checkpoint", "rendered": "{{ messages[0].content }}"}))
+    of_catalogue = replace(resolve(f"{base}+a", home), system="vicuna")
+    own = choose_format(of_catalogue, own="{{ messages[0].content }}")
+    assert own is not None and (own.id, own.source) == ("checkpoint", "adapter")
+    with pytest.raises(Conflict, match="not written as it was"):
+        choose_format(of_catalogue, own="{{ messages[1].content }}")
+    with pytest.raises(InvalidRequest, match="no chat template of its own"):
+        choose_format(of_catalogue)
+    note.write_text(json.dumps({"template": "alpaca-short", "rendered": "### Instruction: as it was\n"}))
     with pytest.raises(Conflict, match="not written as it was"):
         choose_format(resolve(f"{base}+a", home))
 

@@ -95,10 +95,8 @@ def choose_format(model: ResolvedModel, explicit: str = "", own: str = "") -> Pr
         if model.adapters and model.template not in ("", explicit):
             log.warning("asked in %s, and the adapter was trained in %s", explicit, model.template)
         return _named(explicit, "--template", own, model.reference)
-    if model.template not in (
-        "",
-        CHECKPOINT,
-    ):  # an adapter's note, or RWKV: a release's vocabulary says how it was trained
+    # An adapter's note, or RWKV: a release's vocabulary says how it was trained.
+    if model.template not in ("", CHECKPOINT) or model.rendered:
         form = _named(model.template, "adapter" if model.adapters else "checkpoint", own, model.reference)
         return _as_trained(form, model)
     system = _system(model)
@@ -108,7 +106,12 @@ def choose_format(model: ResolvedModel, explicit: str = "", own: str = "") -> Pr
 
 
 def sample_prompt(form: PromptFormat) -> str:
-    """A short conversation in a format: kept with an adapter, and compared when it is served."""
+    """A short conversation in a format, or the text of a checkpoint's own template, which may write the date of the day.
+
+    Kept with an adapter, and compared when it is served.
+    """
+    if form.template is None:
+        return form.jinja
     turns = [("user", "One?"), ("assistant", "Two."), ("user", "Three?")]
     messages = [{"role": role, "content": content} for role, content in turns]
     return "".join(text for text, _ in form.segments(messages, bos_token="", eos_token=""))

@@ -29,7 +29,8 @@ class ResolvedModel:
         sha256: of the weights where known (starter packages, hub metadata), else "".
         system: catalogue name whose settings apply, or None when the model is not in the catalogue.
         template: id of a prompt template from the catalogue, or "checkpoint", or "" for none.
-        rendered: a sample prompt as that template wrote it when the adapter was trained; "" where nobody kept one.
+        rendered: a sample prompt as that template wrote it when the adapter was trained, or the text of a checkpoint's
+            own template; "" where nobody kept one.
         licence: SPDX id or the publisher's name for it, "" when unknown.
         notes: choices made while resolving, shown to the user.
     """

@@ -184,7 +184,7 @@ def _save(prepared: Prepared, folder: RunFolder, tuned: Any) -> str:
         "base": base.reference,
         "base_fingerprint": base.fingerprint,
         "template": base.prompts.id if base.prompts else "",
-        "rendered": sample_prompt(base.prompts) if base.prompts and base.prompts.template else "",
+        "rendered": sample_prompt(base.prompts) if base.prompts else "",
         "recipe": folder.recipe(),
         "created_at": int(time.time()),
     }
