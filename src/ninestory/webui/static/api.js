@@ -4,6 +4,12 @@ import { language } from "./i18n.js";
 
 /** True when the server asked for the key in mid-use: the shell shows the sign-in over what is there. */
 export const signedOut = signal(false);
+let signIns = 0;
+/** The key was taken: what was refused from before this moment on says nothing any more. */
+export function signedIn() {
+  signIns++;
+  signedOut.value = false;
+}
 /** How many answers of the server are waited for. */
 export const pending = signal(0);
 /** Whether this server asks for a key at all. */
@@ -17,10 +23,12 @@ export class ApiError extends Error {
   get hint() { return (language.value === "zh" ? this.zh : this.en) || ""; }
 }
 
-async function failed(response) {
+/** `sent`: how many sign-ins there had been when the request left. */
+async function failed(response, sent) {
   let error = { message: `${response.status} ${response.statusText}`, code: "http_error" };
   try { error = (await response.json()).error || error; } catch { /* not JSON: the status says it */ }
-  if (response.status === 401 && !response.url.endsWith("/session")) signedOut.value = true;
+  const late = sent !== signIns;
+  if (response.status === 401 && !late && !response.url.endsWith("/session")) signedOut.value = true;
   return new ApiError(response.status, error);
 }
 
@@ -31,9 +39,10 @@ export async function call(method, path, body, signal) {
     options.body = JSON.stringify(body);
   }
   pending.value++;
+  const sent = signIns;
   try {
     const response = await fetch(path, options);
-    if (!response.ok) throw await failed(response);
+    if (!response.ok) throw await failed(response, sent);
     return response.status === 204 ? null : await response.json();
   } finally { pending.value--; }
 }
@@ -45,17 +54,19 @@ export async function upload(file, purpose = "assistants") {
   const form = new FormData();
   form.append("file", file);
   form.append("purpose", purpose);
+  const sent = signIns;
   const response = await fetch("/v1/files", { method: "POST", body: form });
-  if (!response.ok) throw await failed(response);
+  if (!response.ok) throw await failed(response, sent);
   return response.json();
 }
 
 /** POST and yield the JSON of every server-sent event until [DONE]. */
 export async function* events(path, body, signal) {
+  const sent = signIns;
   const response = await fetch(path, {
     method: "POST", signal, headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
   });
-  if (!response.ok) throw await failed(response);
+  if (!response.ok) throw await failed(response, sent);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let buffer = "";
   for (;;) {

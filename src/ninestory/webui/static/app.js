@@ -3,7 +3,7 @@ import { render } from "./vendor/preact.js";
 import { useEffect, useState } from "./vendor/hooks.js";
 import { html, Dialog, Empty, Toasts, complain } from "./parts.js";
 import { t } from "./i18n.js";
-import { needsKey, own, pending, signedOut } from "./api.js";
+import { needsKey, own, pending, signedIn, signedOut } from "./api.js";
 import { listen } from "./live.js";
 import { go, route } from "./router.js";
 import { Brand, Rail, Shortcuts, SignIn, TopBar } from "./shell.js";
@@ -69,13 +69,13 @@ function App() {
   if (!session) return null;
   if (!ready) return html`<main class="centre"><div class="door"><div class="brand"><${Brand} /></div>
     <${SignIn} onDone=${ask} /></div></main><${Toasts} />`;
-  const signedIn = () => { signedOut.value = false; listen(); ask(); };
+  const goOn = () => { signedIn(); listen(); ask(); };
   return html`<a class="skip" href="#content">${t("skip")}</a><${Rail} built=${VIEWS} />
     <div class="body"><${TopBar} needsKey=${session.required} />
       <main id="content" tabindex="-1" aria-busy=${!View || pending.value > 0}>
         ${View && html`<${View} query=${query} go=${go} />`}</main></div>
     ${signedOut.value && html`<${Dialog} title=${t("signIn")} onClose=${() => { signedOut.value = false; }}>
-      <${SignIn} onDone=${signedIn} /><//>`}
+      <${SignIn} onDone=${goOn} /><//>`}
     ${help && html`<${Shortcuts} onClose=${() => setHelp(false)} />`}<${Toasts} />`;
 }
 

@@ -32,7 +32,10 @@ onconnect = ({ ports: [port] }) => {
     if (data === "hello") {
       ports.add(port);
       latest.forEach((message) => port.postMessage(message));
-      if (!source) connect();
+      if (source?.readyState !== EventSource.OPEN) { // one that is on its way may have left before the tab signed in
+        disconnect();
+        connect();
+      }
     } else {
       ports.delete(port);
       if (!ports.size) disconnect();
