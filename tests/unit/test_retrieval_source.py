@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 
-from ninestory.core.errors import Damaged, NotFound, TooLarge, Unsupported
+from ninestory.core.errors import Damaged, InvalidRequest, NotFound, TooLarge, Unsupported
+from ninestory.core.paths import Home
 from ninestory.floors.retrieval.chunking.structure import chunk_document
+from ninestory.floors.retrieval.ingest import IngestReport, sync_folder
+from ninestory.floors.retrieval.knowledge_base import create
 from ninestory.floors.retrieval.parsing import parse, text
 from ninestory.floors.retrieval.parsing.isolated import ParserProcess
 from ninestory.floors.retrieval.source import WINDOW_CHARACTERS, kind_of, page_of, picture_of, text_of
+from ninestory.serving.source_reader import SourceReader
 from tests import documents
 
 LINES = [
@@ -105,3 +110,21 @@ def test_the_reading_process_shows_sources_and_outlives_a_bad_one(tmp_path: Path
         assert process.ask("page", path, "a.pdf", 1, [LINES[0]])["boxes"][0]
         assert process.ask("picture", path, "a.pdf", 1).startswith("iVBOR")
         assert process.ask("text", path, "a.pdf", 0)["blocks"][0]["page"] == 1
+
+
+def test_a_file_that_became_a_link_out_of_its_folder_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.txt").write_text("Tea is green.", encoding="utf-8")
+    base, report = create(Home(tmp_path / "home"), "notes", model="test:hashing"), IngestReport()
+    sync_folder(base, tmp_path / "docs", report)
+    (file,) = base.files()
+    reader = SourceReader()
+    try:
+        assert "Tea is green." in str(asyncio.run(reader.text(file, 0)))
+        (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
+        file.path.unlink()
+        file.path.symlink_to(tmp_path / "secret.txt")
+        with pytest.raises(InvalidRequest):
+            asyncio.run(reader.text(file, 0))
+    finally:
+        reader.close()

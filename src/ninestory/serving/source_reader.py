@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from pathlib import Path
 from typing import Any
 
 from fastapi.concurrency import run_in_threadpool
 
 from ninestory.core.errors import NotFound
+from ninestory.core.paths import inside
 from ninestory.floors.retrieval.knowledge_base import KnowledgeFile
 from ninestory.floors.retrieval.parsing.isolated import ParserProcess
 
@@ -38,7 +40,10 @@ class SourceReader:
         self._process.close()
 
     async def _ask(self, operation: str, file: KnowledgeFile, *arguments: Any) -> Any:
-        """Raises NotFound: the file of a synced folder is gone. What the reading raises."""
+        """Raises NotFound: the file of a synced folder is gone. InvalidRequest: it is a link out of that folder now.
+        What the reading raises."""
+        if file.folder:
+            inside(Path(file.folder), file.name)
         if not file.path.is_file():
             raise NotFound(
                 f"{file.name} is no longer where it was read.",
