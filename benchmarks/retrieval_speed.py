@@ -40,7 +40,7 @@ from ninestory.floors.retrieval.parsing import parse
 from ninestory.floors.retrieval.table import ChunkReader, ChunkWriter
 from ninestory.models.resolve import resolve
 from ninestory.runtimes.load import load_engine
-from ninestory.runtimes.protocol import Chunk, EmbeddingRequest, Embeddings, EngineInfo, Request
+from ninestory.runtimes.protocol import Chunk, EmbeddingRequest, Embeddings, EngineInfo, Feed, Request
 from ninestory.serving.routes.system import processor_name
 
 PASSAGES, DIMENSIONS = 100_000, 384
@@ -313,7 +313,7 @@ class DrawnVectors:
 
     info = EngineInfo(model="drawn", runtime="onnx", architecture="drawn", tasks=["embedding"], context=512, slots=1)
 
-    def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
+    def run(self, request: Request, cancel: threading.Event, feed: Feed | None = None) -> Iterator[Chunk]:
         assert isinstance(request, EmbeddingRequest)
         vectors = [np.random.default_rng(zlib.crc32(str(text).encode())).normal(size=8) for text in request.inputs]
         yield Embeddings(vectors=[(v / np.linalg.norm(v)).tolist() for v in vectors], prompt_tokens=1)

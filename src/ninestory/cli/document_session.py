@@ -138,7 +138,7 @@ class DocumentSession:
         from ninestory.models.resolve import resolve
 
         if self._chat is not None:
-            return self._chat.info.context
+            return self._chat.info.context or 4096
         return self._settings.context or min(resolve(self._model, Home.default()).context or 4096, 4096)
 
     def _engine(self, model: str) -> Engine:

@@ -86,7 +86,7 @@ def perplexity(
             return [value for chunk in chunks if isinstance(chunk, Scores) for value in chunk.values]
 
         # a character is a token at the worst (three, in a vocabulary without it)
-        found = measure(content, score, window=max(100, loaded.info.context // 4))
+        found = measure(content, score, window=max(100, (loaded.info.context or 0) // 4))
     if as_json:
         print_json(dataclasses.asdict(found))
         return

@@ -114,7 +114,7 @@ def _answers(name: str, model: ChatModel, asked: list[Question], max_tokens: int
 
 
 def _judging(model: ChatModel, longest: int, seed: int) -> Ask:
-    longest = min(longest, model.info.context // 2 or longest)  # a remote model tells no context
+    longest = min(longest, (model.info.context or 0) // 2 or longest)  # a remote model tells no context
 
     def ask(messages: list[dict[str, str]], temperature: float) -> str:
         return model.chat(messages, temperature=temperature, max_tokens=longest, seed=seed).text

@@ -28,11 +28,13 @@ from ninestory.core.paths import Home
 from ninestory.models.reference import parse_reference
 from ninestory.models.resolve import resolve
 from ninestory.models.resolved import ResolvedModel
-from ninestory.runtimes.protocol import REQUESTS, Engine
+from ninestory.runtimes.protocol import REQUEST_KINDS, Engine
 from ninestory.serving.frames import FrameProtocol, Kind, encode
 
 _PR_SET_PDEATHSIG = 1
-_REQUESTS: dict[str, pydantic.TypeAdapter[Any]] = {kind: pydantic.TypeAdapter(cls) for kind, cls in REQUESTS.items()}
+_REQUESTS: dict[str, pydantic.TypeAdapter[Any]] = {
+    kind: pydantic.TypeAdapter(registered.request) for kind, registered in REQUEST_KINDS.items()
+}
 
 
 class Worker:

@@ -12,6 +12,7 @@ from typing import Any
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Cancelled, InvalidRequest, Unsupported
 from ninestory.core.paths import Home
+from ninestory.core.tasks import Task
 from ninestory.models.convert.lora_gguf import adapter_gguf
 from ninestory.models.gguf_reader import GgufFile, read_gguf
 from ninestory.models.resolved import ResolvedModel
@@ -29,6 +30,7 @@ from ninestory.runtimes.protocol import (
     EmbeddingRequest,
     Embeddings,
     EngineInfo,
+    Feed,
     Finished,
     Generation,
     Prefill,
@@ -46,13 +48,14 @@ from ninestory.runtimes.protocol import (
 )
 from ninestory.runtimes.reasoning import ThinkingSplitter
 from ninestory.runtimes.threads import free_processors
+from ninestory.runtimes.tool_calling import answer_or_call
 
 DEFAULT_CONTEXT = 4096
 _FORCING_BIAS = 1000.0  # logits differ by some tens
-_TASKS = {
-    "chat": ["chat", "completion", "tokenize", "score"],
-    "embedding": ["embedding", "tokenize"],
-    "rerank": ["rerank", "tokenize"],
+_TASKS: dict[str, list[Task]] = {
+    "chat": ["chat", "completion", "score"],
+    "embedding": ["embedding"],
+    "rerank": ["rerank"],
 }
 _RANDOM_SEED = 0xFFFFFFFF  # llama.cpp's word for "draw one"
 
@@ -70,7 +73,7 @@ class LlamaCppEngine:
             raise Unsupported(f"{model.reference} has no file to open.")
         file = read_gguf(model.path)
         trained = int(file.field("context_length", DEFAULT_CONTEXT))
-        context = settings.context or min(trained, DEFAULT_CONTEXT)
+        self._context = context = settings.context or min(trained, DEFAULT_CONTEXT)
         embeds = model.task in ("embedding", "rerank")
         slots = 1 if embeds else max(1, settings.slots)
         threads = settings.threads or free_processors()
@@ -93,6 +96,7 @@ class LlamaCppEngine:
             runtime="llamacpp",
             architecture=file.architecture,
             tasks=_TASKS[model.task],
+            tokenizes=True,
             context=context,
             slots=slots,
             template=form.id if form else "",
@@ -103,8 +107,8 @@ class LlamaCppEngine:
             notes=[*model.notes, f"llama.cpp with {threads} thread(s), {slots} slot(s) of {context} tokens"],
         )
 
-    def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
-        answers: dict[str, Handler] = {
+    def run(self, request: Request, cancel: threading.Event, feed: Feed | None = None) -> Iterator[Chunk]:
+        handlers: dict[str, Handler] = {
             "chat": self._chat,
             "completion": self._complete,
             "embedding": self._embed,
@@ -112,7 +116,7 @@ class LlamaCppEngine:
             "score": self._score,
             "tokenize": self._tokenize,
         }
-        return dispatch(self, answers, request, cancel, self._prompts)
+        return dispatch(self, handlers, request, cancel, feed)
 
     def close(self) -> None:
         self._library.close()
@@ -120,6 +124,11 @@ class LlamaCppEngine:
     # --- one function a kind of request -------------------------------------------------------------------------
 
     def _chat(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
+        if request.tools and request.tool_choice != "none":
+            return answer_or_call(self, self._prompts, request, cancel)
+        return self._answer(request, cancel)
+
+    def _answer(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
         prompt = self._prompts.chat(request)
         ends = [*prompt.stops, *self._prompts.spellings(prompt.stop_ids)]
         choices = [
@@ -242,7 +251,7 @@ class LlamaCppEngine:
         """The request in llama.cpp's words. It ignores what it does not know, so nothing doubtful is passed on."""
         sampling = request.sampling
         self._prompts.check_ids(list(sampling.logit_bias), "logit_bias")
-        room = self.info.context - len(prompt.ids)
+        room = self._context - len(prompt.ids)
         marks = self._prompts.spellings(prompt.stop_ids)
         stops = list(dict.fromkeys([*request.stop, *prompt.stops, *marks]))
         body: dict[str, Any] = {
@@ -255,7 +264,7 @@ class LlamaCppEngine:
             "preserved_tokens": marks,  # special tokens have no text otherwise, and no stop string would be met
             "verbose": bool(stops),  # the only way to learn which stop string was met
             "seed": seed % _RANDOM_SEED,
-            "repeat_last_n": self.info.context,
+            "repeat_last_n": self._context,
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
             "logit_bias": [[token, bias] for token, bias in sampling.logit_bias.items()],

@@ -21,6 +21,7 @@ from ninestory.runtimes.protocol import (
     Chunk,
     CompletionRequest,
     EngineInfo,
+    Feed,
     Finished,
     Generation,
     Request,
@@ -35,6 +36,7 @@ from ninestory.runtimes.protocol import (
 from ninestory.runtimes.reasoning import ThinkingSplitter
 from ninestory.runtimes.text_stream import TextStream
 from ninestory.runtimes.threads import free_processors
+from ninestory.runtimes.tool_calling import answer_or_call
 from ninestory.runtimes.torch.answer import Answer, Score
 from ninestory.runtimes.torch.batch import Batch
 from ninestory.runtimes.torch.constraint import Grammars
@@ -70,6 +72,7 @@ class TorchEngine:
         threads = settings.threads or free_processors()
         self._tokenizer = tokenizer
         self._rule = default_rule(model)
+        self._context = context
         self._prompts = TorchPrompts(
             model, tokenizer, context=context, vocabulary=decoder.vocabulary, template=settings.template
         )
@@ -81,7 +84,8 @@ class TorchEngine:
             model=model.reference,
             runtime="torch",
             architecture=model.architecture,
-            tasks=["chat", "completion", "tokenize", "score"],
+            tasks=["chat", "completion", "score"],
+            tokenizes=True,
             context=context,
             slots=slots,
             template=form.id if form else "",
@@ -97,14 +101,14 @@ class TorchEngine:
             ],
         )
 
-    def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
-        answers: dict[str, Handler] = {
+    def run(self, request: Request, cancel: threading.Event, feed: Feed | None = None) -> Iterator[Chunk]:
+        handlers: dict[str, Handler] = {
             "chat": self._chat,
             "completion": self._complete,
             "score": self._score,
             "tokenize": self._tokenize,
         }
-        return dispatch(self, answers, request, cancel, self._prompts)
+        return dispatch(self, handlers, request, cancel, feed)
 
     def close(self) -> None:
         self._batch.close()
@@ -112,6 +116,11 @@ class TorchEngine:
     # --- one function a kind of request -------------------------------------------------------------------------
 
     def _chat(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
+        if request.tools and request.tool_choice != "none":
+            return answer_or_call(self, self._prompts, request, cancel)
+        return self._answer(request, cancel)
+
+    def _answer(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
         prompt = self._prompts.chat(request)
         streams = [
             TextStream(
@@ -205,7 +214,7 @@ class TorchEngine:
         self._prompts.check_ids(list(request.sampling.logit_bias), "logit_bias")
         self._check_adapters(request)
         rule = settled(request.sampling, self._rule)
-        room = self.info.context - len(prompt.ids)
+        room = self._context - len(prompt.ids)
         return [
             Answer(
                 prompt.ids,
