@@ -59,7 +59,7 @@ def _engine(family: str, *, slots: int = SLOTS, int8: bool = False, template: st
             path=Path("tiny"),  # nothing is read from it
             format="safetensors",
             architecture=family,
-            task="chat",
+            tasks=("chat",),
             context=512,
         ),
         RuntimeSettings(threads=1, template=template),

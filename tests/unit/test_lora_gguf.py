@@ -133,7 +133,7 @@ def engine(tower: Tower, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NINESTORY_HOME", str(tmp_path_factory.mktemp("home")))
         model = ResolvedModel(
-            reference="tiny", path=tower.gguf, format="gguf", architecture="llama", task="chat", context=256,
+            reference="tiny", path=tower.gguf, format="gguf", architecture="llama", tasks=("chat",), context=256,
             adapters=[
                 ResolvedAdapter(name="everything", path=tower.adapters["everything"]),
                 ResolvedAdapter(name="patterns", path=tower.adapters["patterns"], weight=0.0),

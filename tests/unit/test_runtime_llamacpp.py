@@ -465,7 +465,9 @@ def test_close_ends_running_requests_and_removes_the_socket() -> None:
 def test_a_file_that_is_no_gguf_never_reaches_native_code(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(64))
-    model = ResolvedModel(reference=str(broken), path=broken, format="gguf", architecture="", task="chat", context=0)
+    model = ResolvedModel(
+        reference=str(broken), path=broken, format="gguf", architecture="", tasks=("chat",), context=0
+    )
     with pytest.raises(Exception, match="version"):
         LlamaCppEngine(model, RuntimeSettings(threads=1))
 

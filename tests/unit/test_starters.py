@@ -272,9 +272,9 @@ def test_an_installed_speech_model_is_not_loaded_as_a_language_model(home: Home,
     from ninestory.runtimes.load import choose_runtime
 
     model = ResolvedModel(
-        reference="starter:hibari-tts", path=tmp_path, format="onnx", architecture="x", task="other", context=0
+        reference="starter:hibari-tts", path=tmp_path, format="onnx", architecture="x", tasks=(), context=0
     )
-    with pytest.raises(Unsupported, match="no language or embedding model"):
+    with pytest.raises(Unsupported, match="no runtime here opens it"):
         choose_runtime(model, RuntimeSettings())
 
 

@@ -20,3 +20,20 @@ Task = Literal[
     "speak",
 ]
 TASKS: tuple[Task, ...] = get_args(Task)
+
+# The command that uses a model for a task.
+VERBS: dict[Task, str] = {
+    "chat": "chat",
+    "completion": "chat",
+    "score": "evaluate",
+    "embedding": "kb",
+    "rerank": "kb",
+    "caption": "look",
+    "match": "look",
+    "image": "draw",
+    "upscale": "draw",
+    "transcribe": "transcribe",
+    "align": "align",
+    "identify_language": "identify",
+    "speak": "speak",
+}

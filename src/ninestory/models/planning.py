@@ -9,9 +9,10 @@ from typing import Literal
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import NotFound
 from ninestory.core.paths import Home
-from ninestory.models.catalogue import Variant, find
+from ninestory.models import kinds
+from ninestory.models.catalogue import System, Variant, find
 from ninestory.models.gguf_reader import read_gguf
-from ninestory.models.plan import DEFAULT_CONTEXT, Plan, plan, plan_shape, shape_of
+from ninestory.models.plan import DEFAULT_CONTEXT, Plan, plan, plan_shape, plan_weights, shape_of
 from ninestory.models.plan_tuning import UNGATED, TunedShape, TuningJob, TuningPlan, plan_tuning
 from ninestory.models.reference import parse_reference
 from ninestory.models.resolve import read_config, resolve
@@ -35,7 +36,7 @@ def plans_for(reference: str, settings: RuntimeSettings, home: Home) -> list[Pla
         return first
     system = find(ref.source)
     variants = sorted(system.variants, key=lambda v: v.name != ref.quant)
-    planned = [_planned(system.name, v, settings, system.context) for v in variants if v.nbytes]
+    planned = [_planned(system, v, settings) for v in variants if v.nbytes]
     plans = first + [p for p in planned if not first or p.model != first[0].model]
     if not plans:
         raise NotFound(
@@ -99,12 +100,16 @@ def _packing(model: ResolvedModel) -> Literal["", "nf4", "gptq"]:
     return "nf4" if described.get("load_in_4bit") else "gptq"
 
 
-def _planned(system: str, variant: Variant, settings: RuntimeSettings, context: int) -> Plan:
-    name = f"{system}:{variant.name}"
+def _planned(system: System, variant: Variant, settings: RuntimeSettings) -> Plan:
+    name = f"{system.name}:{variant.name}"
+    tasks = kinds.tasks_of_family(system.family)
+    if "chat" not in tasks:
+        return plan_weights(name, tasks, variant.nbytes)
     runtime = "llamacpp" if variant.format == "gguf" else "torch"
-    tokens = settings.context or min(context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    tokens = settings.context or min(system.context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
     if variant.shape is None:
-        return Plan(name, runtime, tokens, settings.slots, 0, variant.nbytes, 0, 0, notes=["cache not known"])
+        made = plan_weights(name, tasks, variant.nbytes)
+        return dataclasses.replace(made, runtime=runtime, context=tokens, notes=["the cache's size is not known"])
     weights = variant.nbytes
     if runtime == "torch" and not variant.quant and settings.dtype in ("", "float32"):
         weights *= 2  # published in 16 bit, run in float32 on a CPU

@@ -11,6 +11,7 @@ from typing import Literal
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Unsupported
 from ninestory.core.extras import require
+from ninestory.core.tasks import VERBS
 from ninestory.models.adapter_base import check_adapter_bases
 from ninestory.models.resolved import ResolvedModel
 from ninestory.runtimes.protocol import Engine
@@ -25,11 +26,13 @@ def choose_runtime(model: ResolvedModel, settings: RuntimeSettings) -> RuntimeNa
         Unsupported: the model is of another floor (speech, pictures) or an adapter alone, or `settings.runtime` names
             a runtime that cannot open these files.
     """
-    if model.task == "other":
+    if not {"chat", "embedding", "rerank"} & set(model.tasks):
+        verb = f"'ninestory {VERBS[model.tasks[0]]}'" if model.tasks else "BASE+ADAPTER"
         raise Unsupported(
-            f"{model.reference} is no language or embedding model; it cannot be loaded by itself.",
-            hint="A speech or picture model is used by its floor's verb, an adapter as BASE+ADAPTER.",
-            hint_zh="语音或图像模型由对应楼层的命令使用；适配器请写成 基座+适配器。",
+            f"{model.reference} ({model.architecture}) is for {', '.join(model.tasks) or 'use on a base'}; "
+            "no runtime here opens it.",
+            hint=f"It is used by {verb}.",
+            hint_zh=f"请通过 {verb} 使用。",
             param="model",
         )
     natural: RuntimeName = {"gguf": "llamacpp", "onnx": "onnx", "remote": "remote"}.get(model.format, "torch")  # type: ignore[assignment]
