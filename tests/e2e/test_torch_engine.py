@@ -28,6 +28,7 @@ from ninestory.runtimes.protocol import (  # noqa: E402
     Prefill,
     Request,
     Sampling,
+    ScoreItem,
     ScoreRequest,
     Scores,
     Started,
@@ -298,9 +299,9 @@ def test_a_score_is_the_log_probability_of_each_token(engine: TorchEngine) -> No
     ids = ByteTokenizer().encode(context + text)
     with torch.inference_mode():
         wanted = build("llama")(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-    scores = one(run(engine, ScoreRequest(context=context, text=text)), Scores)
+    scores = one(run(engine, ScoreRequest(items=[ScoreItem(context=context, continuations=[text])])), Scores)
     due = [float(wanted[i - 1, ids[i]]) for i in range(70, 150)]
-    assert scores.values == pytest.approx(due, abs=1e-4) and scores.prompt_tokens == 150
+    assert scores.values[0][0] == pytest.approx(due, abs=1e-4) and scores.prompt_tokens == 150
 
 
 # --- leaving and refusing ----------------------------------------------------------------------------------------
@@ -361,7 +362,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(engine: TorchEngine) -> None
         (CompletionRequest(prompt=[1, 9999]), InvalidRequest, "9999"),
         (CompletionRequest(prompt=""), InvalidRequest, "empty"),
         (complete("z", adapters={"mine": 1.0}), Unsupported, "mine"),
-        (ScoreRequest(context="", text=""), InvalidRequest, "text"),
+        (ScoreRequest(items=[ScoreItem(context="", continuations=[""])]), InvalidRequest, "something before"),
     ]
     for request, kind, words in refused:
         with pytest.raises(kind, match=words):
@@ -386,8 +387,8 @@ def test_a_fault_of_one_request_is_not_its_neighbours(engine: TorchEngine) -> No
 def test_int8_is_close_to_float32_and_keeps_the_promise() -> None:
     engine, exact = _engine("llama", int8=True), _engine("llama", slots=1)
     try:
-        score = ScoreRequest(context=LONG[:70], text=LONG[70:150])
-        ours, wanted = (one(run(e, score), Scores).values for e in (engine, exact))
+        score = ScoreRequest(items=[ScoreItem(context=LONG[:70], continuations=[LONG[70:150]])])
+        ours, wanted = (one(run(e, score), Scores).values[0][0] for e in (engine, exact))
         difference = sum(abs(a - b) for a, b in zip(ours, wanted, strict=True)) / len(wanted)
         assert 0 < difference < 0.05 * -sum(wanted) / len(wanted)
         request = complete(LONG[:90], max_tokens=20, seed=7, logprobs=0)

@@ -35,6 +35,7 @@ from ninestory.runtimes.protocol import (
     Prefill,
     Request,
     Sampling,
+    ScoreItem,
     ScoreRequest,
     Scores,
     Started,
@@ -66,7 +67,7 @@ def starter(task: Any = "chat") -> ResolvedModel:
     assert spec is not None and spec.submodule_search_locations is not None
     path = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
     return ResolvedModel(
-        reference="starter:smollm2-135m", path=path, format="gguf", architecture="llama", task=task, context=8192
+        reference="starter:smollm2-135m", path=path, format="gguf", architecture="llama", tasks=(task,), context=8192
     )
 
 
@@ -362,12 +363,16 @@ def test_logit_bias_forbids_a_token(engine: LlamaCppEngine) -> None:
 def test_a_score_is_the_sum_that_generation_reports(engine: LlamaCppEngine) -> None:
     chunks = run(engine, complete("The capital of France is", logprobs=0, max_tokens=3))
     entries = [e for c in chunks if isinstance(c, Text) for e in c.logprobs]
-    [scores] = run(engine, ScoreRequest(context="The capital of France is", text=text_of(chunks)))
+    [scores] = run(
+        engine, ScoreRequest(items=[ScoreItem(context="The capital of France is", continuations=[text_of(chunks)])])
+    )
     assert isinstance(scores, Scores)
-    assert scores.values == pytest.approx([e.logprob for e in entries], abs=1e-3)
-    [worse] = run(engine, ScoreRequest(context="The capital of France is", text=" banana"))
+    assert scores.values[0][0] == pytest.approx([e.logprob for e in entries], abs=1e-3)
+    [worse] = run(
+        engine, ScoreRequest(items=[ScoreItem(context="The capital of France is", continuations=[" banana"])])
+    )
     assert isinstance(worse, Scores)
-    assert sum(worse.values) < sum(scores.values)
+    assert sum(worse.values[0][0]) < sum(scores.values[0][0])
 
 
 def test_cancel_in_decoding_ends_the_request_and_frees_the_slot(engine: LlamaCppEngine) -> None:

@@ -71,7 +71,7 @@ def perplexity(
 ) -> None:
     """How well a model predicts a text; compare a model before and after tuning or quantising."""
     from ninestory.evaluation.perplexity import measure
-    from ninestory.runtimes.protocol import ScoreRequest, Scores
+    from ninestory.runtimes.protocol import ScoreItem, ScoreRequest, Scores
 
     try:
         content = text.expanduser().read_text(encoding="utf-8")
@@ -82,8 +82,8 @@ def perplexity(
     with _open(model, context) as loaded:
 
         def score(piece: str) -> list[float]:
-            chunks = loaded.run(ScoreRequest(context="", text=piece))
-            return [value for chunk in chunks if isinstance(chunk, Scores) for value in chunk.values]
+            chunks = loaded.run(ScoreRequest(items=[ScoreItem(context="", continuations=[piece])]))
+            return [value for chunk in chunks if isinstance(chunk, Scores) for value in chunk.values[0][0]]
 
         # a character is a token at the worst (three, in a vocabulary without it)
         found = measure(content, score, window=max(100, (loaded.info.context or 0) // 4))

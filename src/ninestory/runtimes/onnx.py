@@ -20,6 +20,7 @@ from ninestory.runtimes.protocol import (
     Chunk,
     EmbeddingRequest,
     Embeddings,
+    Engine,
     EngineInfo,
     Feed,
     Relevance,
@@ -136,6 +137,15 @@ class OnnxEmbeddingEngine:
             )
         encoded = self._tokenizer.encode(request.text)
         yield Tokens(ids=encoded.ids, pieces=encoded.tokens)
+
+
+def open_engine(model: ResolvedModel, settings: RuntimeSettings) -> Engine:
+    """A converted folder as an engine: a cross-encoder where it only reranks, else a sentence encoder."""
+    if "embedding" in model.tasks:
+        return OnnxEmbeddingEngine(model, settings)
+    from ninestory.runtimes.onnx_reranker import OnnxReranker
+
+    return OnnxReranker(model, settings)
 
 
 def open_folder(model: ResolvedModel, settings: RuntimeSettings) -> tuple[dict[str, Any], Any, Any, int]:

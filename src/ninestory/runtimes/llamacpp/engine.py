@@ -182,16 +182,24 @@ class LlamaCppEngine:
         yield Tokens(ids=[i for i, _ in pairs], pieces=[piece for _, piece in pairs])
 
     def _score(self, request: ScoreRequest, cancel: threading.Event) -> Iterator[Chunk]:
+        values: list[list[list[float]]] = []
+        greedy: list[list[bool]] = []
+        tokens = 0
+        for item in request.items:
+            pairs = self._prompts.scored(item)
+            scored = [self._score_tokens(before, targets, cancel) for before, targets in pairs]
+            values.append([logprobs for logprobs, _ in scored])
+            greedy.append([likeliest for _, likeliest in scored])
+            tokens += sum(len(before) + len(targets) for before, targets in pairs)
+        yield Scores(values=values, greedy=greedy, prompt_tokens=tokens)
+
+    def _score_tokens(self, ids: list[int], targets: list[int], cancel: threading.Event) -> tuple[list[float], bool]:
         """One decode step a token: the token is forced, and its log-probability read before the forcing.
 
         llama.cpp reports none for a token that ends inside a character; such texts are refused.
         """
-        ids = self._prompts.text(request.context) or ([self._prompts.bos_id] if self._prompts.bos_id >= 0 else [])
-        targets = self._prompts.encode_segments([(request.text, False)])
-        if not ids or not targets:
-            raise InvalidRequest("A score needs a text, and something before it.", param="text")
-        self._prompts.check_fits(len(ids) + len(targets), CompletionRequest(prompt="", max_tokens=0))
         values: list[float] = []
+        greedy = True
         for target in targets:
             body = self._body(Prompt(ids), CompletionRequest(prompt="", max_tokens=1), seed=0)
             body |= {"temperature": 0.0, "logit_bias": [[target, _FORCING_BIAS]], "n_probs": 1, "stream": False}
@@ -203,11 +211,12 @@ class LlamaCppEngine:
                         f"Token {len(values)} of the text is a part of a character, which llama.cpp does not score.",
                         hint="Use the model in safetensors form (the torch runtime).",
                         hint_zh="请改用 safetensors 格式的模型（torch 运行时）。",
-                        param="text",
+                        param="items",
                     )
                 values.append(entries[0]["logprob"])
+                greedy = greedy and entries[0]["top_logprobs"][0]["id"] == target
             ids = [*ids, target]
-        yield Scores(values=values, prompt_tokens=len(ids))
+        return values, greedy
 
     # --- generation ---------------------------------------------------------------------------------------------
 

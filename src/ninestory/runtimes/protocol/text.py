@@ -167,12 +167,23 @@ class TokenizeRequest(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreItem:
+    """One context and the texts that may follow it; token ids are taken as they are."""
+
+    context: str | list[int]
+    continuations: list[str] | list[list[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreRequest(Request):
-    """Log-probability of each token of `text` after `context` (perplexity, judging, reranking by a causal model)."""
+    """Log-probability of each token of each continuation (perplexity, multiple choice, judging). Items are independent.
+
+    A text is tokenised together with its context and cut where the context alone ends (as lm-evaluation-harness does);
+    spaces at the end of a context belong to what follows.
+    """
 
     kind: ClassVar[str] = "score"
-    context: str
-    text: str
+    items: list[ScoreItem]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,11 +309,19 @@ class Tokens(Chunk):
 
 @dataclass(frozen=True, kw_only=True)
 class Scores(Chunk):
-    """`values`: the log-probability of each token of the text."""
+    """Answer to a ScoreRequest.
+
+    Attributes:
+        values: natural log-probabilities, [item][continuation][token].
+        greedy: whether each token was the model's likeliest, all through the continuation, [item][continuation].
+        prompt_tokens: of all contexts and continuations as they were read; `cached_tokens` of them were not computed.
+    """
 
     kind: str = "scores"
-    values: list[float]
+    values: list[list[list[float]]]
+    greedy: list[list[bool]]
     prompt_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ninestory.core.config import RuntimeSettings
-from ninestory.core.errors import Cancelled, InvalidRequest, Unsupported
+from ninestory.core.errors import Cancelled, Unsupported
 from ninestory.models.resolved import ResolvedModel
 from ninestory.runtimes.dispatch import Handler, dispatch
 from ninestory.runtimes.prompts import Prompt
@@ -153,16 +153,23 @@ class TorchEngine:
         yield Tokens(ids=ids, pieces=pieces)
 
     def _score(self, request: ScoreRequest, cancel: threading.Event) -> Iterator[Chunk]:
-        before = [*self._prompts.text(request.context), *self._prompts.suffix_ids]
-        targets = self._prompts.encode_segments([(request.text, False)])
-        if not before or not targets:
-            raise InvalidRequest("A score needs a text, and something before it.", param="text")
-        self._prompts.check_fits(len(before) + len(targets), CompletionRequest(prompt="", max_tokens=0))
         running = _Requested(cancel)
-        job = Score([*before, *targets], len(before), cancelled=running.cancelled, finished=running.left)
-        for _ in running.run(self._batch, [job]):
+        jobs = [
+            [
+                Score([*before, *targets], len(before), cancelled=running.cancelled, finished=running.left)
+                for before, targets in self._prompts.scored(item)
+            ]
+            for item in request.items
+        ]
+        flat = [job for item in jobs for job in item]
+        for _ in running.run(self._batch, flat):
             pass
-        yield Scores(values=job.values, prompt_tokens=len(job.prompt))
+        yield Scores(
+            values=[[job.values for job in item] for item in jobs],
+            greedy=[[job.greedy for job in item] for item in jobs],
+            prompt_tokens=sum(len(job.prompt) for job in flat),
+            cached_tokens=sum(job.reused for job in flat),
+        )
 
     # --- generation ---------------------------------------------------------------------------------------------
 
