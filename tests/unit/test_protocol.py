@@ -110,7 +110,7 @@ def test_a_request_crosses_as_json(request_: Request) -> None:
 
 @pytest.mark.parametrize("chunk", CHUNKS, ids=lambda c: c.kind)
 def test_a_chunk_crosses_as_json(chunk: Chunk) -> None:
-    assert chunk_from_dict(orjson.loads(orjson.dumps(chunk))) == chunk
+    assert chunk_from_dict(orjson.loads(orjson.dumps(chunk.wire()))) == chunk
 
 
 def test_every_task_is_a_kind_of_request_and_every_kind_and_chunk_is_in_the_lists_above() -> None:

@@ -15,7 +15,7 @@ from ninestory.core.config import Loaded, Settings
 from ninestory.core.paths import Home
 from ninestory.core.state import State
 from ninestory.jobs.store import JobStore
-from ninestory.runtimes.protocol import Request
+from ninestory.runtimes.protocol import Chunk, Request
 from ninestory.serving.guard import KeyCheck
 from ninestory.serving.knowledge import KnowledgeReader
 from ninestory.serving.metrics import Metrics
@@ -46,7 +46,7 @@ class GatewayContext:
     def settings(self) -> Settings:
         return self.loaded_settings.settings
 
-    def ask(self, request: HttpRequest, model: str, engine_request: Request) -> AsyncIterator[dict[str, Any]]:
+    def ask(self, request: HttpRequest, model: str, engine_request: Request) -> AsyncIterator[Chunk]:
         """The chunks of a model's engine for this HTTP request: under its id, counted, ended when the client goes."""
         engine_request = dataclasses.replace(engine_request, request_id=request.state.request_id)
         return until_gone(request, self.metrics.observed(model, self.pool.run(model, engine_request)))

@@ -31,7 +31,7 @@ from ninestory.floors.retrieval.hits import Hit
 from ninestory.floors.retrieval.knowledge_base import open_base
 from ninestory.floors.retrieval.rerank import searched_text
 from ninestory.floors.retrieval.web_search import search_web
-from ninestory.runtimes.protocol import ChatRequest
+from ninestory.runtimes.protocol import ChatRequest, Chunk, Finished, Started, Text, ToolCallDelta, Usage
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.knowledge import embed, find
 from ninestory.serving.routes.vector_stores_schemas import FileSearchTool
@@ -45,7 +45,7 @@ class FileAnswer:
 
     query: str
     prepared: Prepared
-    chunks: AsyncIterator[dict[str, Any]]
+    chunks: AsyncIterator[Chunk]
 
     def call_item(self, with_results: bool) -> dict[str, Any]:
         """The `file_search_call` of a response."""
@@ -109,7 +109,7 @@ def file_search_of(tools: Sequence[Any]) -> FileSearchTool | None:
 
 async def answered(
     context: GatewayContext, request: Request, model: str, chat: ChatRequest, tool: FileSearchTool | None
-) -> tuple[AsyncIterator[dict[str, Any]], FileAnswer | None]:
+) -> tuple[AsyncIterator[Chunk], FileAnswer | None]:
     """The chunks of an answer, and what was found for it when it is from vector stores."""
     if tool is None:
         return context.ask(request, model, chat), None
@@ -123,7 +123,7 @@ async def answered(
 
 async def _function_calls(
     context: GatewayContext, request: Request, model: str, chat: ChatRequest
-) -> AsyncIterator[dict[str, Any]] | None:
+) -> AsyncIterator[Chunk] | None:
     """The answer's chunks if it calls a function; None as soon as it says something instead."""
     if not chat.tools or chat.tool_choice == "none":
         return None
@@ -131,15 +131,15 @@ async def _function_calls(
     held = []
     async for chunk in chunks:
         held.append(chunk)
-        if chunk["kind"] == "tool_call":
+        if isinstance(chunk, ToolCallDelta):
             return _resumed(held, chunks)
-        if chunk["kind"] == "text" and chunk["text"].strip() and not chunk["reasoning"]:
+        if isinstance(chunk, Text) and chunk.text.strip() and not chunk.reasoning:
             break
     await chunks.aclose()  # type: ignore[attr-defined]
     return None
 
 
-async def _resumed(held: list[dict[str, Any]], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+async def _resumed(held: list[Chunk], rest: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
     for chunk in held:
         yield chunk
     async for chunk in rest:
@@ -170,12 +170,12 @@ async def answer_from_files(
     )
     if tool.web_search:
         hits = await _with_web(context, request, tool, query, vector, hits)
-    info = context.pool.engine_info(model) or {}
+    info = context.pool.engine_info(model)
     prepared = prepare(
         question,
         tool.kept(hits),
         threshold=threshold,
-        context_tokens=info.get("context") or context.settings.runtime.context or _DEFAULT_CONTEXT,
+        context_tokens=(info.context if info else 0) or context.settings.runtime.context or _DEFAULT_CONTEXT,
         mode=tool.answer_mode,
         writes=writes_answers(model),
         history=history,
@@ -210,7 +210,7 @@ async def _standing_alone(
         return f"{before[-1]} {question}" if before else question
     reply = ""
     async for chunk in context.ask(request, model, rewrite):
-        reply += chunk["text"] if chunk["kind"] == "text" and not chunk["reasoning"] else ""
+        reply += chunk.text if isinstance(chunk, Text) and not chunk.reasoning else ""
     return standalone(reply, question)
 
 
@@ -235,10 +235,9 @@ def _embedding_model(context: GatewayContext, store: str) -> str:
     return model
 
 
-async def _written_here(text: str) -> AsyncIterator[dict[str, Any]]:
+async def _written_here(text: str) -> AsyncIterator[Chunk]:
     """The chunks an engine would give for a text."""
-    yield {"kind": "started", "seed": None, "template": "", "dropped_messages": 0}
-    yield {"kind": "text", "index": 0, "text": text, "reasoning": False, "logprobs": []}
-    yield {"kind": "finished", "index": 0, "reason": "stop", "stop": None}
-    counts = dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"), 0)
-    yield {"kind": "usage", **counts, "prefill_seconds": 0.0, "decode_seconds": 0.0}
+    yield Started(seed=None)
+    yield Text(text=text)
+    yield Finished(reason="stop")
+    yield Usage(prompt_tokens=0)

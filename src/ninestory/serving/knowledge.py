@@ -18,7 +18,7 @@ from ninestory.floors.retrieval.filters import chosen_files
 from ninestory.floors.retrieval.hits import Hit, SearchOptions, merged
 from ninestory.floors.retrieval.knowledge_base import check_one_model, lowest_threshold, open_base
 from ninestory.floors.retrieval.rerank import CANDIDATES, LATE, reranked, searched_text
-from ninestory.runtimes.protocol import EmbeddingRequest, RerankRequest
+from ninestory.runtimes.protocol import EmbeddingRequest, Embeddings, Relevance, RerankRequest
 
 _LINE_BYTES = 64 << 20
 _CALL_SECONDS = 120.0
@@ -100,7 +100,7 @@ async def embed(context: Any, request: Request, model: str, texts: Sequence[str]
     vectors: list[list[float]] = []
     try:
         async for chunk in context.ask(request, model, EmbeddingRequest(inputs=list(texts), role=role)):
-            vectors += chunk["vectors"] if chunk["kind"] == "embeddings" else []
+            vectors += chunk.vectors if isinstance(chunk, Embeddings) else []
     except NinestoryError as error:
         if error.param != "input_type" or not role:
             raise
@@ -116,7 +116,7 @@ async def relevance(context: Any, request: Request, model: str, query: str, text
     """
     values: list[float] = []
     async for chunk in context.ask(request, model, RerankRequest(query=query, documents=list(texts))):
-        values += chunk["values"] if chunk["kind"] == "relevance" else []
+        values += chunk.values if isinstance(chunk, Relevance) else []
     return values
 
 

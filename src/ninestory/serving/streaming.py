@@ -11,6 +11,7 @@ from fastapi import Request
 from starlette.responses import StreamingResponse
 
 from ninestory.core.errors import Cancelled, NinestoryError
+from ninestory.runtimes.protocol import Chunk
 from ninestory.serving.errors import error_body, internal_error
 
 DONE = b"data: [DONE]\n\n"
@@ -22,10 +23,10 @@ def event(data: Any, name: str | None = None) -> bytes:
     return head + b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-async def until_gone(request: Request, chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+async def until_gone(request: Request, chunks: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
     """The same chunks, ended by `Cancelled` as soon as the client is gone, in a silent prefill too."""
     gone = asyncio.ensure_future(_disconnected(request))
-    pull: asyncio.Future[dict[str, Any]] | None = None
+    pull: asyncio.Future[Chunk] | None = None
     try:
         while True:
             pull = asyncio.ensure_future(anext(chunks))

@@ -35,6 +35,10 @@ class Chunk:
 
     kind: str
 
+    def wire(self) -> Any:
+        """What is written as JSON to cross a socket; `from_dict` is the way back."""
+        return self
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild a chunk that crossed a socket as JSON. Chunks that hold other dataclasses override this."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
@@ -295,9 +297,28 @@ class Usage(Chunk):
 
 @dataclass(frozen=True, kw_only=True)
 class Embeddings(Chunk):
+    """One vector a text. They cross a socket as float32 in base64: a third of the bytes of figures, and exact."""
+
     kind: str = "embeddings"
     vectors: list[list[float]]
     prompt_tokens: int
+
+    def wire(self) -> dict[str, Any]:
+        flat = array("f", [value for vector in self.vectors for value in vector])
+        return {
+            "kind": self.kind,
+            "count": len(self.vectors),
+            "float32": base64.b64encode(flat.tobytes()).decode("ascii"),
+            "prompt_tokens": self.prompt_tokens,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        flat = array("f")
+        flat.frombytes(base64.b64decode(data["float32"]))
+        size = len(flat) // max(1, data["count"])
+        vectors = [flat[size * i : size * (i + 1)].tolist() for i in range(data["count"])]
+        return cls(vectors=vectors, prompt_tokens=data["prompt_tokens"])
 
 
 @dataclass(frozen=True, kw_only=True)

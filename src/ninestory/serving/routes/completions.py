@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ninestory.runtimes.protocol import Chunk, Finished, Text, Usage
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.routes.chat import usage_object
 from ninestory.serving.schemas import CompletionsRequest
@@ -36,31 +37,29 @@ def router(context: GatewayContext) -> APIRouter:
     return routes
 
 
-async def _whole(head: dict[str, Any], chunks: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
+async def _whole(head: dict[str, Any], chunks: AsyncIterator[Chunk]) -> dict[str, Any]:
     choices: dict[int, dict[str, Any]] = {}
     usage: dict[str, Any] = {}
     async for chunk in chunks:
-        if chunk["kind"] == "text":
-            choice = choices.setdefault(chunk["index"], _choice(chunk["index"]))
-            choice["text"] += chunk["text"]
+        if isinstance(chunk, Text):
+            choice = choices.setdefault(chunk.index, _choice(chunk.index))
+            choice["text"] += chunk.text
             choice["logprobs"] = _joined(choice["logprobs"], _logprobs(chunk))
-        elif chunk["kind"] == "finished":
-            choices.setdefault(chunk["index"], _choice(chunk["index"]))["finish_reason"] = chunk["reason"]
-        elif chunk["kind"] == "usage":
+        elif isinstance(chunk, Finished):
+            choices.setdefault(chunk.index, _choice(chunk.index))["finish_reason"] = chunk.reason
+        elif isinstance(chunk, Usage):
             usage = usage_object(chunk)
     return {**head, "choices": [choices[i] for i in sorted(choices)], "usage": usage}
 
 
-async def _events(
-    head: dict[str, Any], body: CompletionsRequest, chunks: AsyncIterator[dict[str, Any]]
-) -> AsyncIterator[bytes]:
+async def _events(head: dict[str, Any], body: CompletionsRequest, chunks: AsyncIterator[Chunk]) -> AsyncIterator[bytes]:
     async for chunk in chunks:
-        if chunk["kind"] == "text":
-            choice = {**_choice(chunk["index"]), "text": chunk["text"], "logprobs": _logprobs(chunk)}
+        if isinstance(chunk, Text):
+            choice = {**_choice(chunk.index), "text": chunk.text, "logprobs": _logprobs(chunk)}
             yield event({**head, "choices": [choice]})
-        elif chunk["kind"] == "finished":
-            yield event({**head, "choices": [{**_choice(chunk["index"]), "finish_reason": chunk["reason"]}]})
-        elif chunk["kind"] == "usage" and body.stream_options and body.stream_options.include_usage:
+        elif isinstance(chunk, Finished):
+            yield event({**head, "choices": [{**_choice(chunk.index), "finish_reason": chunk.reason}]})
+        elif isinstance(chunk, Usage) and body.stream_options and body.stream_options.include_usage:
             yield event({**head, "choices": [], "usage": usage_object(chunk)})
     yield DONE
 
@@ -69,15 +68,15 @@ def _choice(index: int) -> dict[str, Any]:
     return {"index": index, "text": "", "logprobs": None, "finish_reason": None}
 
 
-def _logprobs(chunk: dict[str, Any]) -> dict[str, Any] | None:
+def _logprobs(chunk: Text) -> dict[str, Any] | None:
     """Completions write log-probabilities as parallel lists."""
-    entries = chunk["logprobs"]
+    entries = chunk.logprobs
     if not entries:
         return None
     return {
-        "tokens": [e["token"] for e in entries],
-        "token_logprobs": [e["logprob"] for e in entries],
-        "top_logprobs": [{t["token"]: t["logprob"] for t in e["top"]} for e in entries],
+        "tokens": [e.token for e in entries],
+        "token_logprobs": [e.logprob for e in entries],
+        "top_logprobs": [{t.token: t.logprob for t in e.top} for e in entries],
         "text_offset": [],
     }
 
