@@ -185,7 +185,7 @@ REQUESTS: dict[str, type] = {
 @dataclass(frozen=True, kw_only=True)
 class TokenLogprob:
     token: str
-    logprob: float | None  # None: the first token of a prompt, which nothing foretells
+    logprob: float | None  # None: a prompt's first token, which nothing foretells; unknown to the engine
     bytes: list[int]
     text_offset: int = 0  # completions: index, in the choice's text, of the character that holds its first byte
     top: list[TokenLogprob] = field(default_factory=list)

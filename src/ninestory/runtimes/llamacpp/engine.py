@@ -337,7 +337,8 @@ class _Choice:
     ) -> None:
         self._edit = edit
         self._prompts, self._completes = prompts, completes
-        self._offset, self._entries = begins_at, 0
+        self._begins_at, self._entries = begins_at, 0
+        self._text = self._pieces = ""  # what was sent, and what the tokens with a log-probability are written as
         self._ends = ends  # the prompt format's own stop strings, which nobody asked for by name
         self.index, self.tokens, self.reasoning_tokens = index, 0, 0
         self._alternatives, self._splitter = alternatives, splitter
@@ -349,6 +350,7 @@ class _Choice:
             self._take(entry)
         text = self._edit.push(choice["text"]) if self._edit else choice["text"]
         text += self._edit.finish() if self._edit and choice["finish_reason"] else ""
+        self._text += choice["text"]
         if text:
             pieces = self._splitter.feed(text) if self._splitter else [(text, False)]
             self.reasoning_tokens += any(thinking for _, thinking in pieces)
@@ -359,8 +361,7 @@ class _Choice:
         self.tokens = event.get("usage", {}).get("completion_tokens", 0)
         met = event.get("__verbose", {}).get("stopping_word") or None
         if self._completes and self._alternatives is not None:
-            if self._entries != self.tokens:
-                raise _part_of_a_character(None, "logprobs")
+            self._check_every_token_has_its_entry()
             if self._logprobs and not met:  # of tokens at the end that have no text
                 yield from self._texts([("", False)])
         yield Finished(
@@ -371,9 +372,25 @@ class _Choice:
 
     def _take(self, entry: dict[str, Any]) -> None:
         logprob = _logprob(entry, self._alternatives or 0, self._prompts)
-        self._logprobs.append(replace(logprob, text_offset=self._offset))
+        self._logprobs.append(replace(logprob, text_offset=self._begins_at + len(self._pieces)))
         self._entries += 1
-        self._offset += 0 if self._prompts.is_special(entry["id"]) else len(logprob.token)
+        self._pieces += "" if self._prompts.is_special(entry["id"]) else logprob.token
+
+    def _check_every_token_has_its_entry(self) -> None:
+        """llama.cpp leaves out tokens that end inside a character, and a list that is too short would shift the others.
+
+        At the end of the answer their places are known: there the log-probability is None.
+
+        Raises:
+            Unsupported: one is missing elsewhere.
+        """
+        missing = self.tokens - self._entries
+        if not missing:
+            return
+        if not self._pieces.startswith(self._text):
+            raise _part_of_a_character(None, "logprobs")
+        end = self._begins_at + len(self._pieces)
+        self._logprobs += [TokenLogprob(token="", logprob=None, bytes=[], text_offset=end)] * missing
 
     def _texts(self, pieces: list[tuple[str, bool]]) -> Iterator[Text]:
         for text, thinking in pieces:
