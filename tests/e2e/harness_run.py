@@ -15,12 +15,12 @@ import numpy as np
 
 
 def run_lm_eval(plan: dict[str, Any]) -> dict[str, Any]:
-    """Name of a run → what lm-eval found: its metrics, and of each sample what the model answered."""
+    """Name of a run → what lm-eval reports: its metrics, and of each sample what the model answered."""
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=plan["tasks"], include_defaults=False)
-    found = {}
+    report = {}
     for name, run in plan["runs"].items():
         results = simple_evaluate(
             model=run["model"],
@@ -32,11 +32,11 @@ def run_lm_eval(plan: dict[str, Any]) -> dict[str, Any]:
             bootstrap_iters=0,
         )
         assert results is not None
-        found[name] = {
+        report[name] = {
             "results": results["results"],
             "responses": {task: [sample["resps"] for sample in rows] for task, rows in results["samples"].items()},
         }
-    return found
+    return report
 
 
 class ServedEncoder:
@@ -113,5 +113,5 @@ def run_mteb(plan: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     plan = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    found = {"lm_eval": run_lm_eval(plan["lm_eval"]), "mteb": run_mteb(plan["mteb"])}
-    Path(sys.argv[2]).write_text(json.dumps(found, default=str), encoding="utf-8")
+    report = {"lm_eval": run_lm_eval(plan["lm_eval"]), "mteb": run_mteb(plan["mteb"])}
+    Path(sys.argv[2]).write_text(json.dumps(report, default=str), encoding="utf-8")

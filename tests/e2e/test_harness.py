@@ -107,7 +107,7 @@ def server(root: Path) -> Iterator[ApiServer]:
 
 
 @pytest.fixture(scope="module")
-def found(root: Path, server: ApiServer) -> dict[str, Any]:
+def report(root: Path, server: ApiServer) -> dict[str, Any]:
     """All runs in one process: the harnesses take seconds to import."""
 
     def run(model: str, served: Path, batch_size: int, *tasks: str) -> dict[str, Any]:
@@ -135,14 +135,14 @@ def found(root: Path, server: ApiServer) -> dict[str, Any]:
         "CUDA_VISIBLE_DEVICES": "",
     }
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("harness_run.py"), root / "plan.json", root / "found.json"],
+        [sys.executable, Path(__file__).with_name("harness_run.py"), root / "plan.json", root / "report.json"],
         env={**os.environ, **offline},
         capture_output=True,
         text=True,
         timeout=240,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    answers: dict[str, Any] = json.loads((root / "found.json").read_text(encoding="utf-8"))
+    answers: dict[str, Any] = json.loads((root / "report.json").read_text(encoding="utf-8"))
     return answers
 
 
@@ -168,9 +168,9 @@ def own(root: Path) -> dict[str, dict[str, list[list[float]]]]:
     return scores
 
 
-def theirs(found: dict[str, Any], run: str, task: str) -> list[list[float]]:
+def theirs(report: dict[str, Any], run: str, task: str) -> list[list[float]]:
     """lm-eval's log-probability of each choice of each question."""
-    return [[float(answer[0][0]) for answer in row] for row in found["lm_eval"][run]["responses"][task]]
+    return [[float(answer[0][0]) for answer in row] for row in report["lm_eval"][run]["responses"][task]]
 
 
 def accuracy(scores: list[list[float]], rows: list[dict[str, Any]], *, by_length: bool = False) -> float:
@@ -191,21 +191,21 @@ def accuracy(scores: list[list[float]], rows: list[dict[str, Any]], *, by_length
     ],
 )
 def test_lm_evals_scores_and_accuracy_are_our_own(
-    found: dict[str, Any], own: Any, run: str, task: str, rows: list[dict[str, Any]], tolerance: float
+    report: dict[str, Any], own: Any, run: str, task: str, rows: list[dict[str, Any]], tolerance: float
 ) -> None:
     ours = own[run.split()[0]][task]
-    for mine, other in zip(ours, theirs(found, run, task), strict=True):
+    for mine, other in zip(ours, theirs(report, run, task), strict=True):
         assert other == pytest.approx(mine, abs=tolerance)
         assert len({round(value, 3) for value in other}) == len(other) and max(other) < -1  # no ties, no zeros
-    results = found["lm_eval"][run]["results"][task]
+    results = report["lm_eval"][run]["results"][task]
     assert results["acc,none"] == pytest.approx(accuracy(ours, rows))
     assert results["acc_norm,none"] == pytest.approx(accuracy(ours, rows, by_length=True))
 
 
-def test_lm_evals_generations_are_the_servers(found: dict[str, Any], server: ApiServer, root: Path) -> None:
+def test_lm_evals_generations_are_the_servers(report: dict[str, Any], server: ApiServer, root: Path) -> None:
     model = str(root / "models" / "llama")
     for run in ("torch", "chat"):
-        generated = [row[0][0] for row in found["lm_eval"][run]["responses"]["stories"]]
+        generated = [row[0][0] for row in report["lm_eval"][run]["responses"]["stories"]]
         for text, story in zip(generated, STORIES, strict=True):
             prompt = f"Question: {story['question']}\nAnswer:"
             body: dict[str, Any] = {"model": model, "max_tokens": 6, "temperature": 0, "stop": ["\n\n"], "seed": 1234}
@@ -219,8 +219,8 @@ def test_lm_evals_generations_are_the_servers(found: dict[str, Any], server: Api
             assert text == answer and text
 
 
-def test_mtebs_scores_are_those_of_our_vectors(found: dict[str, Any], server: ApiServer) -> None:
-    scores, asked = found["mteb"]["scores"], found["mteb"]["asked"]
+def test_mtebs_scores_are_those_of_our_vectors(report: dict[str, Any], server: ApiServer) -> None:
+    scores, asked = report["mteb"]["scores"], report["mteb"]["asked"]
     assert (asked.count("query"), asked.count("passage")) == (len(QUERIES), len(PASSAGES))
 
     def vectors(texts: list[str], kind: str) -> list[list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import openai
@@ -108,3 +109,15 @@ def test_llama_cpp_refuses_to_score_parts_of_characters_by_name(client: openai.O
         complete(client, ["fine", "北京是中国的首都"], echo=True, logprobs=1)
     assert caught.value.param == "prompt"
     assert complete(client, "北京是中国的首都", echo=True).choices[0].text.startswith("北京是中国的首都")
+
+
+def test_a_client_that_goes_away_ends_all_its_prompts(client: openai.OpenAI, api_server: ApiServer) -> None:
+    prompts = [f"Tell the story number {i}:" for i in range(12)]
+    stream = complete(client, prompts, max_tokens=400, stream=True)
+    next(iter(stream))
+    stream.close()
+    deadline = time.monotonic() + 10
+    while any(row["requests"] or row["waiting"] for row in api_server.http.get("/ninestory/v1/ps").json()["data"]):
+        assert time.monotonic() < deadline, "its requests go on"
+        time.sleep(0.02)
+    assert complete(client, "Still here").choices[0].text

@@ -36,7 +36,7 @@ def test_all_chunks_come_in_their_own_order_and_few_run_at_a_time() -> None:
     sources = Sources()
 
     async def collect() -> list[tuple[int, int]]:
-        return [pair async for pair in merged([sources.numbers(name, name + 1) for name in range(6)], 2)]
+        return [pair async for pair in merged([sources.numbers(name, name + 1) for name in range(6)], lambda: 2)]
 
     pairs = asyncio.run(collect())
     assert sorted(pairs) == [(name, i) for name in range(6) for i in range(name + 1)]
@@ -50,7 +50,7 @@ def test_the_first_error_ends_all() -> None:
     async def collect() -> None:
         iterators = [sources.numbers(0, 1000), sources.numbers(1, 1, fails=True), sources.numbers(2, 1000)]
         with pytest.raises(ValueError, match="1"):
-            async for _ in merged(iterators, 2):
+            async for _ in merged(iterators, lambda: 2):
                 pass
         assert not sources.open and sources.started == [0, 1]  # the third was never begun
 
@@ -61,7 +61,7 @@ def test_who_leaves_early_leaves_nothing_open() -> None:
     sources = Sources()
 
     async def leave() -> None:
-        pairs = merged([sources.numbers(name, 1000) for name in range(3)], 3)
+        pairs = merged([sources.numbers(name, 1000) for name in range(3)], lambda: 3)
         async for _ in pairs:
             break
         await pairs.aclose()  # type: ignore[attr-defined]

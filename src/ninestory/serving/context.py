@@ -23,8 +23,6 @@ from ninestory.serving.pool import Pool
 from ninestory.serving.source_reader import SourceReader
 from ninestory.serving.streaming import merged, until_gone
 
-_REQUESTS_AT_ONCE = 8  # of one HTTP request: it must not fill the model's queue by itself
-
 
 @dataclass
 class GatewayContext:
@@ -57,10 +55,10 @@ class GatewayContext:
     ) -> AsyncIterator[tuple[int, dict[str, Any]]]:
         """The same for several engine requests: (place in the list, chunk), as the chunks come.
 
-        The first error ends them all.
+        As many run at a time as the model has slots, so that they do not fill its queue. The first error ends all.
         """
         chunks = [self._chunks(request, model, engine_request) for engine_request in engine_requests]
-        return until_gone(request, merged(chunks, _REQUESTS_AT_ONCE))
+        return until_gone(request, merged(chunks, lambda: (self.pool.engine_info(model) or {"slots": 1})["slots"]))
 
     def _chunks(self, request: HttpRequest, model: str, engine_request: Request) -> AsyncIterator[dict[str, Any]]:
         engine_request = dataclasses.replace(engine_request, request_id=request.state.request_id)

@@ -46,8 +46,10 @@ async def until_gone(request: Request, chunks: AsyncIterator[Chunk]) -> AsyncIte
         await chunks.aclose()  # type: ignore[attr-defined]
 
 
-async def merged(iterators: Sequence[AsyncIterator[Chunk]], most: int) -> AsyncIterator[tuple[int, Chunk]]:
-    """(place of the iterator, what it gave), as it comes; at most `most` of them run at a time, the first ones first.
+async def merged(
+    iterators: Sequence[AsyncIterator[Chunk]], most: Callable[[], int]
+) -> AsyncIterator[tuple[int, Chunk]]:
+    """(place of the iterator, what it gave), as it comes; at most `most()` of them run at a time, the first ones first.
 
     The first error ends all. Nothing piles up: an iterator is asked for more when its last chunk was taken.
     """
@@ -55,7 +57,7 @@ async def merged(iterators: Sequence[AsyncIterator[Chunk]], most: int) -> AsyncI
     pulls: dict[asyncio.Future[Chunk], int] = {}
     try:
         while pulls or waiting:
-            while waiting and len(pulls) < most:
+            while waiting and len(pulls) < most():
                 place, iterator = waiting.pop()
                 pulls[asyncio.ensure_future(anext(iterator))] = place
             done, _ = await asyncio.wait(pulls, return_when=asyncio.FIRST_COMPLETED)

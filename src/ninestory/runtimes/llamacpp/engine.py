@@ -225,10 +225,10 @@ class LlamaCppEngine:
             body |= {"temperature": 0.0, "logit_bias": [[ids[place], _FORCING_BIAS]], "stream": False}
             body["return_progress"] = False
             for event in self._library.stream(body, cancel):
-                found = (event["choices"][0]["logprobs"] or {}).get("content")
-                if not found or found[0]["id"] != ids[place] or not _is_text(found[0]["bytes"]):
+                content = (event["choices"][0]["logprobs"] or {}).get("content")
+                if not content or content[0]["id"] != ids[place] or not _is_text(content[0]["bytes"]):
                     raise _part_of_a_character(place - (start if param == "text" else 0), param)
-                entries.append(found[0])
+                entries.append(content[0])
         return entries
 
     # --- generation ---------------------------------------------------------------------------------------------
@@ -361,7 +361,7 @@ class _Choice:
         self.tokens = event.get("usage", {}).get("completion_tokens", 0)
         met = event.get("__verbose", {}).get("stopping_word") or None
         if self._completes and self._alternatives is not None:
-            self._check_every_token_has_its_entry()
+            self._add_missing_entries()
             if self._logprobs and not met:  # of tokens at the end that have no text
                 yield from self._texts([("", False)])
         yield Finished(
@@ -376,13 +376,13 @@ class _Choice:
         self._entries += 1
         self._pieces += "" if self._prompts.is_special(entry["id"]) else logprob.token
 
-    def _check_every_token_has_its_entry(self) -> None:
-        """llama.cpp leaves out tokens that end inside a character, and a list that is too short would shift the others.
+    def _add_missing_entries(self) -> None:
+        """Add an entry without a log-probability for each token at the end of the answer that llama.cpp left out.
 
-        At the end of the answer their places are known: there the log-probability is None.
+        It leaves out tokens that end inside a character; a list that is one short would shift what clients cut from it.
 
         Raises:
-            Unsupported: one is missing elsewhere.
+            Unsupported: a token before the end is missing.
         """
         missing = self.tokens - self._entries
         if not missing:

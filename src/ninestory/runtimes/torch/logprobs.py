@@ -9,6 +9,8 @@ import torch
 from ninestory.runtimes.protocol import TokenLogprob
 from ninestory.tokenizers.tokenizer import Tokenizer
 
+_ROWS = 64  # of logits worked on at once: a prompt that is computed in one piece has thousands
+
 
 def token_logprobs(
     tokenizer: Tokenizer, logits: torch.Tensor, tokens: Sequence[int], alternatives: int
@@ -51,7 +53,9 @@ class PromptLogprobs:
         The last token's row foretells the first token of the answer and is not used here.
         """
         targets = self._prompt[self._rows + 1 : self._rows + 1 + len(logits)]
-        self.entries += token_logprobs(self._tokenizer, logits[: len(targets)], targets, self._alternatives)
+        for at in range(0, len(targets), _ROWS):
+            part = targets[at : at + _ROWS]
+            self.entries += token_logprobs(self._tokenizer, logits[at : at + len(part)], part, self._alternatives)
         self._rows += len(logits)
         return self._rows == len(self._prompt)
 
