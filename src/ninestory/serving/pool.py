@@ -279,6 +279,11 @@ class Pool:
         model = self._models.get(self._key(reference))
         return model.info if model else None
 
+    def slots(self, reference: str) -> int:
+        """Requests that a model works on together; 1 before it is loaded."""
+        model = self._models.get(self._key(reference))
+        return model.slots if model else 1
+
     async def _ready(self, model: Model) -> WorkerProcess:
         """The worker that has least to do, after those that are missing have been started."""
         async with model.starting:

@@ -48,16 +48,15 @@ class WorkerEngine:
 
     def _wait(self, step: Any, cancel: threading.Event) -> Chunk | None:
         future = asyncio.run_coroutine_threadsafe(step, self._loop)
-        while True:
+        while not cancel.is_set():
             try:
                 chunk: Chunk | None = future.result(_CANCEL_POLL_SECONDS)
                 return chunk
             except TimeoutError:
-                if future.done():  # the request's own time was over
+                if future.done():  # it is the step's own
                     raise
-            if cancel.is_set():
-                future.cancel()
-                raise Cancelled("The request was cancelled.")
+        future.cancel()
+        raise Cancelled("The request was cancelled.")
 
 
 class PoolEngines:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 from ninestory.core.errors import Unsupported
@@ -142,7 +142,10 @@ class ChatRequest(Generation):
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionRequest(Generation):
-    """Continue raw text (or ids). User text never produces special tokens."""
+    """Continue raw text (or ids). User text never produces special tokens.
+
+    With `echo` the prompt's text comes first; with `logprobs` too, so do its tokens' log-probabilities.
+    """
 
     kind: ClassVar[str] = "completion"
     prompt: str | list[int]
@@ -205,8 +208,9 @@ class TokenLogprob:
     """One token, its log-probability, and the likeliest tokens in its place."""
 
     token: str
-    logprob: float
+    logprob: float | None  # None: a prompt's first token, which nothing foretells; unknown to the engine
     bytes: list[int]
+    text_offset: int = 0  # completions: index, in the choice's text, of the character that holds its first byte
     top: list[TokenLogprob] = field(default_factory=list)
 
     @classmethod
@@ -293,6 +297,11 @@ class Usage(Chunk):
             prefill_seconds=self.prefill_seconds + spent.prefill_seconds,
             decode_seconds=self.decode_seconds + spent.decode_seconds,
         )
+
+    def beside(self, other: Usage) -> Usage:
+        """Of two requests together: all tokens and seconds of both."""
+        counts = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "kind"}
+        return replace(self, **counts)
 
 
 @dataclass(frozen=True, kw_only=True)
