@@ -186,6 +186,7 @@ def _sentence_transformers_folder(folder: Path) -> Path:
 def measure_processes(root: Path) -> None:
     """The same files ingested whole (parsed, embedded in int8, indexed) as jobs do it; wall time on every processor."""
     from ninestory.floors.retrieval.job import run_ingest
+    from ninestory.runtimes.load import LocalEngines
 
     print("| processes that embed | threads of each | passages | seconds | passages/s |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as directory:
@@ -200,7 +201,9 @@ def measure_processes(root: Path) -> None:
             base = create(home, f"benchmark {processes} {threads}")
             settings = RuntimeSettings(threads=threads, ingest_processes=processes)
             begun = time.perf_counter()
-            told = run_ingest(home, settings, {"knowledge_base": base.id, "folders": [str(folder)]}, Silent())
+            params = {"knowledge_base": base.id, "folders": [str(folder)]}
+            with LocalEngines(home, settings) as engines:
+                told = run_ingest(home, engines, settings, params, Silent())
             seconds = time.perf_counter() - begun
             print(
                 f"| {processes} | {threads} | {told['chunks']} | {seconds:.1f} | {told['chunks'] / seconds:.1f} |",

@@ -12,8 +12,10 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+
+import orjson
 
 from ninestory.core.errors import Cancelled
 from ninestory.core.paths import Home
@@ -32,8 +34,10 @@ from ninestory.runtimes.protocol import (
     SpeakRequest,
     Text,
     TranscribeRequest,
+    chunk_from_dict,
 )
-from ninestory.serving import worker
+from ninestory.serving import windows, worker
+from ninestory.serving.supervisor import TimeLimit, WorkerProcess, request_payload
 
 PIECE = bytes(range(256)) * 192  # 49,152 bytes, 64 KB in base64
 
@@ -76,6 +80,22 @@ class EchoEngine:
         yield Segment(text=f"{total} {whole}", start=0.0, end=0.0)
 
 
+async def run(
+    process: WorkerProcess,
+    request: Request,
+    on_end: Callable[[], None],
+    limit: TimeLimit | None = None,
+    feed: AsyncIterator[bytes] | None = None,
+) -> AsyncIterator[Chunk]:
+    """A request on one worker, as the pool runs it."""
+    written = process.relay(request_payload(request, live=feed is not None), on_end, limit, feed)
+    try:
+        async for chunk in written:
+            yield chunk_from_dict(orjson.loads(chunk))
+    finally:
+        await written.aclose()  # type: ignore[attr-defined]
+
+
 def resolve_echo(reference: Reference, home: Home) -> ResolvedModel:
     return ResolvedModel(
         reference=str(reference),
@@ -88,7 +108,7 @@ def resolve_echo(reference: Reference, home: Home) -> ResolvedModel:
 
 
 if __name__ == "__main__":
-    worker.UNREAD_SECONDS = float(os.environ.get("ECHO_UNREAD_SECONDS", "60"))
+    windows.UNREAD_SECONDS = float(os.environ.get("ECHO_UNREAD_SECONDS", "60"))
     worker.resolve = resolve_echo  # type: ignore[assignment]
     load.OPENERS["safetensors", "echo"] = "tests.echo_worker:EchoEngine"
     worker.main()

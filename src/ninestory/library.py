@@ -130,10 +130,13 @@ def _run_job(kind: str, params: dict[str, Any], what: str, progress: Progress, h
     from ninestory.core.state import State
     from ninestory.jobs.runner import JobRunner
     from ninestory.jobs.store import JobStore
+    from ninestory.runtimes.load import LocalEngines
     from ninestory.serving.job_kinds import works
 
-    runner = JobRunner(JobStore(State(home.state_db)), works(home, load_settings().settings.hub))
-    job = runner.run_new(kind, params, progress)
+    settings = load_settings().settings
+    with LocalEngines(home, settings.runtime) as engines:
+        runner = JobRunner(JobStore(State(home.state_db)), works(home, settings, engines))
+        job = runner.run_new(kind, params, progress)
     if job.error:
         raise from_dict(job.error)
     if job.state == "cancelled":

@@ -12,6 +12,7 @@ from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import NotFound
 from ninestory.runtimes.protocol import CompletionRequest
 from ninestory.serving.supervisor import WorkerProcess
+from tests.echo_worker import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.starter]
 REQUEST = CompletionRequest(prompt="Once upon a time", max_tokens=24)
@@ -34,7 +35,7 @@ def with_worker(home: Path, story: Callable[[WorkerProcess], Awaitable[None]]) -
 def test_the_engine_is_free_while_its_client_still_reads(tmp_path: Path) -> None:
     async def story(worker: WorkerProcess) -> None:
         ended = asyncio.Event()
-        chunks = worker.run(REQUEST, ended.set)
+        chunks = run(worker, REQUEST, ended.set)
         await anext(chunks)
         assert (worker.state, worker.active) == ("busy", 1)
         await asyncio.wait_for(ended.wait(), 60)

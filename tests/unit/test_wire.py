@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import socket
 import threading
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,11 +29,14 @@ from ninestory.runtimes.protocol import (
     Text,
     TranscribeRequest,
 )
-from ninestory.serving.frames import MAX_FRAME, WINDOW
+from ninestory.serving.frames import MAX_FRAME
+from ninestory.serving.job_broker import JobBroker
+from ninestory.serving.job_engines import JobEngines
 from ninestory.serving.pool import Pool
 from ninestory.serving.proxy import PoolEngines
 from ninestory.serving.supervisor import TimeLimit, WorkerProcess
-from tests.echo_worker import PIECE
+from ninestory.serving.windows import WINDOW
+from tests.echo_worker import PIECE, run
 
 pytestmark = pytest.mark.slow
 ECHO = "hf:test/echo"
@@ -80,13 +84,13 @@ def ignore() -> None: ...
 def test_sound_comes_out_as_typed_chunks_and_a_slow_reader_slows_only_its_own_stream(tmp_path: Path) -> None:
     async def story(worker: WorkerProcess) -> None:
         ended = asyncio.Event()
-        slow = worker.run(SpeakRequest(text="100"), ended.set)
+        slow = run(worker, SpeakRequest(text="100"), ended.set)
         first = await anext(slow)
         assert isinstance(first, Audio) and base64.b64decode(first.pcm16) == PIECE
         stream = next(iter(worker._streams.values()))
         await until(lambda: stream.unread_bytes >= FULL)
         for _ in range(3):  # neighbours answer meanwhile, and nothing more comes of the slow one
-            assert (await collected(worker.run(CHAT, ignore)))[-1] == Finished(reason="stop")
+            assert (await collected(run(worker, CHAT, ignore)))[-1] == Finished(reason="stop")
         assert stream.unread_bytes < WINDOW + 2 * 65_600 and not ended.is_set()
         rest = await collected(slow)
         assert len(rest) == 99 and all(isinstance(chunk, Audio) for chunk in rest) and ended.is_set()
@@ -99,13 +103,13 @@ def test_a_stream_that_nobody_reads_is_cancelled_and_says_so(tmp_path: Path, mon
 
     async def story(worker: WorkerProcess) -> None:
         ended = asyncio.Event()
-        slow = worker.run(SpeakRequest(text="1000"), ended.set)
+        slow = run(worker, SpeakRequest(text="1000"), ended.set)
         await anext(slow)
         await ended.wait()  # its slot is free although its client still holds the stream
         with pytest.raises(Unavailable) as caught:
             await collected(slow)
         assert caught.value.code == "client_too_slow"
-        assert (await collected(worker.run(CHAT, ignore)))[-1] == Finished(reason="stop")
+        assert (await collected(run(worker, CHAT, ignore)))[-1] == Finished(reason="stop")
 
     with_worker(tmp_path, story)
 
@@ -114,23 +118,23 @@ def test_what_does_not_fit_into_a_frame_is_refused_by_its_sender(tmp_path: Path)
     async def story(worker: WorkerProcess) -> None:
         huge = ChatRequest(messages=[Message(role="user", content="x" * MAX_FRAME)])
         with pytest.raises(TooLarge, match=str(MAX_FRAME)):
-            await collected(worker.run(huge, ignore))
+            await collected(run(worker, huge, ignore))
         assert worker.active == 0
-        assert (await collected(worker.run(CHAT, ignore)))[-1] == Finished(reason="stop")
+        assert (await collected(run(worker, CHAT, ignore)))[-1] == Finished(reason="stop")
 
     with_worker(tmp_path, story)
 
 
 def test_leaving_a_blocked_stream_frees_the_engine(tmp_path: Path) -> None:
     async def story(worker: WorkerProcess) -> None:
-        chunks = worker.run(SpeakRequest(text="1000"), ignore)
+        chunks = run(worker, SpeakRequest(text="1000"), ignore)
         await anext(chunks)
         await until(lambda: next(iter(worker._streams.values())).unread_bytes >= FULL)
         await chunks.aclose()  # type: ignore[attr-defined]
         threads = psutil.Process(worker.pid)
         idle = threads.num_threads()
         await until(lambda: threads.num_threads() < idle or worker.active == 0)
-        assert (await collected(worker.run(CHAT, ignore)))[-1] == Finished(reason="stop")
+        assert (await collected(run(worker, CHAT, ignore)))[-1] == Finished(reason="stop")
 
     with_worker(tmp_path, story)
 
@@ -150,11 +154,11 @@ def test_live_input_goes_in_and_its_source_waits_for_the_engine(tmp_path: Path) 
 
     async def story(worker: WorkerProcess) -> None:
         answer = asyncio.create_task(
-            collected(worker.run(TranscribeRequest(language=str(gate)), ignore, feed=recording()))
+            collected(run(worker, TranscribeRequest(language=str(gate)), ignore, feed=recording()))
         )
         await until(lambda: sent >= WINDOW)
         for _ in range(3):
-            await collected(worker.run(CHAT, ignore))
+            await collected(run(worker, CHAT, ignore))
         assert sent < WINDOW + 2 * len(second)  # the engine has taken nothing yet
         gate.touch()
         heard = [chunk for chunk in await answer if isinstance(chunk, Segment)]
@@ -174,7 +178,7 @@ def test_a_source_that_fails_ends_the_request_with_its_error(tmp_path: Path) -> 
     async def story(worker: WorkerProcess) -> None:
         request = TranscribeRequest(language=str(tmp_path / "gate"))
         with pytest.raises(Unsupported, match="not mono"):
-            await collected(worker.run(request, ignore, feed=broken()))
+            await collected(run(worker, request, ignore, feed=broken()))
 
     with_worker(tmp_path, story)
 
@@ -201,10 +205,10 @@ def test_progress_keeps_a_long_request_alive_and_silence_ends_it(tmp_path: Path)
         def limit(from_last_chunk: bool) -> TimeLimit:
             return TimeLimit(loop.time(), 0.4, TimedOut("too long"), from_last_chunk=from_last_chunk)
 
-        assert len(await collected(worker.run(request, ignore, limit(True), every_tenth()))) == 9
+        assert len(await collected(run(worker, request, ignore, limit(True), every_tenth()))) == 9
         for feed, from_last_chunk in ((every_tenth(), False), (silence(), True)):
             with pytest.raises(TimedOut):
-                await collected(worker.run(request, ignore, limit(from_last_chunk), feed))
+                await collected(run(worker, request, ignore, limit(from_last_chunk), feed))
 
     with_worker(tmp_path, story)
 
@@ -286,5 +290,60 @@ def test_an_engine_of_the_pool_is_an_engine_like_any_other(tmp_path: Path) -> No
         answers = await asyncio.gather(*(asyncio.to_thread(use, engines) for _ in range(3)))
         assert answers == [["x"] * 5] * 3
         await until(lambda: await_idle(pool))
+
+    with_pool(tmp_path, story)
+
+
+# --- the job process' end ------------------------------------------------------------------------------------------
+
+
+def test_a_job_reaches_the_pool_over_its_socket_and_what_it_holds_is_counted(tmp_path: Path) -> None:
+    async def story(pool: Pool) -> None:
+        ours, theirs = socket.socketpair()
+        broker = JobBroker(pool)
+        await broker.start(ours)
+        engines = JobEngines(theirs)
+        blocked = threading.Event()
+
+        def work() -> list[str]:
+            with engines.get(ECHO, "speak", workers=2) as engine:
+                assert engine.info.slots == 8
+                sound = engine.run(SpeakRequest(text="60"), threading.Event())
+                next(sound)  # type: ignore[call-overload]
+                texts = [chunk.text for chunk in engine.run(CHAT, threading.Event()) if isinstance(chunk, Text)]
+                assert len(list(sound)) == 59  # more than a window: the credit of what was taken comes back
+                cancel = threading.Event()
+                with pytest.raises(Cancelled):
+                    for _ in engine.run(SpeakRequest(text="100000"), cancel):
+                        cancel.set()
+                with pytest.raises(Unsupported, match="no live input"):
+                    engine.run(CHAT, threading.Event(), iter([b"x"]))
+                blocked.set()
+                return texts
+
+        job = asyncio.create_task(asyncio.to_thread(work))
+        await until(blocked.is_set)
+        assert await job == ["x"] * 5
+        await until(lambda: await_idle(pool) and pool.loaded()[0]["workers"] == 1)
+
+        def refused() -> None:
+            with engines.get(ECHO, "embedding"):
+                pass
+
+        with pytest.raises(Unsupported, match="cannot embedding"):
+            await asyncio.to_thread(refused)
+
+        def held() -> None:
+            with engines.get(ECHO, "speak") as engine:
+                blocked.clear()
+                for _ in engine.run(SpeakRequest(text="1000000"), threading.Event()):
+                    pass
+
+        job = asyncio.create_task(asyncio.to_thread(held))  # type: ignore[arg-type]
+        await until(lambda: not blocked.is_set())
+        theirs.shutdown(socket.SHUT_RDWR)  # the job process dies: what it held is free, its requests are cancelled
+        await until(lambda: await_idle(pool))
+        with pytest.raises(Unavailable):
+            await job
 
     with_pool(tmp_path, story)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from ninestory.core.errors import Unsupported
 from ninestory.runtimes.protocol import ChatRequest, Chunk, Engine, EngineInfo, Feed, Request, TokenizeRequest
@@ -37,14 +37,19 @@ def dispatch(
             param="model",
         )
     if feed is not None:
-        raise Unsupported(
-            f"{info.model} by {info.runtime} takes no live input.",
-            hint="Send the whole recording.",
-            hint_zh="请发送完整的录音。",
-        )
+        refuse_feed(info)
     if isinstance(request, ChatRequest | TokenizeRequest):
         _check_inputs(info, request)
     return handlers[request.kind](request, cancel)
+
+
+def refuse_feed(info: EngineInfo) -> NoReturn:
+    """Raise `Unsupported`: the engine takes no live input."""
+    raise Unsupported(
+        f"{info.model} by {info.runtime} takes no live input.",
+        hint="Send the whole recording.",
+        hint_zh="请发送完整的录音。",
+    )
 
 
 def _check_inputs(info: EngineInfo, request: ChatRequest | TokenizeRequest) -> None:

@@ -96,7 +96,7 @@ class LocalEngines:
 
     def __init__(self, home: Home, settings: RuntimeSettings) -> None:
         self._home, self._settings = home, settings
-        self._engines: dict[tuple[str, str], Engine] = {}
+        self._engines: dict[tuple[str, int, str], Engine] = {}
 
     def __enter__(self) -> LocalEngines:
         return self
@@ -109,11 +109,17 @@ class LocalEngines:
         self, reference: str, task: Task, *, workers: int = 1, overrides: Mapping[str, Any] | None = None
     ) -> Iterator[Engine]:
         """Lend the engine of a model; see `EngineProvider`."""
-        key = (reference, repr(sorted((overrides or {}).items())))
+        key = (reference, workers, repr(sorted((overrides or {}).items())))
         if key not in self._engines:
             model = resolve(reference, self._home)
             check_task(model.reference, model.architecture, model.tasks, task)
-            self._engines[key] = load_engine(model, replace(self._settings, **(overrides or {})))
+            settings = replace(self._settings, **(overrides or {}))
+            engine = load_engine(model, settings)
+            if workers > 1:
+                from ninestory.runtimes.engine_process import EngineProcesses
+
+                engine = EngineProcesses(self._home, reference, settings, workers, local=engine)
+            self._engines[key] = engine
         engine = self._engines[key]
         check_task(engine.info.model, engine.info.architecture, engine.info.tasks, task)
         yield engine

@@ -1,4 +1,4 @@
-"""The wire between gateway and worker: length-prefixed frames on a socket pair. JSON inside; never pickle.
+"""The wire between gateway and workers, and between gateway and job process: length-prefixed frames on a socket pair. JSON inside; never pickle.
 
     <u32 length of what follows><u32 request id><u8 kind><payload>
 
@@ -16,8 +16,6 @@ from enum import IntEnum
 from ninestory.core.errors import Damaged, TooLarge
 
 MAX_FRAME = 64 << 20
-WINDOW = 1 << 20  # bytes of one stream that the other end has not taken yet; past it the sender waits
-CREDIT_STEP = WINDOW // 4  # bytes taken before the sender is told: short answers cost no frame
 PIECE = 64 << 10  # largest piece of live input in one frame
 _COUNT = struct.Struct("<I")
 _HEAD = struct.Struct("<IIB")
@@ -26,6 +24,7 @@ _HEAD = struct.Struct("<IIB")
 class FrameKind(IntEnum):
     """Down: LOAD, REQUEST, CANCEL, and live input as FEED and FEED_END. Up: HELLO (request id 0), CHUNK, END, ERROR.
 
+    From the job process to the gateway, beside requests: RESERVE a model (answered by HELLO), RELEASE it (by END).
     Both ways: CREDIT, the bytes of a stream (down: of its chunks; up: of its feed) that were taken since the last one.
     """
 
@@ -39,6 +38,8 @@ class FrameKind(IntEnum):
     FEED = 13
     FEED_END = 14
     CREDIT = 15
+    RESERVE = 16
+    RELEASE = 17
 
 
 def encode(request_id: int, kind: FrameKind, payload: bytes = b"") -> bytes:

@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from ninestory.core.config import Settings
 from ninestory.core.errors import Busy, DoesNotFit, NinestoryError, TimedOut, Unavailable
 from ninestory.core.machine import available_bytes
@@ -21,9 +23,9 @@ from ninestory.core.paths import Home
 from ninestory.core.tasks import Task
 from ninestory.models.reference import parse_reference
 from ninestory.runtimes.load import check_task
-from ninestory.runtimes.protocol import Chunk, EngineInfo, Request
+from ninestory.runtimes.protocol import Chunk, EngineInfo, Request, chunk_from_dict
 from ninestory.serving.references import check_requested
-from ninestory.serving.supervisor import TimeLimit, WorkerProcess
+from ninestory.serving.supervisor import TimeLimit, WorkerProcess, request_payload
 
 log = logging.getLogger("ninestory.pool")
 _BACKOFF_FIRST, _BACKOFF_MOST, _HEALTHY_AFTER, _DEATHS = 0.5, 30.0, 60.0, 5
@@ -106,12 +108,31 @@ class Pool:
         overrides: Mapping[str, Any] | None = None,
         feed: AsyncIterator[bytes] | None = None,
     ) -> AsyncIterator[Chunk]:
-        """Run a request on a model, starting it first if need be.
+        """Run a request on a model, starting it first if need be; see `relay`."""
+        payload = request_payload(request, live=feed is not None)
+        written = self.relay(reference, request.kind, payload, overrides=overrides, feed=feed)
+        try:
+            async for chunk in written:
+                yield chunk_from_dict(orjson.loads(chunk))
+        finally:
+            await written.aclose()  # type: ignore[attr-defined]
+
+    async def relay(
+        self,
+        reference: str,
+        kind: str,
+        payload: bytes,
+        *,
+        overrides: Mapping[str, Any] | None = None,
+        feed: AsyncIterator[bytes] | None = None,
+    ) -> AsyncIterator[bytes]:
+        """Run a request that is written already (`request_payload`), and yield its chunks unread.
 
         A request of which nothing was sent yet is put back once when its worker dies; not one with live input, of
         which a part may be gone.
 
         Args:
+            kind: of the request.
             overrides: of the model as it was reserved (`reserve`).
 
         Raises:
@@ -122,22 +143,25 @@ class Pool:
             time.monotonic(),
             self._settings.serve.request_timeout,
             self._too_long(),
-            from_last_chunk=request.kind in _LONG_KINDS,
+            from_last_chunk=kind in _LONG_KINDS,
         )
-        await self._take_slot(model, limit)
+        takes_slot = kind != "tokenize"  # which computes nothing, and is asked often beside long requests
+        if takes_slot:
+            await self._take_slot(model, limit)
         sent = False
         given: asyncio.Task[None] | None = None
 
         def give_slot() -> None:  # once: when the engine is done, or at the end of this iterator
             nonlocal given
-            given = given or asyncio.create_task(self._give_slot(model))
+            if takes_slot:
+                given = given or asyncio.create_task(self._give_slot(model))
 
         try:
             for attempt in (1, 2):
                 worker = await self._ready(model)
                 if limit.from_last_chunk:  # the wait for a slot was no silence of the engine
                     limit = dataclasses.replace(limit, began=time.monotonic())
-                chunks = worker.run(request, give_slot, limit, feed)
+                chunks = worker.relay(payload, give_slot, limit, feed)
                 try:
                     async for chunk in chunks:
                         sent = True
@@ -151,8 +175,8 @@ class Pool:
                     await chunks.aclose()  # type: ignore[attr-defined]
         finally:
             give_slot()
-            assert given is not None
-            await asyncio.shield(given)
+            if given is not None:
+                await asyncio.shield(given)
 
     def _too_long(self) -> TimedOut:
         seconds = self._settings.serve.request_timeout

@@ -23,17 +23,16 @@ import orjson
 
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import NinestoryError, TimedOut, Unavailable, from_dict
-from ninestory.runtimes.protocol import Chunk, EngineInfo, Request, chunk_from_dict
+from ninestory.runtimes.protocol import EngineInfo, Request
 from ninestory.serving.frames import (
-    CREDIT_STEP,
     PIECE,
-    WINDOW,
     FrameKind,
     FrameProtocol,
     credited_bytes,
     encode,
     encode_credit,
 )
+from ninestory.serving.windows import CREDIT_STEP, AsyncWindow
 
 _STDERR_LINES = 200
 
@@ -59,17 +58,16 @@ class Stream:
         self.unread_bytes = 0  # arrived and not yet taken
         self.taken = 0  # bytes, since the worker was told
         self.last_chunk_at = 0.0
-        self._chunks: deque[tuple[Chunk | NinestoryError | None, int]] = deque()
+        self.feed = AsyncWindow()
+        self._chunks: deque[tuple[bytes | NinestoryError | None, int]] = deque()
         self._arrived = asyncio.Event()
-        self._feed_unread = 0  # bytes of live input that the engine has not taken
-        self._feed_taken = asyncio.Event()
 
-    def put(self, chunk: Chunk | NinestoryError | None, size: int = 0) -> None:
+    def put(self, chunk: bytes | NinestoryError | None, size: int = 0) -> None:
         self._chunks.append((chunk, size))
         self.unread_bytes += size
         self._arrived.set()
 
-    async def get(self) -> Chunk | NinestoryError | None:
+    async def get(self) -> bytes | NinestoryError | None:
         while not self._chunks:
             self._arrived.clear()
             await self._arrived.wait()
@@ -78,16 +76,11 @@ class Stream:
         self.taken += size
         return chunk
 
-    async def room_for_feed(self, nbytes: int) -> None:
-        """Wait until the engine has taken enough of what it was fed."""
-        while self._feed_unread >= WINDOW:
-            self._feed_taken.clear()
-            await self._feed_taken.wait()
-        self._feed_unread += nbytes
 
-    def feed_taken(self, nbytes: int) -> None:
-        self._feed_unread -= nbytes
-        self._feed_taken.set()
+def request_payload(request: Request, live: bool = False) -> bytes:
+    """A request as it crosses to a worker; `live`: its input comes in FEED frames."""
+    data = {"kind": request.kind, "live": live, **dataclasses.asdict(request)}
+    return orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
 
 
 class WorkerProcess:
@@ -169,14 +162,14 @@ class WorkerProcess:
             raise hello
         return hello
 
-    async def run(
+    async def relay(
         self,
-        request: Request,
+        payload: bytes,
         on_end: Callable[[], None],
         limit: TimeLimit | None = None,
         feed: AsyncIterator[bytes] | None = None,
-    ) -> AsyncIterator[Chunk]:
-        """Send a request and yield its chunks. Leaving the iterator early cancels the request in the worker.
+    ) -> AsyncIterator[bytes]:
+        """Send a request (`request_payload`) and yield its chunks as JSON. Leaving the iterator early cancels the request in the worker.
 
         Args:
             on_end: called when the engine has answered, even while the client is slow to take the answer.
@@ -187,8 +180,6 @@ class WorkerProcess:
         """
         if self.state == "dead":
             raise self.death()
-        data = {"kind": request.kind, "live": feed is not None, **dataclasses.asdict(request)}
-        payload = orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
         request_id, self._next_id = self._next_id, self._next_id % 0xFFFFFFF0 + 1
         frame = encode(request_id, FrameKind.REQUEST, payload)
         stream = self._streams[request_id] = Stream(on_end)
@@ -238,7 +229,7 @@ class WorkerProcess:
             async for sound in feed:
                 for start in range(0, len(sound), PIECE):
                     piece = sound[start : start + PIECE]
-                    await stream.room_for_feed(len(piece))
+                    await stream.feed.spend(len(piece))
                     self._frames.send(encode(request_id, FrameKind.FEED, piece))
             self._frames.send(encode(request_id, FrameKind.FEED_END))
         except NinestoryError as error:
@@ -300,9 +291,9 @@ class WorkerProcess:
             return
         if kind is FrameKind.CHUNK:
             stream.last_chunk_at = time.monotonic()
-            stream.put(chunk_from_dict(orjson.loads(payload)), len(payload))
+            stream.put(payload, len(payload))
         elif kind is FrameKind.CREDIT:
-            stream.feed_taken(credited_bytes(payload))
+            stream.feed.credit(credited_bytes(payload))
         else:
             stream.put(from_dict(orjson.loads(payload)) if kind is FrameKind.ERROR else None)
             self._forget(request_id)

@@ -25,55 +25,19 @@ import orjson
 import pydantic
 
 from ninestory.core.config import RuntimeSettings
-from ninestory.core.errors import Cancelled, NinestoryError, Unavailable
+from ninestory.core.errors import Cancelled, NinestoryError
 from ninestory.core.paths import Home
 from ninestory.models.reference import parse_reference
 from ninestory.models.resolve import resolve
 from ninestory.models.resolved import ResolvedModel
 from ninestory.runtimes.protocol import REQUEST_KINDS, Engine
-from ninestory.serving.frames import WINDOW, FrameKind, FrameProtocol, credited_bytes, encode, encode_credit
+from ninestory.serving.frames import FrameKind, FrameProtocol, credited_bytes, encode, encode_credit
+from ninestory.serving.windows import ThreadWindow
 
-UNREAD_SECONDS = 60.0  # a stream that nobody reads for so long is cancelled
 _PR_SET_PDEATHSIG = 1
 _REQUESTS: dict[str, pydantic.TypeAdapter[Any]] = {
     kind: pydantic.TypeAdapter(registered.request) for kind, registered in REQUEST_KINDS.items()
 }
-
-
-class SendWindow:
-    """Bytes of one stream that were sent and not yet taken; past `WINDOW` the stream's thread waits, and no other."""
-
-    def __init__(self, cancel: threading.Event) -> None:
-        self._cancel = cancel
-        self._unread = 0
-        self._changed = threading.Condition()
-
-    def spend(self, nbytes: int) -> None:
-        """Wait until there is room, then count `nbytes` as sent. A chunk larger than the room goes out whole.
-
-        Raises:
-            Cancelled: the request was. Unavailable: nothing was taken for `UNREAD_SECONDS`.
-        """
-        with self._changed:
-            if not self._changed.wait_for(self._may_send, UNREAD_SECONDS):
-                raise Unavailable(
-                    f"The client left {self._unread} bytes unread for {UNREAD_SECONDS:g} s; the request was cancelled.",
-                    hint="Read the stream as it comes.",
-                    hint_zh="请及时读取数据流。",
-                    code="client_too_slow",
-                )
-            self._unread += nbytes
-        if self._cancel.is_set():
-            raise Cancelled("The request was cancelled.")
-
-    def credit(self, nbytes: int) -> None:
-        """The other end has taken `nbytes`; 0 wakes a waiting thread to see that it is cancelled."""
-        with self._changed:
-            self._unread -= nbytes
-            self._changed.notify_all()
-
-    def _may_send(self) -> bool:
-        return self._unread < WINDOW or self._cancel.is_set()
 
 
 class LiveInput:
@@ -104,7 +68,7 @@ class _Running:
 
     def __init__(self, feed_taken: Callable[[int], None]) -> None:
         self.cancel = threading.Event()
-        self.window = SendWindow(self.cancel)
+        self.window = ThreadWindow(self.cancel)
         self.feed = LiveInput(self.cancel, feed_taken)
 
     def stop(self) -> None:
