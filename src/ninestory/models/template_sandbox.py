@@ -13,6 +13,7 @@ round trip, and its memory could not be limited on every system.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import string
@@ -47,22 +48,23 @@ _MAX_STRIPPED_SET = 256  # characters in the argument of strip(): the search is 
 _MAX_INDENT = 16
 
 # Results that are no larger than the string itself, or whose size `_check_method` bounds.
-_STRING_METHODS = frozenset(
-    "capitalize casefold count endswith find format format_map index isalnum isalpha isascii isdecimal isdigit "
-    "isidentifier islower isnumeric isprintable isspace istitle isupper join lower lstrip partition removeprefix "
-    "removesuffix replace rfind rindex rpartition rsplit rstrip split splitlines startswith strip swapcase title "
-    "upper".split()
-)
-_CONTAINER_METHODS = frozenset("copy count get index items keys values".split())
-_FILTERS = (
-    "abs attr capitalize count d default dictsort e escape first float format groupby indent int items last length "
-    "list lower map max min reject rejectattr replace reverse round safe select selectattr sort string title trim "
-    "truncate unique upper".split()
-)
+_STRING_METHODS = {
+    "capitalize", "casefold", "count", "endswith", "find", "format", "format_map", "index", "isalnum", "isalpha",
+    "isascii", "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric", "isprintable", "isspace", "istitle",
+    "isupper", "join", "lower", "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind", "rindex",
+    "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "swapcase", "title", "upper",
+}  # fmt: skip
+_CONTAINER_METHODS = {"copy", "count", "get", "index", "items", "keys", "values"}
+_FILTERS = {
+    "abs", "attr", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "format",
+    "groupby", "indent", "int", "items", "last", "length", "list", "lower", "map", "max", "min", "reject",
+    "rejectattr", "replace", "reverse", "round", "safe", "select", "selectattr", "sort", "string", "title", "trim",
+    "truncate", "unique", "upper",
+}  # fmt: skip
 _PRINTF_WIDTH = re.compile(r"%(?:\([^)]*\))?[#0\- +]*(?:\*|\d{4}|\d*\.(?:\*|\d{4}))")
 _STRFTIME_WIDTH = re.compile(r"%[^A-Za-z%]*\d{3}")
 Value = TypeVar("Value")
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_SEQUENCES: tuple[type[Iterable[Any]], ...] = (list, tuple, type({}.keys()), type({}.values()), type({}.items()))
 
 
 class TemplateLimit(Exception):
@@ -109,7 +111,7 @@ class Budget:
 
     def account(self, value: Value) -> Value:
         """Charge for a value that was just made."""
-        if type(value) is str or isinstance(value, str):
+        if isinstance(value, str):
             self.allocate(len(value))
         elif isinstance(value, (list, tuple, dict)):
             self.allocate(_ELEMENT_CHARACTERS * len(value))
@@ -127,12 +129,13 @@ class Budget:
         return weight
 
     def _weigh(self, value: Any) -> int:
+        parts: Iterable[Any]
         if type(value) is str or isinstance(value, str):  # the first is far quicker
             return len(value) + 1
         if isinstance(value, dict):
-            parts: Iterable[Any] = (part for pair in value.items() for part in pair)
-        elif isinstance(value, (list, tuple, *_VIEWS)):
-            parts = value
+            parts = itertools.chain.from_iterable(value.items())
+        elif isinstance(value, _SEQUENCES):
+            parts = iter(value)
         else:
             return 1
         known = self._weights.get(id(value))
@@ -244,10 +247,12 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(**options)
         del self.globals["lipsum"]
         self.globals |= {"namespace": _Namespace, "raise_exception": _raise, "strftime_now": _strftime_now}
-        checks = {"format": _check_printf, "indent": _check_indent, "replace": _check_replace_filter,
-                  "round": _check_round, "trim": _check_trim, "string": _check_text, "escape": _check_text,
-                  "e": _check_text}  # fmt: skip
-        self.filters = {name: _metered(DEFAULT_FILTERS[name], checks.get(name)) for name in _FILTERS}
+        checks: dict[str, Callable[..., None]] = {
+            "format": _check_printf, "indent": _check_indent, "replace": _check_replace_filter, "round": _check_round,
+            "trim": _check_trim, "string": _check_text, "escape": _check_text, "e": _check_text,
+        }  # fmt: skip
+        originals: dict[str, Callable[..., Any]] = dict(DEFAULT_FILTERS)
+        self.filters = {name: _metered(originals[name], checks.get(name)) for name in _FILTERS}
         self.filters |= {
             "join": pass_context(_join),
             "tojson": _metered(_to_json),
@@ -272,7 +277,7 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
         _current.get().step()
         return super().getitem(obj, argument)
 
-    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         budget = _current.get()
         budget.step()
         if isinstance(obj, BuiltinMethodType) and isinstance(obj.__self__, str):
@@ -309,7 +314,7 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
         return budget.account("".join(pieces))
 
 
-def _metered(function: Callable[..., Any], check: Callable[..., None] | None = None) -> Callable[..., Any]:
+def _metered(function: Any, check: Callable[..., None] | None = None) -> Callable[..., Any]:
     """A filter or test that costs a step and the size of its result.
 
     Taking the context keeps Jinja's compiler from computing it beforehand, outside of any budget.

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -159,7 +160,7 @@ def test_all_of_them_together_take_little_memory() -> None:
 
 
 def limit_memory(megabytes: int) -> None:
-    with open("/proc/self/statm") as file:
+    with Path("/proc/self/statm").open() as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + (megabytes << 20),) * 2)
 
