@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,9 @@ from pathlib import Path
 from typing import IO
 
 from ninestory.core.errors import DiskFull, InvalidRequest
+
+_AT_FDCWD = -100  # paths as they are, from the working directory
+_RENAME_EXCHANGE = _RENAME_SWAP = 2
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,42 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO]:  # type: ignore[
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def replace_directory(made: Path, target: Path) -> None:
+    """Give the finished directory `made` the name of `target`; what had that name is removed.
+
+    The two change places in one step, so that at every moment one of them is there, whole. On a filesystem that cannot
+    do so, a kill between two renames leaves the old directory under `.NAME.old`, and the next call puts it back first.
+    """
+    for file in made.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+    old = target.with_name(f".{target.name}.old")
+    if old.is_dir() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    if not target.exists():
+        made.rename(target)
+    elif _exchange(made, target):
+        made.rename(old)
+    else:
+        target.rename(old)
+        made.rename(target)
+    sync_directory(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False where the system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if hasattr(libc, "renameat2"):
+        return bool(libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
+    if hasattr(libc, "renamex_np"):  # macOS
+        return bool(libc.renamex_np(*names, _RENAME_SWAP) == 0)
+    return False
 
 
 def sync_directory(path: Path) -> None:

@@ -22,6 +22,7 @@ import orjson
 
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import NinestoryError, TimedOut, Unavailable, from_dict
+from ninestory.core.scratch import LLAMA_SOCKETS, sweep_scratch
 from ninestory.runtimes.protocol import Request
 from ninestory.serving.frames import FrameProtocol, Kind, encode
 
@@ -103,6 +104,7 @@ class WorkerProcess:
         for line in process.stderr:
             self.stderr.append(line.decode("utf-8", errors="replace").rstrip())
         process.wait()
+        sweep_scratch(LLAMA_SOCKETS)  # a killed worker's
 
     async def resolve(self, timeout: float) -> None:
         """Wait until the worker has found its files and said what it needs (`needed_bytes`)."""
