@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import socket
 import threading
@@ -38,10 +39,8 @@ def running(
 def exchange(port: int, request: bytes, timeout: float = 10) -> bytes:
     """Everything the server says to these bytes until it closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout) as connection:
-        try:
+        with contextlib.suppress(OSError):  # it may close while we are sending
             connection.sendall(request)
-        except OSError:
-            pass  # it closed while we were sending
         return read_to_end(connection)
 
 

@@ -13,10 +13,10 @@ import secrets
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from ninestory.core.errors import Conflict, InvalidRequest, NotFound
 from ninestory.core.paths import Home, inside
@@ -114,9 +114,20 @@ class KnowledgeBase:
         self.folder = folder
         self.id = folder.name
         self._state = State(folder / "kb.db")
-        self._state.migrate("knowledge_base", SCHEMA)
+        try:
+            self._state.migrate("knowledge_base", SCHEMA)
+        except BaseException:
+            self._state.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
+        """Give its file descriptors back; needed, since the garbage collector comes when it likes."""
         self._state.close()
 
     # --- settings -----------------------------------------------------------------------------------------------
@@ -345,28 +356,39 @@ def create(
 
 
 def open_base(home: Home, name: str) -> KnowledgeBase:
-    """A knowledge base by id or name.
+    """A knowledge base by id or name. An id goes straight to its folder; for a name every base is looked at.
 
     Raises:
         NotFound: no such one. Conflict: several have that name; the message lists their ids.
     """
-    if _ID.fullmatch(name) and (home.kb / name / "kb.db").is_file():
-        return KnowledgeBase(home.kb / name)
-    found = [base for base in list_bases(home) if base.name == name]
-    if len(found) > 1:
+    if _ID.fullmatch(name):
+        return open_by_id(home, name)
+    ids = [base.id for base in each_base(home) if base.name == name]
+    if len(ids) > 1:
         raise Conflict(
-            f"{len(found)} knowledge bases are named {name!r}: {', '.join(base.id for base in found)}.",
+            f"{len(ids)} knowledge bases are named {name!r}: {', '.join(ids)}.",
             hint="Use the id.",
             hint_zh="请使用 id。",
         )
-    if not found:
-        raise NotFound(
-            f"There is no knowledge base {name[:80]!r}.",
-            hint=f"'ninestory kb ls' lists them; 'ninestory kb create {name[:40]}' makes one.",
-            hint_zh=f"ninestory kb ls 可列出全部；ninestory kb create {name[:40]} 可新建。",
-            code="knowledge_base_not_found",
-        )
-    return found[0]
+    if not ids:
+        raise _no_base(name)
+    return open_by_id(home, ids[0])
+
+
+def open_by_id(home: Home, base_id: str) -> KnowledgeBase:
+    """A knowledge base by its id; no other base is touched. Raises NotFound."""
+    if not _ID.fullmatch(base_id) or not (home.kb / base_id / "kb.db").is_file():
+        raise _no_base(base_id)
+    return KnowledgeBase(home.kb / base_id)
+
+
+def _no_base(name: str) -> NotFound:
+    return NotFound(
+        f"There is no knowledge base {name[:80]!r}.",
+        hint=f"'ninestory kb ls' lists them; 'ninestory kb create {name[:40]}' makes one.",
+        hint_zh=f"ninestory kb ls 可列出全部；ninestory kb create {name[:40]} 可新建。",
+        code="knowledge_base_not_found",
+    )
 
 
 def check_one_model(bases: Sequence[KnowledgeBase]) -> str:
@@ -392,12 +414,24 @@ def lowest_threshold(bases: Sequence[KnowledgeBase]) -> float | None:
     return None if None in thresholds else min(thresholds)
 
 
-def list_bases(home: Home) -> list[KnowledgeBase]:
-    """All knowledge bases, oldest first."""
+def base_ids(home: Home) -> list[str]:
+    """The ids of all knowledge bases, oldest first."""
     if not home.kb.is_dir():
         return []
-    folders = [path for path in home.kb.iterdir() if _ID.fullmatch(path.name) and (path / "kb.db").is_file()]
-    return sorted((KnowledgeBase(path) for path in folders), key=lambda base: base.get("created_at", 0.0))
+    made: list[tuple[float, str]] = []
+    for path in home.kb.iterdir():
+        if _ID.fullmatch(path.name) and (path / "kb.db").is_file():
+            with KnowledgeBase(path) as base:
+                made.append((base.get("created_at", 0.0), base.id))
+    return [base_id for _, base_id in sorted(made)]
+
+
+def each_base(home: Home) -> Iterator[KnowledgeBase]:
+    """All knowledge bases, oldest first, one open at a time: each is closed when the next is asked for."""
+    for base_id in base_ids(home):
+        if (home.kb / base_id / "kb.db").is_file():  # deleted meanwhile: opening would make it anew
+            with KnowledgeBase(home.kb / base_id) as base:
+                yield base
 
 
 def remove_base(base: KnowledgeBase) -> None:
