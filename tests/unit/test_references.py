@@ -8,8 +8,7 @@ import pytest
 
 from ninestory.core.errors import Forbidden
 from ninestory.core.paths import Home
-from ninestory.models.reference import parse_reference
-from ninestory.serving.references import check_requested
+from ninestory.serving.references import requested
 
 
 @pytest.mark.parametrize(
@@ -32,7 +31,7 @@ def test_files_elsewhere_are_refused(tmp_path: Path, reference: str) -> None:
     home = Home(tmp_path / "home").ensure()
     (home.root / "link").symlink_to(tmp_path)
     with pytest.raises(Forbidden, match="outside its home"):
-        check_requested(parse_reference(reference.format(home=home.root)), home, [])
+        requested(reference.format(home=home.root), home)
 
 
 @pytest.mark.parametrize(
@@ -46,9 +45,9 @@ def test_files_elsewhere_are_refused(tmp_path: Path, reference: str) -> None:
 )
 def test_names_and_files_of_the_home_pass(tmp_path: Path, reference: str) -> None:
     home = Home(tmp_path / "home").ensure()
-    check_requested(parse_reference(reference.format(home=home.root)), home, [])
+    requested(reference.format(home=home.root), home)
 
 
 def test_what_the_operator_preloads_passes(tmp_path: Path) -> None:
     elsewhere = str(tmp_path / "x.gguf")
-    check_requested(parse_reference(elsewhere), Home(tmp_path / "home"), [elsewhere])
+    assert requested(elsewhere, Home(tmp_path / "home"), [elsewhere]).source == elsewhere

@@ -19,7 +19,7 @@ from ninestory.core.machine import available_bytes
 from ninestory.core.paths import Home
 from ninestory.models.reference import parse_reference
 from ninestory.runtimes.protocol import Request
-from ninestory.serving.references import check_requested
+from ninestory.serving.references import requested
 from ninestory.serving.supervisor import WorkerProcess
 
 log = logging.getLogger("ninestory.pool")
@@ -296,7 +296,7 @@ class Pool:
     def _model(self, reference: str) -> Model:
         key = self._key(reference)
         if key not in self._models:
-            check_requested(parse_reference(reference), self._home, self._settings.serve.preload)
+            requested(reference, self._home, self._settings.serve.preload)
             self._models[key] = Model(key, self._settings.serve.keep_alive)
         return self._models[key]
 

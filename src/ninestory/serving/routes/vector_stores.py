@@ -20,10 +20,9 @@ from ninestory.floors.retrieval.knowledge_base import (
     open_by_id,
     remove_base,
 )
-from ninestory.models.reference import parse_reference
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.knowledge import find
-from ninestory.serving.references import check_requested
+from ninestory.serving.references import requested
 from ninestory.serving.routes.vector_stores_schemas import (
     FileAttach,
     FileBatchCreate,
@@ -58,7 +57,7 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
     def create_store(body: VectorStoreCreate) -> dict[str, Any]:
         """Make a vector store, with files if some are named."""
         model = body.embedding_model or DEFAULT_MODEL
-        check_requested(parse_reference(model), context.home, context.settings.serve.preload)
+        requested(model, context.home, context.settings.serve.preload)
         attached = [FileAttach(file_id=f, chunking_strategy=body.chunking_strategy) for f in body.file_ids]
         _check_files(context, attached)
         with create(context.home, body.name or "", model=model, metadata=body.metadata) as base:
