@@ -16,6 +16,7 @@ from ninestory.serving.guard import Guard
 from ninestory.serving.job_process import JobProcess
 from ninestory.serving.query import refuse_unknown_query
 from ninestory.serving.request_log import note_request
+from ninestory.serving.request_text import refuse_broken_text
 from ninestory.serving.routes import (
     catalogue,
     chat,
@@ -89,7 +90,7 @@ def create_app(context: GatewayContext) -> Any:
         redoc_url=None,
         lifespan=lifespan,
         responses=documented(ErrorBody),
-        dependencies=[Depends(refuse_unknown_query)],
+        dependencies=[Depends(refuse_unknown_query), Depends(refuse_broken_text)],
     )
     install_handlers(app)
     for module in ROUTES:

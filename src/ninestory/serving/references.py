@@ -46,8 +46,7 @@ def requested_name(text: str, home: Home) -> Reference:
     Raises:
         InvalidRequest: it is no reference, or a path. Forbidden: as `requested`.
     """
-    reference = requested(text, home)
-    if reference.scheme == "path":
+    if parse_reference(text).scheme == "path":
         raise InvalidRequest(
             f"{text[:200]!r} is a path; this route takes names.",
             hint="Take the file into the store with 'ninestory import PATH', then use its name.",
@@ -55,7 +54,7 @@ def requested_name(text: str, home: Home) -> Reference:
             param="model",
             code="path_not_allowed",
         )
-    return reference
+    return requested(text, home)
 
 
 def _is_plain_name(text: str) -> bool:

@@ -122,7 +122,7 @@ class MessagesRequest(Strict):
     stop_sequences: list[str] = Field(default=[], max_length=16)
     stream: bool = False
     temperature: float | None = Field(default=None, ge=0, le=1)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=0)
     tools: list[Tool] = Field(default=[], max_length=128)
     tool_choice: ToolChoice | None = None

@@ -141,7 +141,7 @@ class ResponseRequest(Strict):
     previous_response_id: str | None = Field(default=None, max_length=100)
     max_output_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     seed: int | None = Field(default=None, description="An addition of ours.")
     stream: bool | None = False
