@@ -62,7 +62,7 @@ class Pool:
         self._idle_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._idle_task = asyncio.create_task(self._unload_idle())
+        self._idle_task = asyncio.create_task(self._watch_workers())
 
     async def close(self, timeout: float = _DRAIN_SECONDS) -> None:
         """Refuse new requests, let the running ones end, stop every worker."""
@@ -281,11 +281,14 @@ class Pool:
         others = (m.worker for m in self._models.values() if m.loaded and m.worker is not newcomer)
         return limit - sum(worker.needed_bytes for worker in others if worker)
 
-    async def _unload_idle(self) -> None:
+    async def _watch_workers(self) -> None:
+        """Once a second: end the workers that were stopped, unload the models that have been idle for long enough."""
         while True:
             await asyncio.sleep(1.0)
             now = time.monotonic()
             for model in list(self._models.values()):
+                if model.worker is not None:
+                    model.worker.end_if_stopped()
                 idle = model.loaded and not model.running and not model.waiting
                 if idle and 0 <= model.keep_alive < now - model.used_at:
                     log.info("unloading %s after %.0f idle seconds", model.reference, now - model.used_at)
