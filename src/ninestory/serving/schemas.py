@@ -23,6 +23,7 @@ from ninestory.runtimes.protocol import (
     ToolCall,
     ToolSpec,
 )
+from ninestory.serving.references import ModelReference
 
 MAX_TOKENS, MAX_STOP = 1_000_000, 16
 
@@ -205,7 +206,7 @@ class SamplingFields(NoOp):
 
 
 class ChatCompletionRequest(SamplingFields):
-    model: str
+    model: ModelReference
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
     max_tokens: Annotated[int | None, Field(ge=0, le=MAX_TOKENS)] = None
     max_completion_tokens: Annotated[int | None, Field(ge=0, le=MAX_TOKENS)] = None
@@ -264,7 +265,7 @@ def constraint_of(wanted: ResponseFormat | None) -> Constraint | None:
 
 
 class CompletionsRequest(SamplingFields):
-    model: str
+    model: ModelReference
     prompt: str | list[int] | list[str] | list[list[int]]
     max_tokens: Annotated[int | None, Field(ge=0, le=MAX_TOKENS)] = 16
     logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
@@ -302,7 +303,7 @@ class CompletionsRequest(SamplingFields):
 
 
 class EmbeddingsRequest(NoOp):
-    model: str
+    model: ModelReference
     input: str | Annotated[list[str], Field(min_length=1, max_length=2048)] | list[int] | list[list[int]]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int | None, Field(ge=1)] = None

@@ -25,8 +25,9 @@ def router(context: GatewayContext) -> APIRouter:
     async def upload(
         file: Annotated[UploadFile, File(description="The file; only the last part of its name is kept.")],
         purpose: Annotated[Purpose, Form()],
-        expires_anchor: Annotated[Literal["created_at"] | None, Form(alias="expires_after[anchor]")] = None,
-        expires_seconds: Annotated[int | None, Form(alias="expires_after[seconds]", ge=3600, le=2592000)] = None,
+        # not "or null" in the document: a form has no way to write it
+        expires_anchor: Annotated[Literal["created_at"], Form(alias="expires_after[anchor]")] = None,  # type: ignore[assignment]
+        expires_seconds: Annotated[int, Form(alias="expires_after[seconds]", ge=3600, le=2592000)] = None,  # type: ignore[assignment]
     ) -> dict[str, Any]:
         """Store a file."""
         return await run_in_threadpool(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from ninestory.core.errors import InvalidRequest
+from ninestory.serving.references import ModelReference
 from ninestory.serving.schemas import Strict
 
 DEFAULT_RATE = 2e-4  # what a learning_rate_multiplier multiplies
@@ -33,29 +34,29 @@ class Preference(Strict):
     hyperparameters: PreferenceHyperparameters = PreferenceHyperparameters()
 
 
-class TuningMethod(Strict):
-    """`dpo` learns from pairs of answers (input, preferred_output, non_preferred_output; or chosen, rejected)."""
-
-    type: Literal["supervised", "dpo"] = "supervised"
+class SupervisedMethod(Strict):
+    type: Literal["supervised"] = "supervised"
     supervised: Supervised | None = None
-    dpo: Preference | None = None
+    dpo: None = None
 
-    @model_validator(mode="after")
-    def _of_its_type(self) -> TuningMethod:
-        if (self.dpo if self.type == "supervised" else self.supervised) is not None:
-            raise ValueError(f"method.type is {self.type}, and the settings of the other type are given")
-        return self
+
+class PreferenceMethod(Strict):
+    """Learns from pairs of answers (input, preferred_output, non_preferred_output; or chosen, rejected)."""
+
+    type: Literal["dpo"]
+    supervised: None = None
+    dpo: Preference | None = None
 
 
 class FineTuningRequest(Strict):
     """`metadata` is kept and given back; `integrations` (other companies' trackers) must be empty."""
 
-    model: str = Field(min_length=1, max_length=500)
+    model: ModelReference
     training_file: str = Field(max_length=100)
     validation_file: str | None = Field(None, max_length=100)
     suffix: str | None = Field(None, max_length=20, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    method: TuningMethod | None = None
+    method: SupervisedMethod | PreferenceMethod | None = None
     hyperparameters: Hyperparameters | None = None
     integrations: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None
     metadata: dict[str, str] | None = None
@@ -68,9 +69,9 @@ class FineTuningRequest(Strict):
 
     def _hyperparameters(self) -> Hyperparameters:
         """Those of the method; the old place, beside it, where the method has none."""
-        if self.method and self.method.type == "dpo":
+        if isinstance(self.method, PreferenceMethod):
             return self.method.dpo.hyperparameters if self.method.dpo else PreferenceHyperparameters()
-        if self.method and self.method.supervised:
+        if isinstance(self.method, SupervisedMethod) and self.method.supervised:
             return self.method.supervised.hyperparameters
         return self.hyperparameters or Hyperparameters()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 
 from ninestory.core.errors import InvalidRequest
@@ -14,7 +14,7 @@ from ninestory.models.resolve import resolve
 from ninestory.models.store import InstalledModel, list_installed, remove
 from ninestory.models.verify import verify
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.references import requested_name
+from ninestory.serving.references import ModelReference, requested_name
 from ninestory.serving.routes.jobs import job_object
 from ninestory.serving.schemas import Strict
 
@@ -25,7 +25,7 @@ MAX_KEEP_ALIVE_SECONDS = 365 * 86400.0
 class ModelName(Strict):
     model_config = _EXAMPLE
 
-    model: str = Field(min_length=1, max_length=4096)
+    model: ModelReference
 
 
 class LoadRequest(ModelName):
@@ -61,7 +61,7 @@ def router(context: GatewayContext) -> APIRouter:
         return {"object": "list", "data": rows, "has_more": False}
 
     @routes.delete("/models")
-    async def delete(model: Annotated[str, Query(min_length=1, max_length=4096)]) -> dict[str, Any]:
+    async def delete(model: ModelReference) -> dict[str, Any]:
         """Delete a model's files; it is unloaded first."""
         reference = str(requested_name(model, context.home))
         await context.pool.unload(reference)

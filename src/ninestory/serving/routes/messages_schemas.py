@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 from ninestory.core.errors import InvalidRequest
 from ninestory.runtimes.json_schema import check_schema
 from ninestory.runtimes.protocol import ChatRequest, Constraint, Message, Sampling, ToolCall, ToolSpec
+from ninestory.serving.references import ModelReference
 from ninestory.serving.schemas import Strict
 
 
@@ -95,7 +96,7 @@ class OutputConfig(Strict):
 class CountRequest(Strict):
     """The body of `POST /v1/messages/count_tokens`."""
 
-    model: str = Field(min_length=1, max_length=4096)
+    model: ModelReference
     messages: list[Turn] = Field(min_length=1)
     system: str | list[TextBlock] = ""
 
@@ -115,7 +116,7 @@ class MessagesRequest(Strict):
         },
     )
 
-    model: str = Field(min_length=1, max_length=4096)
+    model: ModelReference
     max_tokens: int = Field(ge=1)
     messages: list[Turn] = Field(min_length=1)
     system: str | list[TextBlock] = ""

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 from ninestory.core.errors import InvalidRequest
 from ninestory.runtimes.json_schema import check_schema
 from ninestory.runtimes.protocol import ChatRequest, Constraint, Message, Sampling, ToolCall, ToolSpec
+from ninestory.serving.references import ModelReference
 from ninestory.serving.routes.vector_stores_schemas import FileSearchTool
 from ninestory.serving.schemas import Strict
 
@@ -135,7 +136,7 @@ class ResponseRequest(Strict):
         },
     )
 
-    model: str = Field(min_length=1, max_length=4096)
+    model: ModelReference
     input: str | list[InputItem]
     instructions: str | None = None
     previous_response_id: str | None = Field(default=None, max_length=100)
@@ -169,7 +170,7 @@ class ResponseRequest(Strict):
 class TokenCountRequest(Strict):
     """The body of `POST /v1/responses/input_tokens`."""
 
-    model: str = Field(min_length=1, max_length=4096)
+    model: ModelReference
     input: str | list[InputItem]
     instructions: str | None = None
     previous_response_id: str | None = Field(default=None, max_length=100)

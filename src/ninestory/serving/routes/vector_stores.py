@@ -56,7 +56,7 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
     @routes.post("")
     def create_store(body: VectorStoreCreate) -> dict[str, Any]:
         """Make a vector store, with files if some are named."""
-        model = body.embedding_model or DEFAULT_MODEL
+        model = DEFAULT_MODEL if body.embedding_model is None else body.embedding_model
         requested(model, context.home, context.settings.serve.preload)
         attached = [FileAttach(file_id=f, chunking_strategy=body.chunking_strategy) for f in body.file_ids]
         _check_files(context, attached)
