@@ -29,6 +29,10 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 401, 403, 404, 
 [[operations]]
 include-path = "/ninestory/v1/prompts/render"  # the variables are those of the prompt that is named
 checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 401, 403, 404, 409]
+
+[[operations]]
+include-path-regex = "^/v1/messages"  # which blocks a turn may hold depends on whose it is; tool_choice names a tool
+checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 401, 403, 404, 409, 501, 507]
 """
 
 

@@ -65,6 +65,11 @@ class Home:
         return self.root / "cache"
 
     @property
+    def reserve(self) -> Path:
+        """Ballast that is given up when the disk is full (`core/reserve.py`)."""
+        return self.run_dir / "reserve"
+
+    @property
     def run_dir(self) -> Path:
         """Sockets and locks of running processes; mode 0700."""
         return self.root / "run"

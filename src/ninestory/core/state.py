@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -209,6 +209,7 @@ def lock_home(home: Home) -> HomeLock:
             code="home_in_use",
         ) from None
     file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+    with suppress(OSError):  # on a full disk only the message to a second server lacks the process id
+        file.write(str(os.getpid()))
+        file.flush()
     return HomeLock(file)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from starlette.responses import RedirectResponse
 
 from ninestory import __version__
@@ -16,7 +16,7 @@ from ninestory.serving.guard import Guard
 from ninestory.serving.job_process import JobProcess
 from ninestory.serving.query import refuse_unknown_query
 from ninestory.serving.request_log import note_request
-from ninestory.serving.request_text import refuse_broken_text
+from ninestory.serving.request_text import NAME_PATTERN, refuse_broken_text
 from ninestory.serving.routes import (
     catalogue,
     chat,
@@ -82,6 +82,15 @@ def create_app(context: GatewayContext) -> Any:
         context.sources.close()
         await context.pool.close()
 
+    async def keep_room_on_disk(request: Request) -> AsyncIterator[None]:
+        """On a full disk the reserve is lent to what reads and deletes."""
+        lent = request.method in ("GET", "DELETE")
+        if lent:
+            context.reserve.release_if_low()
+        yield
+        if lent:
+            context.reserve.make()
+
     app = FastAPI(
         title="ninestory",
         version=__version__,
@@ -90,7 +99,7 @@ def create_app(context: GatewayContext) -> Any:
         redoc_url=None,
         lifespan=lifespan,
         responses=documented(ErrorBody),
-        dependencies=[Depends(refuse_unknown_query), Depends(refuse_broken_text)],
+        dependencies=[Depends(refuse_unknown_query), Depends(refuse_broken_text), Depends(keep_room_on_disk)],
     )
     install_handlers(app)
     for module in ROUTES:
@@ -101,7 +110,24 @@ def create_app(context: GatewayContext) -> Any:
         return RedirectResponse("/ui/")
 
     _mount_page(app)
+    _document_names(app)
     return Guard(app, context.settings.serve, context.keys, note_request(context))
+
+
+def _document_names(app: FastAPI) -> None:
+    """State in the document what `refuse_broken_text` asks of every path and query parameter."""
+    generated = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            for operations in generated()["paths"].values():
+                for operation in operations.values():
+                    for parameter in operation.get("parameters", ()):
+                        if parameter["in"] in ("path", "query") and parameter["schema"].get("type") == "string":
+                            parameter["schema"].setdefault("pattern", NAME_PATTERN)
+        return generated()
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _mount_page(app: FastAPI) -> None:

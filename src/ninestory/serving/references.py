@@ -18,8 +18,9 @@ from ninestory.models.reference import Reference, parse_reference
 
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _REVISION = "[A-Za-z0-9](\\.?[A-Za-z0-9_/-]){0,49}"
-_SOURCE = f"(((hf|ms):{_NAME}/{_NAME}|(starter:)?{_NAME})(:{_NAME})?(@{_REVISION})?|ft:{_NAME}(:{_NAME})?|openai:[^+\\x00-\\x1f]{{1,500}})"
-REFERENCE_PATTERN = f"^{_SOURCE}(\\+((hf|ms):{_NAME}/)?{_NAME}(=-?[0-9]{{1,2}}(\\.[0-9]{{1,9}})?)?){{0,8}}$"
+_SOURCE = f"(((hf|ms):{_NAME}/{_NAME}|(starter:)?{_NAME})(:{_NAME})?(@{_REVISION})?|ft:{_NAME}(:{_NAME})?)"
+_ADAPTER = f"\\+((hf|ms):{_NAME}/)?{_NAME}(=-?[0-9]{{1,2}}(\\.[0-9]{{1,9}})?)?"
+REFERENCE_PATTERN = f"^({_SOURCE}({_ADAPTER}){{0,8}}|openai:[^+\\x00-\\x1f]{{1,500}})$"
 # What a body's `model` may be, for the document; `requested` is what checks it and says what is wrong.
 ModelReference = Annotated[
     str,

@@ -13,6 +13,8 @@ from fastapi import Request
 from ninestory.core.errors import InvalidRequest
 from ninestory.core.text import broken_string
 
+NAME_PATTERN = r"^[^\x00-\x1f\x7f]*$"  # of every string in a path or query
+
 
 async def refuse_broken_text(request: Request) -> None:
     """A dependency of every route; the body was parsed already, and Starlette keeps the result.

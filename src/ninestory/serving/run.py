@@ -14,6 +14,7 @@ from typing import Any
 from ninestory.core.config import Loaded, ServeSettings
 from ninestory.core.errors import Conflict, InvalidRequest
 from ninestory.core.paths import Home
+from ninestory.core.reserve import DiskReserve
 from ninestory.core.state import State, lock_home
 from ninestory.jobs.store import JobStore
 from ninestory.serving.context import GatewayContext
@@ -86,7 +87,10 @@ async def _serve(
 
     from ninestory.serving.http_protocol import BoundedHttpProtocol
 
+    reserve = DiskReserve(home.reserve)
+    reserve.release_if_low()  # a server starts on a full disk too: to read, and to delete
     state = State(home.state_db)
+    reserve.make()
     pool = Pool(loaded.settings, home)
     context = GatewayContext(loaded, home, pool, state, JobStore(state), KeyCheck(key), Metrics())
     config = uvicorn.Config(

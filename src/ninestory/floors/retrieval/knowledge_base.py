@@ -377,9 +377,13 @@ def open_base(home: Home, name: str) -> KnowledgeBase:
 
 def open_by_id(home: Home, base_id: str) -> KnowledgeBase:
     """A knowledge base by its id; no other base is touched. Raises NotFound."""
+    return KnowledgeBase(_folder_of(home, base_id))
+
+
+def _folder_of(home: Home, base_id: str) -> Path:
     if not _ID.fullmatch(base_id) or not (home.kb / base_id / "kb.db").is_file():
         raise _no_base(base_id)
-    return KnowledgeBase(home.kb / base_id)
+    return home.kb / base_id
 
 
 def _no_base(name: str) -> NotFound:
@@ -437,8 +441,17 @@ def each_base(home: Home) -> Iterator[KnowledgeBase]:
 def remove_base(base: KnowledgeBase) -> None:
     """Delete a knowledge base with its copies; files of synced folders stay."""
     base.close()
-    gone = base.folder.with_name(f".gone-{base.id}")
-    base.folder.rename(gone)
+    _remove_folder(base.folder)
+
+
+def remove_by_id(home: Home, base_id: str) -> None:
+    """As `remove_base`, without opening it: works on a full disk, and on a damaged one. Raises NotFound."""
+    _remove_folder(_folder_of(home, base_id))
+
+
+def _remove_folder(folder: Path) -> None:
+    gone = folder.with_name(f".gone-{folder.name}")
+    folder.rename(gone)
     shutil.rmtree(gone)
 
 

@@ -7,11 +7,13 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.concurrency import run_in_threadpool
+from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import FileResponse
 
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.stores.files import FileStore
 
+Unwritten = SkipJsonSchema[None]  # a form has no way to write null, so the document does not allow it
 Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 
 
@@ -25,9 +27,8 @@ def router(context: GatewayContext) -> APIRouter:
     async def upload(
         file: Annotated[UploadFile, File(description="The file; only the last part of its name is kept.")],
         purpose: Annotated[Purpose, Form()],
-        # not "or null" in the document: a form has no way to write it
-        expires_anchor: Annotated[Literal["created_at"], Form(alias="expires_after[anchor]")] = None,  # type: ignore[assignment]
-        expires_seconds: Annotated[int, Form(alias="expires_after[seconds]", ge=3600, le=2592000)] = None,  # type: ignore[assignment]
+        expires_anchor: Annotated[Literal["created_at"] | Unwritten, Form(alias="expires_after[anchor]")] = None,
+        expires_seconds: Annotated[int | Unwritten, Form(alias="expires_after[seconds]", ge=3600, le=2592000)] = None,
     ) -> dict[str, Any]:
         """Store a file."""
         return await run_in_threadpool(

@@ -18,7 +18,7 @@ from ninestory.floors.retrieval.knowledge_base import (
     create,
     each_base,
     open_by_id,
-    remove_base,
+    remove_by_id,
 )
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.knowledge import find
@@ -88,8 +88,7 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
     @routes.delete("/{vector_store_id}")
     def delete_store(vector_store_id: str) -> dict[str, Any]:
         """Delete a vector store; the files it was made of stay under /v1/files."""
-        with open_by_id(context.home, vector_store_id) as base:
-            remove_base(base)
+        remove_by_id(context.home, vector_store_id)
         return {"id": vector_store_id, "object": "vector_store.deleted", "deleted": True}
 
     @routes.post("/{vector_store_id}/search")
