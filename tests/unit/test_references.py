@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ninestory.core.errors import Forbidden
 from ninestory.core.paths import Home
-from ninestory.serving.references import requested
+from ninestory.models.reference import parse_reference
+from ninestory.serving.references import REFERENCE_PATTERN, requested
 
 
 @pytest.mark.parametrize(
@@ -51,3 +54,8 @@ def test_names_and_files_of_the_home_pass(tmp_path: Path, reference: str) -> Non
 def test_what_the_operator_preloads_passes(tmp_path: Path) -> None:
     elsewhere = str(tmp_path / "x.gguf")
     assert requested(elsewhere, Home(tmp_path / "home"), [elsewhere]).source == elsewhere
+
+
+@given(st.from_regex(REFERENCE_PATTERN, fullmatch=True))
+def test_what_the_document_allows_is_a_reference(text: str) -> None:
+    parse_reference(text)
