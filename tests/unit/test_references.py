@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ninestory.core.errors import Forbidden
@@ -56,6 +56,7 @@ def test_what_the_operator_preloads_passes(tmp_path: Path) -> None:
     assert requested(elsewhere, Home(tmp_path / "home"), [elsewhere]).source == elsewhere
 
 
+@settings(max_examples=40)
 @given(st.from_regex(REFERENCE_PATTERN, fullmatch=True))
 def test_what_the_document_allows_is_a_reference(text: str) -> None:
     parse_reference(text)

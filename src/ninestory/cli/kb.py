@@ -111,7 +111,8 @@ def ls(
         return
     from ninestory.floors.retrieval.knowledge_base import each_base
 
-    rows = [_summary(base) for base in each_base(Home.default())]
+    bases = [(base.get("created_at", 0.0), _summary(base)) for base in each_base(Home.default())]
+    rows = [row for _, row in sorted(bases, key=lambda base: base[0])]
     if as_json:
         print_json(rows)
         return

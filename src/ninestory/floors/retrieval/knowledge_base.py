@@ -25,6 +25,7 @@ from ninestory.core.state import State
 DEFAULT_MODEL = "starter:multilingual-e5-small"
 _ID = re.compile(r"vs_[0-9a-f]{24}")
 _NAME_CHARACTERS = 200
+_HALF_MADE_SECONDS = 3600.0
 
 SCHEMA = (
     """
@@ -420,21 +421,14 @@ def lowest_threshold(bases: Sequence[KnowledgeBase]) -> float | None:
 
 def base_ids(home: Home) -> list[str]:
     """The ids of all knowledge bases, oldest first."""
-    if not home.kb.is_dir():
-        return []
-    made: list[tuple[float, str]] = []
-    for path in home.kb.iterdir():
-        if _ID.fullmatch(path.name) and (path / "kb.db").is_file():
-            with KnowledgeBase(path) as base:
-                made.append((base.get("created_at", 0.0), base.id))
-    return [base_id for _, base_id in sorted(made)]
+    return [base_id for _, base_id in sorted((base.get("created_at", 0.0), base.id) for base in each_base(home))]
 
 
 def each_base(home: Home) -> Iterator[KnowledgeBase]:
-    """All knowledge bases, oldest first, one open at a time: each is closed when the next is asked for."""
-    for base_id in base_ids(home):
-        if (home.kb / base_id / "kb.db").is_file():  # deleted meanwhile: opening would make it anew
-            with KnowledgeBase(home.kb / base_id) as base:
+    """All knowledge bases in no order, one open at a time: each is closed when the next is asked for."""
+    for folder in list(home.kb.iterdir()) if home.kb.is_dir() else ():
+        if _ID.fullmatch(folder.name) and (folder / "kb.db").is_file():
+            with KnowledgeBase(folder) as base:
                 yield base
 
 
@@ -447,6 +441,17 @@ def remove_base(base: KnowledgeBase) -> None:
 def remove_by_id(home: Home, base_id: str) -> None:
     """As `remove_base`, without opening it: works on a full disk, and on a damaged one. Raises NotFound."""
     _remove_folder(_folder_of(home, base_id))
+
+
+def sweep(home: Home) -> None:
+    """Remove what killed processes left of bases half made or half deleted; a server does it at its start.
+
+    Those being made by somebody else now are young, and stay.
+    """
+    for folder in home.kb.glob(".*-vs_*") if home.kb.is_dir() else ():
+        made = folder.name.startswith(".new-") and time.time() - folder.stat().st_mtime > _HALF_MADE_SECONDS
+        if made or folder.name.startswith(".gone-"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_folder(folder: Path) -> None:

@@ -19,6 +19,7 @@ from ninestory.floors.retrieval.knowledge_base import (
     each_base,
     open_by_id,
     remove_by_id,
+    sweep,
 )
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.knowledge import find
@@ -45,6 +46,7 @@ FileStatus = Annotated[Literal["in_progress", "completed", "failed", "cancelled"
 
 def router(context: GatewayContext) -> APIRouter:
     routes = APIRouter(prefix="/v1/vector_stores", tags=["vector stores"])
+    sweep(context.home)
     _add_stores(routes, context)
     _add_files(routes, context)
     _add_content(routes, context)
@@ -70,7 +72,9 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
         limit: Limit = 20, order: Order = "desc", after: Cursor = None, before: Cursor = None
     ) -> dict[str, Any]:
         """All vector stores."""
-        return _page([store_object(base) for base in each_base(context.home)], limit, order, after, before)
+        stores = [(base.get("created_at", 0.0), store_object(base)) for base in each_base(context.home)]
+        stores.sort(key=lambda store: (store[0], store[1]["id"]))
+        return _page([store for _, store in stores], limit, order, after, before)
 
     @routes.get("/{vector_store_id}")
     def retrieve_store(vector_store_id: str) -> dict[str, Any]:
