@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI
+from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse
 
 from ninestory import __version__
@@ -82,9 +83,9 @@ def create_app(context: GatewayContext) -> Any:
         context.sources.close()
         await context.pool.close()
 
-    async def keep_room_on_disk(request: Request) -> AsyncIterator[None]:
+    async def keep_room_on_disk(request: HTTPConnection) -> AsyncIterator[None]:
         """On a full disk the reserve is lent to what reads and deletes."""
-        lent = request.method in ("GET", "DELETE")
+        lent = request.scope.get("method") in ("GET", "DELETE")
         if lent:
             context.reserve.release_if_low()
         yield

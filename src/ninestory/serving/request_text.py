@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import Request
+from starlette.requests import HTTPConnection, Request
 
 from ninestory.core.errors import InvalidRequest
 from ninestory.core.text import broken_string
@@ -16,15 +16,17 @@ from ninestory.core.text import broken_string
 NAME_PATTERN = r"^[^\x00-\x1f\x7f]*$"  # of every string in a path or query
 
 
-async def refuse_broken_text(request: Request) -> None:
-    """A dependency of every route; the body was parsed already, and Starlette keeps the result.
+async def refuse_broken_text(request: HTTPConnection) -> None:
+    """A dependency of every route, of WebSockets too; a body was parsed already, and Starlette keeps the result.
 
     Raises:
         InvalidRequest: naming the first field, or part of the path or query, that is no text.
     """
     _check_names(request.path_params, "path")
     _check_names(dict(request.query_params), "query")
-    if "json" not in request.headers.get("content-type", "") or not await request.body():
+    if not isinstance(request, Request) or "json" not in request.headers.get("content-type", ""):
+        return
+    if not await request.body():
         return
     try:
         body = await request.json()

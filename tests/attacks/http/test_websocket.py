@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fastapi import Depends, FastAPI, WebSocket
 
 from ninestory.core.config import ServeSettings
 from ninestory.core.errors import Unsupported
 from ninestory.serving.guard import COOKIE, Guard, KeyCheck
+from ninestory.serving.query import refuse_unknown_query
+from ninestory.serving.request_text import refuse_broken_text
 from tests.attacks.http.thread_server import HandshakeProtocol, exchange, running
 
 KEY = "the-key"
@@ -20,10 +23,12 @@ KEYS = KeyCheck(KEY)
 NONCE = base64.b64encode(b"0123456789abcdef")
 
 
-async def open_to_anybody(scope: Any, receive: Any, send: Any) -> None:
-    """An application with a WebSocket route at every path."""
-    assert (await receive())["type"] == "websocket.connect"
-    await send({"type": "websocket.accept"})
+open_to_anybody = FastAPI(dependencies=[Depends(refuse_unknown_query), Depends(refuse_broken_text)])  # as ours
+
+
+@open_to_anybody.websocket("/{path:path}")
+async def talk(socket: WebSocket, path: str) -> None:
+    await socket.accept()
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,8 @@ class HandshakeProtocol(asyncio.Protocol):
         request, *lines = data.split(b"\r\n\r\n")[0].split(b"\r\n")
         headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
         path = request.split(b" ")[1].decode()
-        scope = {"type": "websocket", "path": path, "query_string": b"", "headers": headers, "subprotocols": []}
+        scope = {"type": "websocket", "scheme": "ws", "path": path, "root_path": "", "query_string": b""}
+        scope |= {"headers": headers, "subprotocols": [], "asgi": {"version": "3.0", "spec_version": "2.3"}}
         key = dict(headers)[b"sec-websocket-key"]
         accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
 
