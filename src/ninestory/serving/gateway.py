@@ -124,8 +124,10 @@ def _document_names(app: FastAPI) -> None:
             for operations in generated()["paths"].values():
                 for operation in operations.values():
                     for parameter in operation.get("parameters", ()):
-                        if parameter["in"] in ("path", "query") and parameter["schema"].get("type") == "string":
-                            parameter["schema"].setdefault("pattern", NAME_PATTERN)
+                        schema = parameter["schema"]
+                        for option in schema.get("anyOf", [schema]):
+                            if parameter["in"] in ("path", "query") and option.get("type") == "string":
+                                option.setdefault("pattern", NAME_PATTERN)
         return generated()
 
     app.openapi = openapi  # type: ignore[method-assign]
