@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from ninestory.core.errors import InvalidRequest
 from ninestory.serving.references import ModelReference
@@ -34,18 +34,27 @@ class Preference(Strict):
     hyperparameters: PreferenceHyperparameters = PreferenceHyperparameters()
 
 
-class SupervisedMethod(Strict):
-    type: Literal["supervised"] = "supervised"
+class TuningMethod(Strict):
+    """`dpo` learns from pairs of answers (input, preferred_output, non_preferred_output; or chosen, rejected)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"type": {"const": "supervised"}, "dpo": {"type": "null"}}},
+                {"properties": {"type": {"const": "dpo"}, "supervised": {"type": "null"}}, "required": ["type"]},
+            ]
+        }
+    )
+
+    type: Literal["supervised", "dpo"] = "supervised"
     supervised: Supervised | None = None
-    dpo: None = None
-
-
-class PreferenceMethod(Strict):
-    """Learns from pairs of answers (input, preferred_output, non_preferred_output; or chosen, rejected)."""
-
-    type: Literal["dpo"]
-    supervised: None = None
     dpo: Preference | None = None
+
+    @model_validator(mode="after")
+    def _of_its_type(self) -> TuningMethod:
+        if (self.dpo if self.type == "supervised" else self.supervised) is not None:
+            raise ValueError(f"method.type is {self.type}, and the settings of the other type are given")
+        return self
 
 
 class FineTuningRequest(Strict):
@@ -56,7 +65,7 @@ class FineTuningRequest(Strict):
     validation_file: str | None = Field(None, max_length=100)
     suffix: str | None = Field(None, max_length=20, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    method: SupervisedMethod | PreferenceMethod | None = None
+    method: TuningMethod | None = None
     hyperparameters: Hyperparameters | None = None
     integrations: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None
     metadata: dict[str, str] | None = None
@@ -69,9 +78,9 @@ class FineTuningRequest(Strict):
 
     def _hyperparameters(self) -> Hyperparameters:
         """Those of the method; the old place, beside it, where the method has none."""
-        if isinstance(self.method, PreferenceMethod):
+        if self.method and self.method.type == "dpo":
             return self.method.dpo.hyperparameters if self.method.dpo else PreferenceHyperparameters()
-        if isinstance(self.method, SupervisedMethod) and self.method.supervised:
+        if self.method and self.method.supervised:
             return self.method.supervised.hyperparameters
         return self.hyperparameters or Hyperparameters()
 
