@@ -14,7 +14,7 @@ import pytest
 @pytest.mark.starter
 def test_memory_and_descriptors_stay_flat(repository: Path) -> None:
     script = repository / "benchmarks" / "serving_mixed.py"
-    command = [sys.executable, str(script), "--requests", "240", "--stores", "60"]
+    command = [sys.executable, str(script), "--requests", "160", "--stores", "40"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     figures = json.loads(done.stdout)
