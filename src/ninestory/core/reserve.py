@@ -28,7 +28,7 @@ class DiskReserve:
 
     def release_if_low(self) -> None:
         """Give the ballast up when the disk is full."""
-        if self._free_bytes() < LOW_BYTES:
+        if self._path.exists() and self._free_bytes() < LOW_BYTES:
             self._path.unlink(missing_ok=True)
 
     def _free_bytes(self) -> int:

@@ -185,14 +185,21 @@ class Guard:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A handshake that fails the checks is refused before it is accepted (the client sees HTTP 403)."""
-        scope.setdefault("state", {})["request_id"] = f"req_{secrets.token_hex(12)}"
+        request_id = f"req_{secrets.token_hex(12)}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        started, status = time.perf_counter(), 101
         try:
             self._check(scope, dict(scope["headers"]))
         except NinestoryError as error:
+            status = 403
             await receive()  # websocket.connect
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": error.code})
-            return
-        await self._app(scope, receive, send)
+        try:
+            if status == 101:
+                await self._app(scope, receive, send)
+        finally:
+            route = getattr(scope.get("route"), "path", "")
+            self._on_done(request_id, "WEBSOCKET", scope["path"], route, status, time.perf_counter() - started)
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Raises InvalidRequest, Forbidden, Unauthorized: the headers of a request or handshake do not pass."""
