@@ -55,12 +55,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._refused or self.transport.is_closing():
             return
         self._raw_bytes = 0 if self._body_grew else self._raw_bytes + len(data)
+        waits_for_headers = not self._headers_complete if self._in_message else self._raw_bytes > 0
         if self._raw_bytes > MAX_HEADER_BYTES:
             self._refuse_headers()
-        elif self._in_message and self._headers_complete:
-            self._disarm_deadline()
-        elif self._in_message or self._raw_bytes:
+        elif waits_for_headers:
             self._arm_deadline()
+        else:
+            self._disarm_deadline()
 
     # --- what the parser reports --------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import time
@@ -133,3 +134,16 @@ def test_a_slow_body_is_not_a_slow_header(hasty_port: int) -> None:
         connection.settimeout(10)
         connection.sendall(b"bcd")
         assert read_to_end(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_in_use_outlives_the_deadline_of_its_first_request(hasty_port: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", hasty_port, timeout=10)
+    connection.connect()
+    first = connection.sock
+    began = time.monotonic()
+    while time.monotonic() - began < Hasty.header_seconds * 3:
+        connection.request("POST", "/", b"abc")
+        assert connection.getresponse().read() == b"3"
+        time.sleep(Hasty.header_seconds / 4)
+    assert connection.sock is first
+    connection.close()
