@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import IO
 
 from ninestory.core.errors import DiskFull, InvalidRequest
+from ninestory.core.text import is_text
+
+MAX_NAME_BYTES = 255  # of one file or folder, on every common file system
 
 _AT_FDCWD = -100  # paths as they are, from the working directory
 _RENAME_EXCHANGE = _RENAME_SWAP = 2
@@ -67,6 +70,11 @@ class Home:
         return self.root / "cache"
 
     @property
+    def reserve(self) -> Path:
+        """Ballast that is given up when the disk is full (`core/reserve.py`)."""
+        return self.run_dir / "reserve"
+
+    @property
     def run_dir(self) -> Path:
         """Sockets and locks of running processes; mode 0700."""
         return self.root / "run"
@@ -80,11 +88,20 @@ def inside(base: Path, *parts: str) -> Path:
     """Join request-supplied `parts` below `base` and prove that the result stays there.
 
     Raises:
-        InvalidRequest: the joined, resolved path leaves `base` (through "..", an absolute part or a symlink).
+        InvalidRequest: the joined, resolved path leaves `base` (through "..", an absolute part or a symlink), or a part
+            is no file name (NUL, half a character, too long).
     """
+    names = "/".join(parts).split("/")
+    if bad := [n for n in names if "\0" in n or not is_text(n) or len(n.encode()) > MAX_NAME_BYTES]:
+        raise InvalidRequest(
+            f"{bad[0][:80]!r} is not a file name; expected at most {MAX_NAME_BYTES} bytes of text.",
+            hint="Use a plain, shorter name.",
+            hint_zh="请使用较短的普通名称。",
+            code="invalid_name",
+        )
     base = base.resolve()
     path = base.joinpath(*parts).resolve()
-    if not path.is_relative_to(base) or "\0" in "".join(parts):
+    if not path.is_relative_to(base):
         raise InvalidRequest(
             f"The path {'/'.join(parts)!r} leaves its directory.",
             hint="Use a plain name without '..' and without a leading '/'.",
