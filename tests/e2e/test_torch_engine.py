@@ -110,7 +110,7 @@ def test_a_prompts_log_probabilities_are_those_that_a_score_gives(family: str) -
     """ChatGLM's prompt is computed in one piece, the others' in chunks; the echo takes no tokens from the cache."""
     engine = _engine(family, slots=2)
     try:
-        [scores] = run(engine, ScoreRequest(context=LONG[:70], text=LONG[70:150]))
+        [scores] = run(engine, ScoreRequest(items=[ScoreItem(context=LONG[:70], continuations=[LONG[70:150]])]))
         assert isinstance(scores, Scores)
         suffix = [GMASK, SOP] if family == "chatglm" else []
         ids = [*ByteTokenizer().encode(LONG[:70]), *suffix, *ByteTokenizer().encode(LONG[70:150])]
@@ -118,7 +118,7 @@ def test_a_prompts_log_probabilities_are_those_that_a_score_gives(family: str) -
             chunks = run(engine, CompletionRequest(prompt=ids, echo=True, logprobs=1, max_tokens=0))
             values = [logprob for _, logprob in seen(chunks)]
             assert len(values) == len(ids) and values[0] is None
-            assert values[-80:] == pytest.approx(scores.values, abs=1e-5)
+            assert values[-80:] == pytest.approx(scores.values[0][0], abs=1e-5)
     finally:
         engine.close()
 

@@ -24,7 +24,7 @@ from ninestory.core.tasks import Task
 from ninestory.models.reference import parse_reference
 from ninestory.runtimes.load import check_task
 from ninestory.runtimes.protocol import Chunk, EngineInfo, Request, chunk_from_dict
-from ninestory.serving.references import check_requested
+from ninestory.serving.references import requested
 from ninestory.serving.supervisor import TimeLimit, WorkerProcess, request_payload
 
 log = logging.getLogger("ninestory.pool")
@@ -89,7 +89,7 @@ class Pool:
         self._idle_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._idle_task = asyncio.create_task(self._unload_idle())
+        self._idle_task = asyncio.create_task(self._watch_workers())
 
     async def close(self, timeout: float = _DRAIN_SECONDS) -> None:
         """Refuse new requests, let the running ones end, stop every worker."""
@@ -233,7 +233,7 @@ class Pool:
         Raises:
             Unsupported: the model has no such task. DoesNotFit: not all of the workers fit.
         """
-        model = self._model(reference, overrides)
+        model = self._model(reference, overrides, trusted=True)
         model.leases += 1
         model.wanted = max(model.wanted, workers)
         try:
@@ -388,23 +388,28 @@ class Pool:
         others = (worker for m in self._models.values() for worker in m.alive if worker is not newcomer)
         return limit - sum(worker.needed_bytes for worker in others)
 
-    async def _unload_idle(self) -> None:
+    async def _watch_workers(self) -> None:
+        """Once a second: end the workers that were stopped, unload the models that have been idle for long enough."""
         while True:
             await asyncio.sleep(1.0)
             now = time.monotonic()
             for model in list(self._models.values()):
+                for worker in model.workers:
+                    worker.end_if_stopped()
                 if model.idle and 0 <= model.keep_alive < now - model.used_at:
                     log.info("unloading %s after %.0f idle seconds", model.reference, now - model.used_at)
                     await self._unload(model)
 
     # --- names --------------------------------------------------------------------------------------------------
 
-    def _model(self, reference: str, overrides: Mapping[str, Any] | None = None) -> Model:
+    def _model(self, reference: str, overrides: Mapping[str, Any] | None = None, *, trusted: bool = False) -> Model:
+        """The entry of a model; `trusted`: its name comes from this home's own data, not from a request."""
         key = place = self._key(reference)
         if overrides:  # beside the one that is asked for by its name alone
             place = f"{key} {sorted(overrides.items())}"
         if place not in self._models:
-            check_requested(parse_reference(reference), self._home, self._settings.serve.preload)
+            if not trusted:
+                requested(reference, self._home, self._settings.serve.preload)
             self._models[place] = Model(
                 key, self._settings.serve.keep_alive, dict(overrides or {}), private=bool(overrides)
             )

@@ -39,8 +39,7 @@ def run_ingest(
     Returns:
         The `IngestReport` as plain data.
     """
-    base = open_base(home, params["knowledge_base"])
-    try:
+    with open_base(home, params["knowledge_base"]) as base:
         report = IngestReport(**params.get("report", {}))
         for folder in params.get("folders", []):
             sync_folder(base, Path(folder), report)
@@ -50,8 +49,6 @@ def run_ingest(
             embedder = Embedder(engine)
             with Embedders(embedder, processes) if processes > 1 else nullcontext() as several:
                 return ingest(base, embedder, progress, report, several).as_dict()
-    finally:
-        base.close()
 
 
 @contextmanager

@@ -122,7 +122,7 @@ class TorchEngine:
         return self._answer(request, cancel)
 
     def _answer(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
-        prompt = self._prompts.chat(request)
+        prompt = self._prompts.chat(request, cancel)
         streams = [
             TextStream(
                 i,
@@ -144,11 +144,11 @@ class TorchEngine:
         streams = [TextStream(i, request.stop) for i in range(request.n)]
         yield from self._generate(prompt, request, streams, cancel, echo=echo, starts_text=False)
 
-    def _tokenize(self, request: TokenizeRequest, _: threading.Event) -> Iterator[Chunk]:
+    def _tokenize(self, request: TokenizeRequest, cancel: threading.Event) -> Iterator[Chunk]:
         segments = [(request.text or "", False)]
         if request.messages is not None:
             chat = ChatRequest(messages=request.messages, template=request.template)
-            segments = self._prompts.render(request.messages, chat)
+            segments = self._prompts.render(request.messages, chat, cancel)
         ids = self._prompts.encode_segments(segments)
         pieces = [self._tokenizer.token_bytes(i).decode("utf-8", errors="replace") for i in ids]
         yield Tokens(ids=ids, pieces=pieces)
