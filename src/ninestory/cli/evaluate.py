@@ -108,6 +108,6 @@ def _subjects(data: Path) -> dict[str, Path]:
 
 def _open(name: str, context: int | None) -> Any:
     from ninestory.core.config import load_settings
-    from ninestory.floors.chat import load
+    from ninestory.library import load
 
     return load(name, slots=1, context=context or load_settings().settings.runtime.context)

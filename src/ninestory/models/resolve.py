@@ -33,6 +33,10 @@ def resolve(reference: str | Reference, home: Home) -> ResolvedModel:
         Damaged: a file does not pass `verify`.
     """
     ref = parse_reference(reference) if isinstance(reference, str) else reference
+    return replace(_resolve(ref, home), home=home.root)
+
+
+def _resolve(ref: Reference, home: Home) -> ResolvedModel:
     if ref.scheme == "openai":
         return _remote(ref)
     if ref.scheme == "ft" and (adapted := _adapted_base(ref, home)):

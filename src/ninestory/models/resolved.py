@@ -35,6 +35,7 @@ class ResolvedModel:
         rendered: a sample prompt as that template wrote it when the adapter was trained, or the text of a checkpoint's
             own template; "" where nobody kept one.
         licence: SPDX id or the publisher's name for it, "" when unknown.
+        home: the home it was resolved in; what is derived from its files is kept in that home's cache.
         notes: choices made while resolving, shown to the user.
     """
 
@@ -52,6 +53,7 @@ class ResolvedModel:
     licence: str = ""
     adapters: list[ResolvedAdapter] = field(default_factory=list)
     endpoint: str = ""  # remote: base URL
+    home: Path | None = None
     notes: list[str] = field(default_factory=list)
 
     @property

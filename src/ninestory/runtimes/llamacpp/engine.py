@@ -87,7 +87,7 @@ class LlamaCppEngine:
             threads=threads,
             cache_mb=settings.prompt_cache_mb,
             device=settings.device,
-            adapters=[adapter_gguf(adapter.path, file, Home.default()) for adapter in model.adapters],
+            adapters=[adapter_gguf(adapter.path, file, _home(model)) for adapter in model.adapters],
             embeds=embeds,
             pooling=_pooling(model, file),
         )
@@ -424,6 +424,12 @@ def _grammar(constraint: Constraint) -> str:
             param="grammar",
         )
     return grammar
+
+
+def _home(model: ResolvedModel) -> Home:
+    if model.home is None:
+        raise ValueError(f"{model.reference} has adapters and no home to keep their GGUF form in")
+    return Home(model.home)
 
 
 def _pooling(model: ResolvedModel, file: GgufFile) -> str:
