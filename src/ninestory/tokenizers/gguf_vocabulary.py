@@ -18,7 +18,7 @@ _GPT2_CUT = {**_BYTES_ONLY, "use_regex": True}
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _GPT4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _PUNCTUATION = r"[\p{P}$+<=>^~|`]+"
-_CJK = "[\u0800-\u9fa5\uac00-\ud7ff]+"
+_CJK = r"[\u0800-\u9fa5\uac00-\ud7ff&&\S]+"
 # DeepSeek's letters of scripts with two cases, as its tokenizer.json lists them.
 _CASED = (
     "A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373"
@@ -132,13 +132,22 @@ def _tokenizer_json(metadata: dict[str, Any], model: dict[str, Any], **steps: di
 
 
 def _sentencepiece(metadata: dict[str, Any]) -> bytes:
-    """The model as SentencePiece stores it: no normalisation, a blank in front, no blanks removed, bytes as last resort."""
+    """The model as SentencePiece stores it: no normalisation, a blank in front, no blanks removed, bytes as last resort.
+
+    SentencePiece wants exactly one unknown piece. Phi-3's file calls `<unk>` a control token, and the padding behind
+    its vocabulary unknown.
+    """
     from sentencepiece import sentencepiece_model_pb2
 
     sp: Any = sentencepiece_model_pb2  # its classes are made at import; mypy sees none
     model = sp.ModelProto()
+    unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
     columns = (metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type"))
-    for token, score, kind in zip(*columns, strict=True):
+    for number, (token, score, kind) in enumerate(zip(*columns, strict=True)):
+        if number == unknown:
+            kind = _UNKNOWN
+        elif kind == _UNKNOWN:
+            kind = _UNUSED
         model.pieces.add(piece=token, score=score, type=kind)
     trainer, normalizer = model.trainer_spec, model.normalizer_spec
     trainer.model_type, trainer.byte_fallback = sp.TrainerSpec.BPE, True
