@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from ninestory.core.errors import InvalidRequest
+from ninestory.models.convert.gguf_tokenizer import tokenizer_metadata
 from ninestory.tokenizers.gguf_vocabulary import PRE_TOKENIZERS, tokenizer_files
 from ninestory.tokenizers.load import load_tokenizer
 from tests.llamacpp_tokenizer import llamacpp_ids, write_vocabulary
@@ -94,3 +95,92 @@ def test_every_pre_tokenizer_cuts_as_llama_cpp_does(merged_across_cuts: dict[str
     assert everything["gpt-2"] != everything["falcon"] != everything["default"] != everything["qwen2"]
     for pre, metadata in named.items():
         _assert_same_ids(metadata, texts, everything[pre], tmp_path / pre)
+
+
+def test_an_unknown_pre_tokenizer_is_refused_by_name(merged_across_cuts: dict[str, Any]) -> None:
+    metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "no-such-cut", **merged_across_cuts}
+    with pytest.raises(InvalidRequest, match="'no-such-cut'"):
+        tokenizer_files(metadata)
+
+
+def test_what_was_read_from_a_gguf_is_written_to_a_gguf_again(
+    merged_across_cuts: dict[str, Any], tmp_path: Path
+) -> None:
+    texts = _texts(60)
+    for pre in PRE_TOKENIZERS:
+        metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, **merged_across_cuts}
+        tokenizer = _loaded(metadata, tmp_path / pre)
+        again = tokenizer_metadata(tmp_path / pre, len(metadata["tokenizer.ggml.tokens"]), {})
+        assert PRE_TOKENIZERS[again["tokenizer.ggml.pre"]] == PRE_TOKENIZERS[pre]
+        back = _loaded(again, tmp_path / f"{pre}-again")
+        assert [back.encode(text) for text in texts] == [tokenizer.encode(text) for text in texts]
+
+
+def test_gemma_4s_vocabulary_gives_llama_cpps_ids(tmp_path: Path) -> None:
+    trained = Tokenizer(models.BPE())
+    trained.normalizer = normalizers.Replace(" ", "▁")
+    trained.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^\n]+|\n+"), "isolated")
+    # few characters are tokens: the others are spelled in bytes
+    trained.train_from_iterator(_texts(), trainers.BpeTrainer(vocab_size=900, limit_alphabet=60, show_progress=False))
+    columns = _columns(trained)
+    first = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "<|tool>", "[tool]"]
+    metadata = {
+        "tokenizer.ggml.model": "gemma4",
+        "tokenizer.ggml.tokens": first + columns["tokenizer.ggml.tokens"],
+        "tokenizer.ggml.token_type": [CONTROL] * 4
+        + [BYTE] * 256
+        + [CONTROL, USER_DEFINED]
+        + columns["tokenizer.ggml.token_type"],
+        "tokenizer.ggml.merges": columns["tokenizer.ggml.merges"],
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.eos_token_id": 1,
+        "tokenizer.ggml.add_bos_token": True,
+    }
+    texts = [*_texts(), "a [tool] the", "<|tool> is only text", "<0x41> too", "▁ and  blanks"]
+    (theirs,) = llamacpp_ids([write_vocabulary(tmp_path / "gemma.gguf", metadata)], texts)
+    ours = _assert_same_ids(metadata, texts, theirs, tmp_path / "files")
+    assert ours.decode(ours.encode("naïve 🙂\n中文")) == "naïve 🙂\n中文"
+    assert (ours.bos_ids, ours.eos_ids) == ([2], {1})
+
+
+def _sentencepiece_metadata(marks: list[tuple[str, int]], behind: list[tuple[str, int]], **keys: Any) -> dict[str, Any]:
+    """A vocabulary of LLaMA's kind: marks, bytes, words with scores, and what was added behind them."""
+    words = ["▁", "t", "h", "e", "▁t", "he", "▁the", "a", "▁a", "b", "ab", "▁▁", "▁▁▁▁", "1", "中", "s", "/"]
+    pieces = [*marks, *((f"<0x{byte:02X}>", BYTE) for byte in range(256)), *((word, NORMAL) for word in words), *behind]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": [piece for piece, _ in pieces],
+        "tokenizer.ggml.token_type": [kind for _, kind in pieces],
+        "tokenizer.ggml.scores": [-float(i) for i in range(len(pieces))],
+        "tokenizer.ggml.bos_token_id": 1,
+        **{f"tokenizer.ggml.{key}": value for key, value in keys.items()},
+    }
+
+
+def test_phi_3s_vocabulary_gives_llama_cpps_ids(tmp_path: Path) -> None:
+    """Its `<unk>` is a control token, `</s>` user-defined, and its padding is typed unknown."""
+    marks = [("<unk>", CONTROL), ("<s>", CONTROL), ("</s>", USER_DEFINED)]
+    behind = [("<|endoftext|>", CONTROL), ("<|user|>", CONTROL), *((f"[PAD{i}]", UNKNOWN) for i in range(40))]
+    end = 3 + 256 + 17
+    metadata = _sentencepiece_metadata(
+        marks, behind, eos_token_id=end, padding_token_id=end, unknown_token_id=0, add_bos_token=True
+    )
+    texts = [*_texts(), "the  ab [PAD3] 中", "<|user|> is text", "<unk> too"]
+    (theirs,) = llamacpp_ids([write_vocabulary(tmp_path / "phi.gguf", metadata)], texts)
+    ours = _assert_same_ids(metadata, texts, theirs, tmp_path / "files")
+    assert ours.encode("the<|user|>ab", special=True).count(end + 1) == 1
+    assert ours.bos_ids == [1] and end in ours.eos_ids
+
+
+def test_user_defined_pieces_are_found_in_text_as_llama_cpp_finds_them(tmp_path: Path) -> None:
+    """Gemma 3's runs of blanks and line breaks, and words that were added to a LLaMA."""
+    marks = [("<pad>", CONTROL), ("<s>", CONTROL), ("</s>", CONTROL), ("<unk>", UNKNOWN)]
+    behind = [("\n\n", USER_DEFINED), ("  ", USER_DEFINED), ("中文", USER_DEFINED), ("[tool]", USER_DEFINED)]
+    texts = [*_texts(), "the [tool]ab", "[tool]", " 中文 a", "a    b\n\n\n1"]
+    for prefix in (True, False):
+        metadata = _sentencepiece_metadata(
+            marks, behind, eos_token_id=2, unknown_token_id=3, add_space_prefix=prefix, add_bos_token=True
+        )
+        (theirs,) = llamacpp_ids([write_vocabulary(tmp_path / f"{prefix}.gguf", metadata)], texts)
+        _assert_same_ids(metadata, texts, theirs, tmp_path / str(prefix))

@@ -12,9 +12,8 @@ from typing import Any
 from ninestory.core.errors import InvalidRequest
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
-_BYTES_ONLY = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-_GPT2_CUT = {**_BYTES_ONLY, "use_regex": True}
-
+# Steps of a cut that the `tokenizers` package knows by name; every other step is a pattern.
+BYTE_LEVEL, DIGITS = "bytes", "digits"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _GPT4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _PUNCTUATION = r"[\p{P}$+<=>^~|`]+"
@@ -35,35 +34,26 @@ _CASED = (
 )
 
 
-def _by_patterns(*patterns: str) -> list[dict[str, Any]]:
-    """Cut by each pattern in turn; a piece is what matches, or what lies between two matches."""
-    splits = [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False} for p in patterns]
-    return [*splits, _BYTES_ONLY]
-
-
-_DIGITS_THEN_GPT2: list[dict[str, Any]] = [{"type": "Digits", "individual_digits": True}, _GPT2_CUT]
-
-# How text is cut before merging, by llama.cpp's name for it. The patterns are those of the models' own tokenizer.json
-# files; where llama.cpp cuts otherwise (blanks and digits outside ASCII), its way is taken, because it serves the file.
-PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
-    "gpt-2": [_GPT2_CUT],
-    "mpt": [_GPT2_CUT],
-    "default": _by_patterns(_PUNCTUATION.replace("`", ""), _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"),
-    "smollm": _DIGITS_THEN_GPT2,
-    "starcoder": _DIGITS_THEN_GPT2,
-    "refact": _DIGITS_THEN_GPT2,
-    "command-r": _DIGITS_THEN_GPT2,
-    "falcon": _by_patterns(_PUNCTUATION, _GPT2, "[0-9][0-9][0-9]"),
-    "bloom": _by_patterns(r" ?[^(\s|.,!?…。，、।۔،)]+"),
-    "llama-bpe": _by_patterns(_GPT4),
-    "qwen2": _by_patterns(_GPT4.replace("{1,3}", "")),
-    "qwen35": _by_patterns(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# How text is cut before merging, step by step, by llama.cpp's name for it. The patterns are those of the models' own
+# tokenizer.json files; where llama.cpp cuts otherwise (blanks and digits outside ASCII), its way is taken, because it
+# serves the file.
+PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
+    "gpt-2": (BYTE_LEVEL,),
+    "mpt": (BYTE_LEVEL,),
+    "default": (_PUNCTUATION.replace("`", ""), _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"),
+    "smollm": (DIGITS, BYTE_LEVEL),
+    "starcoder": (DIGITS, BYTE_LEVEL),
+    "refact": (DIGITS, BYTE_LEVEL),
+    "command-r": (DIGITS, BYTE_LEVEL),
+    "falcon": (_PUNCTUATION, _GPT2, "[0-9][0-9][0-9]"),
+    "bloom": (r" ?[^(\s|.,!?…。，、।۔،)]+",),
+    "llama-bpe": (_GPT4,),
+    "qwen2": (_GPT4.replace("{1,3}", ""),),
+    "qwen35": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ),
-    "deepseek-llm": _by_patterns(
-        r"[\r\n]", rf"\s?[{_CASED}]+", r"\s?[!-/:-~！-／：-～‘-‟、-。]+", r"\s+\z", _CJK, r"\p{N}+"
-    ),
-    "deepseek-coder": _by_patterns(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK, r"\p{N}"),
+    "deepseek-llm": (r"[\r\n]", rf"\s?[{_CASED}]+", r"\s?[!-/:-~！-／：-～‘-‟、-。]+", r"\s+\z", _CJK, r"\p{N}+"),
+    "deepseek-coder": (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK, r"\p{N}"),
 }
 
 
@@ -93,9 +83,22 @@ def _bpe(metadata: dict[str, Any]) -> bytes:
     return _tokenizer_json(
         metadata,
         {"ignore_merges": cut == "llama-bpe"},
-        pre_tokenizer={"type": "Sequence", "pretokenizers": PRE_TOKENIZERS[cut]},
+        pre_tokenizer={"type": "Sequence", "pretokenizers": _pre_tokenizers(PRE_TOKENIZERS[cut])},
         decoder={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
     )
+
+
+def _pre_tokenizers(steps: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The steps as tokenizer.json describes them; the last spells each piece in bytes, and cuts it too if it is named."""
+    splits = [
+        {"type": "Digits", "individual_digits": True}
+        if step == DIGITS
+        else {"type": "Split", "pattern": {"Regex": step}, "behavior": "Isolated", "invert": False}
+        for step in steps
+        if step != BYTE_LEVEL
+    ]
+    cuts = steps[-1] == BYTE_LEVEL
+    return [*splits, {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": cuts}]
 
 
 def _character_bpe(metadata: dict[str, Any]) -> bytes:
@@ -113,22 +116,26 @@ def _character_bpe(metadata: dict[str, Any]) -> bytes:
 
 def _tokenizer_json(metadata: dict[str, Any], model: dict[str, Any], **steps: dict[str, Any]) -> bytes:
     """A tokenizer.json of a BPE; `model` holds its settings, `steps` what comes before and behind it."""
-    tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    added = [
-        {"id": i, "content": token, "special": kind == _CONTROL, **plain}
-        for i, (token, kind) in enumerate(zip(tokens, types, strict=True))
-        if kind in (_CONTROL, _USER_DEFINED)
-    ]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
+    vocabulary = {token: i for i, token in enumerate(metadata["tokenizer.ggml.tokens"])}
     merges = [merge.split(" ", 1) for merge in metadata["tokenizer.ggml.merges"]]
     description = {
         "version": "1.0",
-        "added_tokens": added,
+        "added_tokens": _added_tokens(metadata),
         **steps,
         "model": {"type": "BPE", "vocab": vocabulary, "merges": merges, **model},
     }
     return json.dumps(description, ensure_ascii=False).encode()
+
+
+def _added_tokens(metadata: dict[str, Any]) -> list[dict[str, Any]]:
+    """The control tokens, and the user-defined ones that are found in any text, as tokenizer.json lists them."""
+    tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return [
+        {"id": i, "content": token, "special": kind == _CONTROL, **plain}
+        for i, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind in (_CONTROL, _USER_DEFINED)
+    ]
 
 
 def _sentencepiece(metadata: dict[str, Any]) -> bytes:
@@ -164,11 +171,12 @@ def _sentencepiece(metadata: dict[str, Any]) -> bytes:
 
 
 def _settings(metadata: dict[str, Any]) -> dict[str, Any]:
-    """tokenizer_config.json: the marks, whether a prompt begins with one, and the chat template."""
+    """tokenizer_config.json: the marks, the added tokens, whether a prompt begins with one, and the chat template."""
     tokens = metadata["tokenizer.ggml.tokens"]
     names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     numbers = {mark: metadata.get(f"tokenizer.ggml.{name}_token_id") for mark, name in names.items()}
     settings: dict[str, Any] = {mark: tokens[number] for mark, number in numbers.items() if number is not None}
+    settings["added_tokens_decoder"] = {str(token.pop("id")): token for token in _added_tokens(metadata)}
     for name in ("add_bos_token", "add_eos_token"):
         if (value := metadata.get(f"tokenizer.ggml.{name}")) is not None:
             settings[name] = value
