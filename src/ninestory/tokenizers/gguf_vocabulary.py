@@ -32,8 +32,6 @@ _CASED = (
     "\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df"
     "\U0001e900-\U0001e943"
 )
-
-
 # How text is cut before merging, step by step, by llama.cpp's name for it. The patterns are those of the models' own
 # tokenizer.json files; where llama.cpp cuts otherwise (blanks and digits outside ASCII), its way is taken, because it
 # serves the file.
@@ -118,7 +116,7 @@ def _tokenizer_json(metadata: dict[str, Any], model: dict[str, Any], **steps: di
     """A tokenizer.json of a BPE; `model` holds its settings, `steps` what comes before and behind it."""
     vocabulary = {token: i for i, token in enumerate(metadata["tokenizer.ggml.tokens"])}
     merges = [merge.split(" ", 1) for merge in metadata["tokenizer.ggml.merges"]]
-    description = {
+    description: dict[str, Any] = {
         "version": "1.0",
         "added_tokens": _added_tokens(metadata),
         **steps,
@@ -151,19 +149,16 @@ def _sentencepiece(metadata: dict[str, Any]) -> bytes:
     unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
     columns = (metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type"))
     for number, (token, score, kind) in enumerate(zip(*columns, strict=True)):
-        if number == unknown:
-            kind = _UNKNOWN
-        elif kind == _UNKNOWN:
-            kind = _UNUSED
-        model.pieces.add(piece=token, score=score, type=kind)
+        other = _UNUSED if kind == _UNKNOWN else kind
+        model.pieces.add(piece=token, score=score, type=_UNKNOWN if number == unknown else other)
     trainer, normalizer = model.trainer_spec, model.normalizer_spec
     trainer.model_type, trainer.byte_fallback = sp.TrainerSpec.BPE, True
     trainer.vocab_size = len(model.pieces)
-    for name, mark in (("unk", "unknown"), ("bos", "bos"), ("eos", "eos")):
-        number = metadata.get(f"tokenizer.ggml.{mark}_token_id")
-        if number is not None:
-            setattr(trainer, f"{name}_id", number)
-            setattr(trainer, f"{name}_piece", model.pieces[number].piece)
+    marks = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
+    for name, mark in {**marks, "unk": unknown}.items():
+        if mark is not None:
+            setattr(trainer, f"{name}_id", mark)
+            setattr(trainer, f"{name}_piece", model.pieces[mark].piece)
     normalizer.name, normalizer.precompiled_charsmap = "identity", b""
     normalizer.add_dummy_prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
     normalizer.remove_extra_whitespaces = False
