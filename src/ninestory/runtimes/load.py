@@ -92,10 +92,13 @@ class LocalEngines:
     """Loads engines into this process; what the command line, the library and their jobs hand to floors.
 
     One engine is kept for each model and its overrides until `close`, so that a session may ask for it again.
+
+    Args:
+        loaded: engines that are there already, by reference; they stay their owner's to close.
     """
 
-    def __init__(self, home: Home, settings: RuntimeSettings) -> None:
-        self._home, self._settings = home, settings
+    def __init__(self, home: Home, settings: RuntimeSettings, loaded: Mapping[str, Engine] | None = None) -> None:
+        self._home, self._settings, self._loaded = home, settings, dict(loaded or {})
         self._engines: dict[tuple[str, int, str], Engine] = {}
 
     def __enter__(self) -> LocalEngines:
@@ -109,6 +112,9 @@ class LocalEngines:
         self, reference: str, task: Task, *, workers: int = 1, overrides: Mapping[str, Any] | None = None
     ) -> Iterator[Engine]:
         """Lend the engine of a model; see `EngineProvider`."""
+        if reference in self._loaded and workers == 1 and not overrides:
+            yield self._loaded[reference]
+            return
         key = (reference, workers, repr(sorted((overrides or {}).items())))
         if key not in self._engines:
             model = resolve(reference, self._home)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request as HttpRequest
 
@@ -16,13 +18,16 @@ from ninestory.core.paths import Home
 from ninestory.core.reserve import DiskReserve
 from ninestory.core.state import State
 from ninestory.jobs.store import JobStore
-from ninestory.runtimes.protocol import Chunk, Request
+from ninestory.runtimes.protocol import Chunk, EngineProvider, Request
 from ninestory.serving.guard import KeyCheck
 from ninestory.serving.knowledge import KnowledgeReader
 from ninestory.serving.metrics import Metrics
 from ninestory.serving.pool import Pool
+from ninestory.serving.proxy import PoolEngines
 from ninestory.serving.source_reader import SourceReader
 from ninestory.serving.streaming import merged, until_gone
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -39,11 +44,18 @@ class GatewayContext:
     knowledge: KnowledgeReader = field(init=False)
     sources: SourceReader = field(default_factory=SourceReader)
     reserve: DiskReserve = field(init=False)
+    floor_threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(16, "floor"))
     requests: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=500))
 
     def __post_init__(self) -> None:
         self.knowledge = KnowledgeReader(self.home)
         self.reserve = DiskReserve(self.home.reserve)
+
+    async def in_floor(self, request: HttpRequest, work: Callable[[EngineProvider], T]) -> T:
+        """Run a floor's work in a thread, with engines whose requests belong to this HTTP request."""
+        loop = asyncio.get_running_loop()
+        engines = PoolEngines(self.pool, loop, lambda model, asked: self.ask(request, model, asked))
+        return await loop.run_in_executor(self.floor_threads, work, engines)
 
     @property
     def settings(self) -> Settings:

@@ -79,7 +79,7 @@ class JobBroker:
     async def _lend(self, lease: int, asked: dict[str, Any]) -> None:
         released = asyncio.Event()
         async with self._pool.reserve(
-            asked["model"], asked["task"], workers=asked["workers"], overrides=asked["overrides"]
+            asked["model"], asked["task"], workers=asked["workers"], overrides=asked["overrides"], trusted=True
         ) as info:
             self._leases[lease] = (asked, released)
             self._send(lease, FrameKind.HELLO, orjson.dumps({"info": info}))

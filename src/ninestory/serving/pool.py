@@ -226,14 +226,23 @@ class Pool:
 
     @asynccontextmanager
     async def reserve(
-        self, reference: str, task: Task, *, workers: int = 1, overrides: Mapping[str, Any] | None = None
+        self,
+        reference: str,
+        task: Task,
+        *,
+        workers: int = 1,
+        overrides: Mapping[str, Any] | None = None,
+        trusted: bool = False,
     ) -> AsyncIterator[EngineInfo]:
         """Keep a model loaded, in `workers` processes, as long as the block runs; memory counts all of them.
+
+        Args:
+            trusted: the reference comes from this home's own data, not from a request: it may be a path.
 
         Raises:
             Unsupported: the model has no such task. DoesNotFit: not all of the workers fit.
         """
-        model = self._model(reference, overrides, trusted=True)
+        model = self._model(reference, overrides, trusted=trusted)
         model.leases += 1
         model.wanted = max(model.wanted, workers)
         try:
@@ -403,7 +412,7 @@ class Pool:
     # --- names --------------------------------------------------------------------------------------------------
 
     def _model(self, reference: str, overrides: Mapping[str, Any] | None = None, *, trusted: bool = False) -> Model:
-        """The entry of a model; `trusted`: its name comes from this home's own data, not from a request."""
+        """The entry of a model; `trusted` as in `reserve`."""
         key = place = self._key(reference)
         if overrides:  # beside the one that is asked for by its name alone
             place = f"{key} {sorted(overrides.items())}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,23 +20,23 @@ _CANCEL_POLL_SECONDS = 0.05  # between two looks at `cancel` while nothing comes
 
 
 class WorkerEngine:
-    """One model of the pool. `run` blocks the calling thread, never the event loop; `close` leaves it to the pool."""
+    """One model of the pool. `run` blocks the calling thread, never the event loop; `close` leaves it to the pool.
+
+    Args:
+        ask: (request, live input) → its chunks, on the event loop.
+    """
 
     def __init__(
         self,
-        pool: Pool,
         loop: asyncio.AbstractEventLoop,
         info: EngineInfo,
-        reference: str,
-        overrides: Mapping[str, Any] | None = None,
+        ask: Callable[[Request, AsyncIterator[bytes] | None], AsyncIterator[Chunk]],
     ) -> None:
         self.info = info
-        self._pool, self._loop = pool, loop
-        self._reference, self._overrides = reference, overrides
+        self._loop, self._ask = loop, ask
 
     def run(self, request: Request, cancel: threading.Event, feed: Feed | None = None) -> Iterator[Chunk]:
-        live = None if feed is None else _in_threads(feed)
-        chunks = self._pool.run(self._reference, request, overrides=self._overrides, feed=live)
+        chunks = self._ask(request, None if feed is None else _in_threads(feed))
         try:
             while (chunk := self._wait(_next(chunks), cancel)) is not None:
                 yield chunk
@@ -60,20 +60,36 @@ class WorkerEngine:
 
 
 class PoolEngines:
-    """Lends the pool's models to threads of the gateway; memory and places are the pool's to give."""
+    """Lends the pool's models to threads of the gateway; memory and places are the pool's to give.
 
-    def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
-        self._pool, self._loop = pool, loop
+    Args:
+        ask: runs a request on a model by its reference; the pool itself when left out. A route gives its own, which
+            counts the request and ends it with its client.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        loop: asyncio.AbstractEventLoop,
+        ask: Callable[[str, Request], AsyncIterator[Chunk]] | None = None,
+    ) -> None:
+        self._pool, self._loop, self._ask = pool, loop, ask
 
     @contextmanager
     def get(
         self, reference: str, task: Task, *, workers: int = 1, overrides: Mapping[str, Any] | None = None
     ) -> Iterator[Engine]:
         """Lend the engine of a model; see `EngineProvider`."""
+
+        def ask(request: Request, feed: AsyncIterator[bytes] | None) -> AsyncIterator[Chunk]:
+            if self._ask is not None and feed is None and not overrides:
+                return self._ask(reference, request)
+            return self._pool.run(reference, request, overrides=overrides, feed=feed)
+
         lease = self._pool.reserve(reference, task, workers=workers, overrides=overrides)
         info = asyncio.run_coroutine_threadsafe(lease.__aenter__(), self._loop).result()
         try:
-            yield WorkerEngine(self._pool, self._loop, info, reference, overrides)
+            yield WorkerEngine(self._loop, info, ask)
         finally:
             asyncio.run_coroutine_threadsafe(lease.__aexit__(None, None, None), self._loop).result()
 

@@ -56,6 +56,11 @@ class ChatModel:
         self._engine = engine
 
     @property
+    def engine(self) -> Engine:
+        """What answers; closed with this model."""
+        return self._engine
+
+    @property
     def info(self) -> EngineInfo:
         return self._engine.info
 

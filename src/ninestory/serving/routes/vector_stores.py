@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 
 from ninestory.core.errors import InvalidRequest, NotFound
+from ninestory.floors.retrieval.hits import Hit
 from ninestory.floors.retrieval.knowledge_base import (
     DEFAULT_MODEL,
     KnowledgeBase,
@@ -21,8 +22,8 @@ from ninestory.floors.retrieval.knowledge_base import (
     remove_by_id,
     sweep,
 )
+from ninestory.runtimes.protocol import EngineProvider
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.knowledge import find
 from ninestory.serving.references import requested
 from ninestory.serving.routes.vector_stores_schemas import (
     FileAttach,
@@ -98,15 +99,24 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
     @routes.post("/{vector_store_id}/search")
     async def search(vector_store_id: str, body: SearchRequest, request: Request) -> dict[str, Any]:
         """The passages nearest to a question, best first."""
-        with open_by_id(context.home, vector_store_id) as base:
-            hits, threshold, _ = await find(
-                context, request, [base.id], body.query, body.options(), body.filter(), body.rerank
-            )
-            attributes = {file.id: file.attributes for file in base.files()}
+        from ninestory.floors.retrieval.session import AnswerOptions, DocumentSession  # loads numpy
+
+        options = AnswerOptions(
+            search=body.options(), filters=body.filter(), reranker=body.rerank, least_score=body.least_score
+        )
+        read = context.knowledge.reading()
+
+        def work(engines: EngineProvider) -> tuple[list[Hit], float | None, dict[str, dict[str, Any]]]:
+            with open_by_id(context.home, vector_store_id) as base:
+                session = DocumentSession([base], engines, "", options, context_tokens=lambda: 0, read=read)
+                found = session.find(body.query)
+                return found, base.get("threshold"), {file.id: file.attributes for file in base.files()}
+
+        hits, threshold, attributes = await context.in_floor(request, work)
         return {
             "object": "vector_store.search_results.page",
             "search_query": [body.query],
-            "data": [search_result(hit, attributes.get(hit.file_id, {})) for hit in body.kept(hits)],
+            "data": [search_result(hit, attributes.get(hit.file_id, {})) for hit in hits],
             "has_more": False,
             "next_page": None,
             "threshold": threshold,
