@@ -129,3 +129,26 @@ def test_filters() -> None:
         deep = {"type": "and", "filters": [deep]}
     with pytest.raises(InvalidRequest):
         matches(attributes, deep)
+
+
+def test_a_citation_is_the_sentence_that_the_statement_rests_on() -> None:
+    text = "Green tea is brewed at eighty degrees. Black tea takes boiling water.\nMilk is white."
+    tea = hit(text, start=100, end=100 + len(text))
+    said = (
+        "Green tea is brewed at eighty degrees. [1]\nFor black tea the water should be boiling [1][1]. Elephants [1]."
+    )
+    marks = citations(said, [tea])
+    assert [m.quote for m in marks] == [
+        "Green tea is brewed at eighty degrees.",
+        *["Black tea takes boiling water."] * 2,
+        text,  # nothing of it says that: the passage as a whole
+    ]
+    for mark in marks:
+        assert text[mark.start - 100 : mark.end - 100] == mark.quote
+    assert marks[1].as_dict() | {"quote": "", "index": 0} == {
+        "number": 1, "index": 0, "file": "a.md", "page": 3, "ordinal": 0, "quote": "", "start": 139, "end": 169,
+    }  # fmt: skip
+    widened = hit(text, start=100, end=300)  # joined with its neighbours: no slice of its document
+    assert (citations(said, [widened])[0].start, citations(said, [widened])[0].end) == (100, 300)
+    chinese = hit("绿茶用八十度的水冲泡。红茶用沸水。")
+    assert citations("冲泡红茶要用沸水 [1]。", [chinese])[0].quote == "红茶用沸水。"
