@@ -153,6 +153,8 @@ OFF_TOPIC_AFTER = (
     "What is the population of Brazil?", "How are diamonds formed?", "Who wrote Pride and Prejudice?",
     "And what is the weather like in Madrid in May?", "How do I make sourdough bread?",
     "What year did the Titanic sink?", "How many bones does an adult have?",
+    "How long does it take to boil an egg?", "Is it true that goldfish have no memory?",
+    "What is it that makes volcanoes erupt?",
     "红烧肉应该炖多长时间？", "月球离地球有多远？", "感冒有哪些症状？", "怎么给婴儿洗澡？", "今天的股市行情怎么样？", "唐朝是哪一年建立的？",
     "世界杯冠军是哪个国家？", "西湖在哪个城市？", "养金鱼需要注意什么？", "怎样腌制泡菜？", "长城有多长？", "《红楼梦》的作者是谁？",
     "大熊猫吃什么？", "怎样学好钢琴？", "打篮球怎么提高弹跳？", "去海南旅游几月份最好？", "高血压患者不能吃什么？", "端午节为什么吃粽子？",
@@ -160,4 +162,5 @@ OFF_TOPIC_AFTER = (
     "太阳系最大的行星是哪颗？", "饺子馅怎么调？", "婚礼上应该送什么礼物？", "羽毛球双打的发球规则是什么？", "猫为什么怕水？", "中秋节的由来是什么？",
     "怎样治疗失眠？", "北京烤鸭怎么做？", "汽车多久换一次机油？", "竹子多长时间开一次花？", "珠穆朗玛峰有多高？", "怎样挑选西瓜？",
     "二十四节气有哪些？", "马拉松全程多少公里？", "第一个登上月球的人是谁？", "怎样照顾多肉植物？",
+    "这个周末上海的天气怎么样？", "这道红烧肉要放多少糖？", "听说这次奥运会在巴黎举行，对吗？",
 )  # fmt: skip
