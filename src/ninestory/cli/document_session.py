@@ -84,17 +84,20 @@ class DocumentSession:
         self, question: str, show: Callable[[str], None] | None, limit: int | None = None
     ) -> tuple[Prepared, str]:
         """One question, with what was said before; the chat model's words go to `show` as they come."""
-        from ninestory.floors.retrieval.answer import prepare, quoted, writes_answers
-        from ninestory.floors.retrieval.knowledge_base import lowest_threshold
+        from ninestory.floors.retrieval.answer import prepare, quoted, stands_alone, writes_answers
+        from ninestory.floors.retrieval.knowledge_base import lowest_thresholds
         from ninestory.runtimes.protocol import Message
 
         query = self._standing_alone(question)
         vector = self._embedder.query(query)
-        threshold = lowest_threshold(self._bases)
+        limit = limit or self._options.limit
+        alone = stands_alone(question, query)
         prepared = prepare(
             question,
-            self._found(query, vector, limit or self._options.limit),
-            threshold=threshold,
+            self._found(query, vector, limit),
+            thresholds=lowest_thresholds(self._bases),
+            query=query,
+            own_hits=self._found(question, self._embedder.query(question), limit) if alone else None,
             context_tokens=self._context(),
             mode=self._options.mode,
             writes=writes_answers(self._model),
@@ -102,7 +105,7 @@ class DocumentSession:
         )
         if prepared.reason == "extract":
             vectors = self._embedder.passages([text for _, text in prepared.sentences])
-            text = quoted(prepared, vector.tolist(), vectors.tolist(), threshold)
+            text = quoted(prepared, vector.tolist(), vectors.tolist())
         elif prepared.request is None:
             text = prepared.text
         else:
@@ -112,7 +115,8 @@ class DocumentSession:
 
     def search_for_tool(self, question: str, limit: int) -> str:
         """The passages found, for a client that reads text."""
-        from ninestory.floors.retrieval.answer import language_of, place_of
+        from ninestory.floors.retrieval.answer import place_of
+        from ninestory.floors.retrieval.terms import language_of
 
         hits = self._found(question, self._embedder.query(question), limit)
         language = language_of(question)
@@ -120,7 +124,8 @@ class DocumentSession:
 
     def ask_for_tool(self, question: str, limit: int) -> str:
         """An answer with its sources below it; questions are independent of one another."""
-        from ninestory.floors.retrieval.answer import language_of, place_of
+        from ninestory.floors.retrieval.answer import place_of
+        from ninestory.floors.retrieval.terms import language_of
 
         self._history = []
         prepared, text = self.answer(question, None, limit)

@@ -189,9 +189,11 @@ def search(
 ) -> None:
     """What is found for a question, and why; no chat model."""
     from ninestory.cli.document_session import attribute_filter
+    from ninestory.floors.retrieval.gate import accepted_by
     from ninestory.floors.retrieval.hits import SearchOptions
-    from ninestory.floors.retrieval.knowledge_base import lowest_threshold
+    from ninestory.floors.retrieval.knowledge_base import lowest_thresholds
     from ninestory.floors.retrieval.search import search_all
+    from ninestory.floors.retrieval.terms import language_of
 
     if mode not in ("hybrid", "vector", "text") or not 1 <= limit <= 50 or not 0 <= neighbours <= 10:
         raise InvalidRequest(
@@ -209,10 +211,14 @@ def search(
     options = SearchOptions(limit=limit, mode=mode, neighbours=neighbours)  # type: ignore[arg-type]
     with open_embedder(bases[0]) as embedder, open_scorer(rerank, embedder) as score:
         hits = search_all(bases, question, embedder.query(question), options, filters=filters, score=score)
+    thresholds = lowest_thresholds(bases)
+    threshold = thresholds[language_of(question)] if thresholds else None
+    accepted = accepted_by(question, hits, threshold)
     if as_json:
-        print_json({"threshold": lowest_threshold(bases), "data": [hit.as_dict() for hit in hits]})
+        data = [hit.as_dict() for hit in hits]
+        print_json({"threshold": threshold, "accepted_by": accepted, "data": data})
         return
-    print_hits(hits)
+    print_hits(hits, threshold, accepted)
 
 
 @app.command("export")
@@ -318,7 +324,7 @@ def _summary(base: KnowledgeBase) -> dict[str, Any]:
         "passages": counts["chunks"],
         "bytes": counts["bytes"],
         "model": base.model,
-        "threshold": base.get("threshold"),
+        "thresholds": base.thresholds,
         "folders": base.get("folders", []),
     }
 

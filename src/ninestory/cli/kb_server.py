@@ -146,7 +146,9 @@ def search(
                 score=hit["score"], **hit["passage"],
             )
             for hit in found["data"]
-        ]
+        ],
+        found["threshold"],
+        found["accepted_by"],
     )  # fmt: skip
 
 

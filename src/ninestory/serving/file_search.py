@@ -25,10 +25,11 @@ from ninestory.floors.retrieval.answer import (
     prepare,
     quoted,
     standalone,
+    stands_alone,
     writes_answers,
 )
 from ninestory.floors.retrieval.hits import Hit
-from ninestory.floors.retrieval.knowledge_base import open_by_id
+from ninestory.floors.retrieval.knowledge_base import Thresholds, open_by_id
 from ninestory.floors.retrieval.rerank import searched_text
 from ninestory.floors.retrieval.web_search import search_web
 from ninestory.runtimes.protocol import ChatRequest
@@ -71,20 +72,20 @@ class FileAnswer:
         }
 
     def annotations(self, text: str) -> list[dict[str, Any]]:
-        """`file_citation`s of a text: beside OpenAI's fields the passage's number, page and offsets."""
+        """`file_citation`s of a text: beside OpenAI's fields the passage's number and page, and the quoted sentence."""
         return [
             {
                 "type": "file_citation",
                 "file_id": citation.passage.file_id,
                 "filename": citation.passage.file,
-                "index": citation.start,
+                "index": citation.index,
                 "number": citation.number,
                 "vector_store_id": citation.passage.base,
                 "ordinal": citation.passage.ordinal,
                 "page": citation.passage.page,
-                "start": citation.passage.start,
-                "end": citation.passage.end,
-                "quote": citation.passage.text,
+                "start": citation.start,
+                "end": citation.end,
+                "quote": citation.quote,
             }
             for citation in citations(text, self.prepared.passages)
         ]
@@ -165,16 +166,15 @@ async def answer_from_files(
         )
     question, history = chat.messages[-1].text, chat.messages[:-1]
     query = await _standing_alone(context, request, model, chat, question)
-    hits, threshold, vector = await find(
-        context, request, tool.vector_store_ids, query, tool.options(), tool.filter(), tool.rerank
-    )
-    if tool.web_search:
-        hits = await _with_web(context, request, tool, query, vector, hits)
+    hits, thresholds, vector = await _found(context, request, tool, query)
+    own_hits = (await _found(context, request, tool, question))[0] if stands_alone(question, query) else None
     info = context.pool.engine_info(model) or {}
     prepared = prepare(
         question,
-        tool.kept(hits),
-        threshold=threshold,
+        hits,
+        thresholds=thresholds,
+        query=query,
+        own_hits=own_hits,
         context_tokens=info.get("context") or context.settings.runtime.context or _DEFAULT_CONTEXT,
         mode=tool.answer_mode,
         writes=writes_answers(model),
@@ -194,7 +194,7 @@ async def answer_from_files(
     if prepared.reason == "extract":
         embedder = _embedding_model(context, tool.vector_store_ids[0])
         sentences = [sentence for _, sentence in prepared.sentences]
-        text = quoted(prepared, vector, await embed(context, request, embedder, sentences, "passage"), threshold)
+        text = quoted(prepared, vector, await embed(context, request, embedder, sentences, "passage"))
     return FileAnswer(query, prepared, _written_here(text))
 
 
@@ -212,6 +212,18 @@ async def _standing_alone(
     async for chunk in context.ask(request, model, rewrite):
         reply += chunk["text"] if chunk["kind"] == "text" and not chunk["reasoning"] else ""
     return standalone(reply, question)
+
+
+async def _found(
+    context: GatewayContext, request: Request, tool: FileSearchTool, query: str
+) -> tuple[list[Hit], Thresholds | None, list[float]]:
+    """What the stores, and the web where it is asked too, have for a query: as `knowledge.find`."""
+    hits, thresholds, vector = await find(
+        context, request, tool.vector_store_ids, query, tool.options(), tool.filter(), tool.rerank
+    )
+    if tool.web_search:
+        hits = await _with_web(context, request, tool, query, vector, hits)
+    return tool.kept(hits), thresholds, vector
 
 
 async def _with_web(

@@ -17,7 +17,7 @@ from ninestory.core.errors import NinestoryError, Unavailable, from_dict
 from ninestory.core.paths import Home
 from ninestory.floors.retrieval.filters import chosen_files
 from ninestory.floors.retrieval.hits import Hit, SearchOptions, merged
-from ninestory.floors.retrieval.knowledge_base import check_one_model, lowest_threshold, open_by_id
+from ninestory.floors.retrieval.knowledge_base import Thresholds, check_one_model, lowest_thresholds, open_by_id
 from ninestory.floors.retrieval.rerank import CANDIDATES, LATE, reranked, searched_text
 from ninestory.runtimes.protocol import EmbeddingRequest, RerankRequest
 
@@ -129,14 +129,14 @@ async def find(
     options: SearchOptions,
     filters: dict[str, Any] | None = None,
     reranker: str = "",
-) -> tuple[list[Hit], float | None, list[float]]:
+) -> tuple[list[Hit], Thresholds | None, list[float]]:
     """Search several knowledge bases of one embedding model.
 
     Args:
         reranker: "" for none, "late" for late interaction with their embedding model, or a reranker's reference.
 
     Returns:
-        Hits, best first; the lowest threshold of "not in the documents" of these bases (None when one has none); the
+        Hits, best first; the lowest thresholds of "not in the documents" of these bases (None when one has none); the
         question's vector.
 
     Raises:
@@ -152,10 +152,10 @@ async def find(
             limit = max(options.limit, CANDIDATES) if reranker else options.limit
             own = replace(options, file_ids=chosen, limit=limit)
             found.append(await context.knowledge.search(base.id, question, vector, own))
-        threshold = lowest_threshold(bases)
+        thresholds = lowest_thresholds(bases)
     if not reranker:
-        return merged(found, options.limit), threshold, vector
+        return merged(found, options.limit), thresholds, vector
     hits = merged(found, max(options.limit, CANDIDATES))
     judge = model if reranker == LATE else reranker
     values = await relevance(context, request, judge, question, [searched_text(hit) for hit in hits]) if hits else []
-    return reranked(question, hits, lambda _question, _texts: values, options.limit), threshold, vector
+    return reranked(question, hits, lambda _question, _texts: values, options.limit), thresholds, vector

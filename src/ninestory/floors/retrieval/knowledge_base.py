@@ -21,6 +21,7 @@ from typing import Any, Literal, Self
 from ninestory.core.errors import Conflict, InvalidRequest, NotFound
 from ninestory.core.paths import Home, inside
 from ninestory.core.state import State
+from ninestory.floors.retrieval.prompts import PROMPTS, Language
 
 DEFAULT_MODEL = "starter:multilingual-e5-small"
 _ID = re.compile(r"vs_[0-9a-f]{24}")
@@ -64,6 +65,7 @@ SCHEMA = (
     """,
 )
 
+Thresholds = dict[Language, float]  # the cosine of "not in the documents" by the question's language
 Status = Literal["pending", "written", "indexed", "failed", "cancelled", "removed"]
 
 
@@ -134,7 +136,7 @@ class KnowledgeBase:
     # --- settings -----------------------------------------------------------------------------------------------
 
     def get(self, key: str, default: Any = None) -> Any:
-        """A setting: name, model, created_at, metadata, published, threshold, probe …"""
+        """A setting: name, model, created_at, metadata, published, thresholds, probe …"""
         rows = self._state.execute("SELECT value FROM settings WHERE key = ?", (key,))
         return json.loads(rows[0]["value"]) if rows else default
 
@@ -156,6 +158,12 @@ class KnowledgeBase:
     def model(self) -> str:
         """The embedding model of the next ingest. A table never mixes two: another model begins another table."""
         return str(self.get("model"))
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """As the last ingest calibrated them; one of an older version had a single one for every language."""
+        known, single = self.get("thresholds"), self.get("threshold")
+        return known or (None if single is None else dict.fromkeys(PROMPTS, single))
 
     @property
     def table_path(self) -> Path:
@@ -413,10 +421,13 @@ def check_one_model(bases: Sequence[KnowledgeBase]) -> str:
     return models[0]
 
 
-def lowest_threshold(bases: Sequence[KnowledgeBase]) -> float | None:
-    """The cosine of "not in the documents" that holds for all of them; None when one has none."""
-    thresholds = [base.get("threshold") for base in bases]
-    return None if None in thresholds else min(thresholds)
+def lowest_thresholds(bases: Sequence[KnowledgeBase]) -> Thresholds | None:
+    """The cosines of "not in the documents" that hold for all of them; None when one has none."""
+    found = [base.thresholds for base in bases]
+    known = [thresholds for thresholds in found if thresholds is not None]
+    if len(known) < len(found):
+        return None
+    return {language: min(thresholds[language] for thresholds in known) for language in PROMPTS}
 
 
 def base_ids(home: Home) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 
 from ninestory.core.errors import InvalidRequest, NotFound
+from ninestory.floors.retrieval.gate import accepted_by
 from ninestory.floors.retrieval.knowledge_base import (
     DEFAULT_MODEL,
     KnowledgeBase,
@@ -21,6 +22,7 @@ from ninestory.floors.retrieval.knowledge_base import (
     remove_by_id,
     sweep,
 )
+from ninestory.floors.retrieval.terms import language_of
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.knowledge import find
 from ninestory.serving.references import requested
@@ -97,12 +99,17 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
 
     @routes.post("/{vector_store_id}/search")
     async def search(vector_store_id: str, body: SearchRequest, request: Request) -> dict[str, Any]:
-        """The passages nearest to a question, best first."""
+        """The passages nearest to a question, best first.
+
+        Beside OpenAI's fields: `threshold`, which a passage's cosine must reach to be answered from, and `accepted_by`:
+        "cosine", or "identifier" or "name" where a passage holds one of the question; null: the documents do not answer.
+        """
         with open_by_id(context.home, vector_store_id) as base:
-            hits, threshold, _ = await find(
+            hits, thresholds, _ = await find(
                 context, request, [base.id], body.query, body.options(), body.filter(), body.rerank
             )
             attributes = {file.id: file.attributes for file in base.files()}
+        threshold = thresholds[language_of(body.query)] if thresholds else None
         return {
             "object": "vector_store.search_results.page",
             "search_query": [body.query],
@@ -110,6 +117,7 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
             "has_more": False,
             "next_page": None,
             "threshold": threshold,
+            "accepted_by": accepted_by(body.query, hits, threshold),
         }
 
 
