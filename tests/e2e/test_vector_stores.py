@@ -282,7 +282,7 @@ def test_a_passage_is_looked_at_in_its_source(client: openai.OpenAI, server: Api
     ]
     assert [(p["kind"], p["page"], p["pages"], p["changed"]) for p in pages] == [("page", n, 2, False) for n in (2, 2)]
     passage = found.model_extra["passage"]  # type: ignore[index]
-    assert (passage["page"], found.content[0].text) == (2, "Rivers flow to the sea. Slowly.")
+    assert (passage["page"], found.content[0].text) == (2, "Rivers flow to the sea.\n\nSlowly.")
     assert [p["page"] for p in pages[0]["passages"]] == [2] and len(pages[0]["passages"][0]["boxes"]) == 2
     cited = {"ordinal": ordinal, "start": passage["start"], "end": passage["start"] + len("Rivers flow to the sea.")}
     quote = server.http.get(f"{place}/{found.file_id}/source", params=cited).json()["quote"]
