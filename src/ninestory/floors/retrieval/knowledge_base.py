@@ -183,12 +183,27 @@ class KnowledgeBase:
         """Bring everything into the one database file, for a copy of it."""
         self._state.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def restore(
+        self, settings: dict[str, Any], files: Sequence[dict[str, Any]], feedback: Sequence[dict[str, Any]]
+    ) -> None:
+        """Fill an empty knowledge base with checked rows of an exported one; each file is a copy in `documents`."""
+        with self._state.transaction():
+            self.put(**settings)
+            for file in files:
+                kept = {key: json.dumps(file[key]) for key in ("attributes", "options", "notes")}
+                kept["error"] = json.dumps(file["error"]) if file["error"] else None
+                self._insert("files", {**file, **kept, "path": str(self.documents / file["id"]), "folder": ""})
+            for row in feedback:
+                self._insert("feedback", row)
+
+    def _insert(self, table: Literal["files", "feedback"], row: dict[str, Any]) -> None:
+        marks = ", ".join(f":{column}" for column in row)
+        self._state.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", row)
+
     def relocate_copies(self) -> None:
-        """After the folder was moved: copies are found below it again; files of synced folders stay where they were."""
+        """After the folder was moved: every file is the copy in `documents` below it."""
         for file in self.files():
-            if not file.folder and (self.documents / file.id).is_file():
-                path = str(self.documents / file.id)
-                self._state.execute("UPDATE files SET path = ? WHERE id = ?", (path, file.id))
+            self._state.execute("UPDATE files SET path = ? WHERE id = ?", (str(self.documents / file.id), file.id))
 
     @property
     def documents(self) -> Path:
