@@ -32,7 +32,7 @@ def open_regular(path: Path) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise _not_regular(path)
-    return open(descriptor, "rb")
+    return os.fdopen(descriptor, "rb")
 
 
 def check_regular(path: Path) -> None:

@@ -114,8 +114,8 @@ def _unpack(packed: Any, folder: Path) -> None:
             member = archive.next()
             if member is None:
                 return
-            archive.members = []  # type: ignore[attr-defined]
-            archive.pax_headers.clear()
+            archive.members = []
+            archive.pax_headers = {}
             count, left = count + 1, left - member.size
             if count > MAX_MEMBERS or left < 0:
                 raise TooLarge(

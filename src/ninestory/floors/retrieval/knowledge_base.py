@@ -190,9 +190,11 @@ class KnowledgeBase:
         with self._state.transaction():
             self.put(**settings)
             for file in files:
-                kept = {key: json.dumps(file[key]) for key in ("attributes", "options", "notes")}
-                kept["error"] = json.dumps(file["error"]) if file["error"] else None
-                self._insert("files", {**file, **kept, "path": str(self.documents / file["id"]), "folder": ""})
+                columns = {key: json.dumps(file[key]) for key in ("attributes", "options", "notes")}
+                error = json.dumps(file["error"]) if file["error"] else None
+                self._insert(
+                    "files", {**file, **columns, "error": error, "path": str(self.documents / file["id"]), "folder": ""}
+                )
             for row in feedback:
                 self._insert("feedback", row)
 
