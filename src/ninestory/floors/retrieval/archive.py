@@ -108,13 +108,13 @@ def _unpack(packed: Any, folder: Path) -> None:
     """Write the members of an archive below `folder`, one at a time, so that their number takes no memory."""
     stream = _Unpacked(packed)
     left, count = min(MAX_UNPACKED_BYTES, shutil.disk_usage(folder).free), 0
-    with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=stream, mode="r:") as archive:
         while True:
             stream.allowance = _HEADER_BYTES
             member = archive.next()
             if member is None:
                 return
-            archive.members = []
+            archive.members = []  # type: ignore[attr-defined]
             archive.pax_headers = {}
             count, left = count + 1, left - member.size
             if count > MAX_MEMBERS or left < 0:

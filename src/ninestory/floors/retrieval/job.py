@@ -35,7 +35,7 @@ def run_ingest(home: Home, settings: RuntimeSettings, params: dict[str, Any], pr
     base = open_base(home, params["knowledge_base"])
     report = IngestReport(**params.get("report", {}))
     for folder in params.get("folders", []):
-        sync_folder(base, Path(folder), report)
+        sync_folder(base, Path(folder), report, progress)
     if not base.unfinished():
         return report.as_dict()  # nothing to embed: no model is loaded for it
     engine = load_engine(resolve(base.model, home), settings)
