@@ -6,25 +6,23 @@ afterwards, so that the file cannot be exchanged between the look and the readin
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
-from ninestory.core.errors import InvalidRequest, NotFound
+from ninestory.core.errors import InvalidRequest
 
 
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading bytes.
 
     Raises:
-        NotFound: the path does not exist. InvalidRequest: it is a directory, FIFO, socket or device.
-        OSError: it may not be read.
+        InvalidRequest: it is a directory, FIFO, socket or device. OSError: it does not exist, or may not be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except FileNotFoundError as error:
-        raise NotFound(f"{path} does not exist.", hint="Check the path.", hint_zh="请检查路径。") from error
     except OSError as error:
         if path.exists() and not path.is_file():  # a socket cannot even be opened
             raise _not_regular(path) from error
@@ -35,9 +33,19 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def check_regular(path: Path) -> None:
-    """Raise what `open_regular` raises, for a reader that takes a path instead of an open file."""
-    open_regular(path).close()
+def open_regular_text(path: Path, encoding: str = "utf-8", newline: str | None = None) -> TextIO:
+    """Open a regular file for reading text; `newline` is as in `open`. Raises what `open_regular` raises."""
+    return io.TextIOWrapper(open_regular(path), encoding=encoding, newline=newline)
+
+
+def read_regular_text(path: Path) -> str:
+    """The text of a regular file in UTF-8.
+
+    Raises:
+        UnicodeDecodeError: it is in another encoding. What `open_regular` raises.
+    """
+    with open_regular_text(path) as file:
+        return file.read()
 
 
 def _not_regular(path: Path) -> InvalidRequest:
