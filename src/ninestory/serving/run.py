@@ -14,6 +14,7 @@ from typing import Any
 from ninestory.core.config import Loaded, ServeSettings
 from ninestory.core.errors import Conflict, InvalidRequest
 from ninestory.core.paths import Home
+from ninestory.core.reserve import keep_reserve
 from ninestory.core.state import State, lock_home
 from ninestory.jobs.store import JobStore
 from ninestory.serving.context import GatewayContext
@@ -40,6 +41,7 @@ def serve(loaded: Loaded, home: Home, announce: Callable[[str], None] = print) -
     check_bind(settings, key)
     listener = _listen(settings)
     lock = lock_home(home.ensure())
+    keep_reserve(home.root)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(loaded, home, key, listener, announce))

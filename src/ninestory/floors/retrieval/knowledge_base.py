@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from ninestory.core.errors import Conflict, InvalidRequest, NotFound
 from ninestory.core.paths import Home, inside
+from ninestory.core.reserve import keep_reserve
 from ninestory.core.state import State
 
 DEFAULT_MODEL = "starter:multilingual-e5-small"
@@ -328,6 +329,7 @@ class KnowledgeBase:
         """The file is gone from every answer at once; the next ingest takes its passages out. Raises NotFound."""
         self.file(file_id)
         self.mark(file_id, "removed")
+        inside(self.documents, file_id).unlink(missing_ok=True)
 
     def forget(self, file_ids: Iterable[str]) -> None:
         """Drop the rows of removed files, and the copies made of them."""
@@ -352,6 +354,7 @@ def create(
             param="name",
         )
     home.kb.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keep_reserve(home.root)
     kb_id = f"vs_{secrets.token_hex(12)}"
     started = home.kb / f".new-{kb_id}"
     base = KnowledgeBase(started)

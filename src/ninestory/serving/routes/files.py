@@ -9,6 +9,7 @@ from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import FileResponse
 
+from ninestory.core.reserve import room_to_delete
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.stores.files import FileStore
 
@@ -73,7 +74,8 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.delete("/v1/files/{file_id}")
     async def delete(file_id: str) -> dict[str, Any]:
         """Delete a file."""
-        store.delete(file_id)
+        with room_to_delete(context.home.root):
+            store.delete(file_id)
         return {"id": file_id, "object": "file", "deleted": True}
 
     return routes

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 
 from ninestory.core.errors import InvalidRequest, NotFound
+from ninestory.core.reserve import room_to_delete
 from ninestory.floors.retrieval.knowledge_base import (
     DEFAULT_MODEL,
     KnowledgeBase,
@@ -95,7 +96,7 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
     @routes.delete("/{vector_store_id}")
     def delete_store(vector_store_id: str) -> dict[str, Any]:
         """Delete a vector store; the files it was made of stay under /v1/files."""
-        with _opened(context, vector_store_id) as base:
+        with room_to_delete(context.home.root), _opened(context, vector_store_id) as base:
             remove_base(base)
         return {"id": vector_store_id, "object": "vector_store.deleted", "deleted": True}
 
@@ -155,7 +156,7 @@ def _add_files(routes: APIRouter, context: GatewayContext) -> None:
     @routes.delete("/{vector_store_id}/files/{file_id}")
     def detach_file(vector_store_id: str, file_id: str) -> dict[str, Any]:
         """Take a file out: it is found no more from now on."""
-        with _opened(context, vector_store_id) as base:
+        with room_to_delete(context.home.root), _opened(context, vector_store_id) as base:
             base.remove_file(file_id)
             context.jobs.create("ingest", {"knowledge_base": base.id})
         return {"id": file_id, "object": "vector_store.file.deleted", "deleted": True}
