@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ninestory.core.errors import InvalidRequest, from_dict
+from ninestory.core.leftovers import sweep, temporary_name
 from ninestory.core.paths import Home
 
 if TYPE_CHECKING:
@@ -192,12 +193,13 @@ class DocumentSession:
 
     def _say(self, request: ChatRequest, show: Callable[[str], None] | None) -> str:
         from ninestory.floors.chat import ChatModel
+        from ninestory.floors.retrieval.answer import sent_to
         from ninestory.runtimes.protocol import Text
 
         if self._chat is None:
             self._chat = ChatModel(self._engine(self._model))
         pieces = []
-        for chunk in self._chat.run(request):
+        for chunk in self._chat.run(sent_to(request, self._model)):
             if isinstance(chunk, Text) and not chunk.reasoning:
                 pieces.append(chunk.text)
                 if show:
@@ -210,8 +212,12 @@ class DocumentSession:
         from ninestory.floors.retrieval.ingest import IngestReport, add_paths, ingest
         from ninestory.floors.retrieval.knowledge_base import create
 
-        folder = self._open.enter_context(tempfile.TemporaryDirectory(prefix="ninestory-ask-"))
-        base, report = create(Home(Path(folder)), file.name[:100]), IngestReport()
+        cache = Home.default().ensure().cache
+        cache.mkdir(exist_ok=True)
+        sweep(cache)  # what a killed session left: a copy of a document and its passages
+        folder = cache / temporary_name("ask")
+        self._open.callback(shutil.rmtree, folder, ignore_errors=True)
+        base, report = create(Home(folder), file.name[:100]), IngestReport()
         self._open.callback(base.close)
         add_paths(base, [file], report)
         ingest(base, self._embedder, Silent(), report)

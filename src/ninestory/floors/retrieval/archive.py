@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged, DiskFull, NinestoryError, TooLarge
+from ninestory.core.leftovers import sweep, temporary_name
 from ninestory.core.locks import waiting_lock
 from ninestory.core.paths import Home, atomic_write, inside
 from ninestory.core.progress import Progress
@@ -65,7 +66,8 @@ def import_base(home: Home, path: Path, name: str = "") -> KnowledgeBase:
     """
     home.kb.mkdir(parents=True, exist_ok=True, mode=0o700)
     kb_id = f"vs_{secrets.token_hex(12)}"
-    started = home.kb / f".new-{kb_id}"
+    sweep(home.kb)
+    started = home.kb / temporary_name("new")
     exported = started / "exported.db"
     try:
         started.mkdir(mode=0o700)

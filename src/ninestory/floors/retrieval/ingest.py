@@ -6,7 +6,6 @@ Every step can be repeated: a killed ingest leaves its files pending and readers
 from __future__ import annotations
 
 import hashlib
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest, NotFound
+from ninestory.core.leftovers import sweep, temporary_name
 from ninestory.core.locks import waiting_lock
 from ninestory.core.paths import atomic_write, inside
 from ninestory.core.progress import Progress, Silent
@@ -68,7 +68,7 @@ def add_page(base: KnowledgeBase, url: str, report: IngestReport, attributes: di
     page = fetch(url)
     name = page.url if is_supported(page.url) else f"{page.url.rstrip('/')}{_ENDINGS.get(page.content_type, '.html')}"
     base.documents.mkdir(exist_ok=True)
-    fetched = base.documents / f"page-{secrets.token_hex(12)}.part"
+    fetched = base.documents / temporary_name("page")
     try:
         fetched.write_bytes(page.body)
         _add_copy(base, name, fetched, report, attributes)
@@ -173,6 +173,7 @@ def ingest(
     """
     report = report or IngestReport()
     with waiting_lock(base.lock_path, lambda: progress.update(0, None, "waiting for another ingest")):
+        sweep(base.documents)
         embedder.check(base)
         dimensions = len(base.get("probe"))
         writer = ChunkWriter(base, dimensions)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ninestory.core.errors import Conflict, InvalidRequest, NotFound
+from ninestory.core.leftovers import sweep, temporary_name
 from ninestory.core.paths import Home, inside
 from ninestory.core.reserve import keep_reserve
 from ninestory.core.state import State
@@ -356,7 +357,8 @@ def create(
     home.kb.mkdir(parents=True, exist_ok=True, mode=0o700)
     keep_reserve(home.root)
     kb_id = f"vs_{secrets.token_hex(12)}"
-    started = home.kb / f".new-{kb_id}"
+    sweep(home.kb)
+    started = home.kb / temporary_name("new")
     base = KnowledgeBase(started)
     base.put(name=name, model=model, metadata=metadata or {}, created_at=time.time())
     base.close()
@@ -423,7 +425,8 @@ def list_bases(home: Home) -> list[KnowledgeBase]:
 def remove_base(base: KnowledgeBase) -> None:
     """Delete a knowledge base with its copies; files of synced folders stay."""
     base.close()
-    gone = base.folder.with_name(f".gone-{base.id}")
+    sweep(base.folder.parent)
+    gone = base.folder.with_name(temporary_name("gone"))
     base.folder.rename(gone)
     shutil.rmtree(gone)
 

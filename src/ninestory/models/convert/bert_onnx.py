@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ninestory.core.leftovers import sweep, temporary_name
 from ninestory.core.paths import sync_directory
 
 Pooling = Literal["mean", "cls", "score"]
@@ -85,7 +85,9 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     """`folder`, filled by `make` in a temporary one and renamed when it is whole; several processes may ask at once."""
     if not (folder / "ninestory.json").is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+        sweep(folder.parent)
+        made = folder.parent / temporary_name("making")
+        made.mkdir(mode=0o700)
         try:
             make(made)
             for file in made.iterdir():

@@ -14,6 +14,7 @@ import resource
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -174,10 +175,18 @@ def _answer(operation: str, path: str, name: str, *arguments: Any) -> dict[str, 
         return {"error": failure.as_dict()}
 
 
+def _end_with_parent(parent: int) -> None:
+    """End this process when the one that asks was killed, also in the middle of a file that takes long."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)
+
+
 def main() -> None:
     cap = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_DATA, (cap, cap))  # of address space libraries map much and use little
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the document, and nobody would own it
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not look like an answer
     for line in sys.stdin.buffer:
