@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sqlite3
+import struct
 import tarfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -131,6 +132,22 @@ def test_values_that_no_export_writes_are_refused(tmp_path: Path, exported: Path
     with pytest.raises(Damaged, match=r"kb\.db"):
         imported(tmp_path, tampered(exported, *statements))
     assert list_bases(Home(tmp_path / "other")) == [] and not list((tmp_path / "other" / "kb").iterdir())
+
+
+@pytest.mark.parametrize(
+    "added",
+    [b"\x92\x01\x06\x22\x04/etc", b"\xa2\x01\x01b", b"\xff", b"\x13"],
+    ids=["base_paths", "branch", "cut", "wire type"],
+)
+def test_a_table_that_reads_elsewhere_is_refused(tmp_path: Path, exported: Path, added: bytes) -> None:
+    """A manifest may name folders and addresses that the table's files are read from."""
+    for path in exported.rglob("*.manifest"):
+        data = path.read_bytes()
+        (position,) = struct.unpack("<q", data[-16:-8])
+        message = data[position + 4 : -16] + added
+        path.write_bytes(data[:position] + struct.pack("<I", len(message)) + message + data[-16:])
+    with pytest.raises(Damaged, match="manifest"):
+        imported(tmp_path, packed(exported))
 
 
 def _members(write: Callable[[tarfile.TarFile], None]) -> bytes:

@@ -19,6 +19,7 @@ from ninestory.core.progress import Progress
 from ninestory.core.regular_file import open_regular
 from ninestory.floors.retrieval.exported_database import FILE_ID, TABLE_NAME, restore
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, KnowledgeFile
+from ninestory.floors.retrieval.lance_manifest import check_manifests
 
 MAX_UNPACKED_BYTES = 64 << 30
 MAX_MEMBERS = 250_000
@@ -75,6 +76,7 @@ def import_base(home: Home, path: Path, name: str = "") -> KnowledgeBase:
             _unpack(packed, started)
         if not (started / "kb.db").is_file():
             raise Damaged(f"{path.name} is no exported knowledge base: it has no kb.db.", code="damaged_archive")
+        check_manifests(started)
         (started / "kb.db").rename(exported)
         base = KnowledgeBase(started)
         try:
