@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ninestory.core.errors import InvalidRequest, from_dict
-from ninestory.core.leftovers import sweep, temporary_name
 from ninestory.core.paths import Home
+from ninestory.core.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     from ninestory.floors.chat import ChatModel
@@ -212,11 +211,7 @@ class DocumentSession:
         from ninestory.floors.retrieval.ingest import IngestReport, add_paths, ingest
         from ninestory.floors.retrieval.knowledge_base import create
 
-        cache = Home.default().ensure().cache
-        cache.mkdir(exist_ok=True)
-        sweep(cache)  # what a killed session left: a copy of a document and its passages
-        folder = cache / temporary_name("ask")
-        self._open.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = self._open.enter_context(ScratchFolder("ninestory-ask-"))
         base, report = create(Home(folder), file.name[:100]), IngestReport()
         self._open.callback(base.close)
         add_paths(base, [file], report)

@@ -15,7 +15,7 @@ from ninestory.cli.output import Json, print_json, print_table, size
 from ninestory.cli.passages import print_hits, print_passages
 from ninestory.core.errors import Conflict, InvalidRequest
 from ninestory.core.paths import Home
-from ninestory.core.reserve import room_to_delete
+from ninestory.core.reserve import DiskReserve
 
 if TYPE_CHECKING:
     from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
@@ -37,11 +37,11 @@ def create(
     if client := running_server(server):
         kb_server.create(client, name, model, as_json)
         return
-    from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL, list_bases
+    from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL, each_base
     from ninestory.floors.retrieval.knowledge_base import create as make
 
     home = Home.default().ensure()
-    if any(base.name == name for base in list_bases(home)):
+    if any(base.name == name for base in each_base(home)):
         raise Conflict(
             f"There is a knowledge base {name!r} already.",
             hint="Choose another name, or add to that one.",
@@ -110,9 +110,10 @@ def ls(
     if client := running_server(server):
         kb_server.ls(client, as_json)
         return
-    from ninestory.floors.retrieval.knowledge_base import list_bases
+    from ninestory.floors.retrieval.knowledge_base import each_base
 
-    rows = [_summary(base) for base in list_bases(Home.default())]
+    bases = [(base.get("created_at", 0.0), _summary(base)) for base in each_base(Home.default())]
+    rows = [row for _, row in sorted(bases, key=lambda base: base[0])]
     if as_json:
         print_json(rows)
         return
@@ -165,7 +166,9 @@ def rm(
         return
     from ninestory.floors.retrieval.knowledge_base import remove_base
 
-    with room_to_delete(Home.default().root):
+    reserve = DiskReserve(Home.default().reserve)
+    reserve.release_if_low()
+    try:
         base = _open(name)
         if not file:
             remove_base(base)
@@ -173,6 +176,8 @@ def rm(
             return
         base.remove_file(next((f.id for f in base.files() if f.name == file), file))
         _print_report(run_ingest(base, {}, quiet=as_json), as_json)
+    finally:
+        reserve.make()
 
 
 @app.command()

@@ -1,44 +1,36 @@
-"""Room on a full disk for what frees some: a file of a home that is given up so that something can be deleted.
-
-Deleting takes room too: SQLite writes what is to go into a log first, and opens a file of shared memory beside it.
-"""
+"""A file of ballast: when the disk is full, giving it up leaves room to read databases and to delete."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 RESERVE_BYTES = 1 << 20
-_NAME = ".reserve"
+LOW_BYTES = 256 << 10  # below this SQLite cannot open a database in WAL mode, or write the log of a deletion
 
 
-def keep_reserve(root: Path) -> None:
-    """Set room aside in a home, unless it is there already or the disk is nearly full."""
-    path = root / _NAME
-    if path.exists() or shutil.disk_usage(root).free < 2 * RESERVE_BYTES:
-        return
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+class DiskReserve:
+    """The ballast of a home. Given up for the time of a read or a deletion when there is hardly any room."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def make(self) -> None:
+        """Write the ballast unless it is there; where the room is short, a smaller one."""
         try:
-            os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
-        finally:
-            os.close(descriptor)
-    except FileExistsError:  # another process was faster
-        pass
-    except OSError:  # the room went meanwhile, or the file system sets none aside
-        path.unlink(missing_ok=True)
+            size = min(RESERVE_BYTES, self._free_bytes())
+            if self._path.exists() or size < LOW_BYTES:
+                return
+            with self._path.open("wb") as file:
+                file.write(b"\0" * size)  # no hole in a file: a hole takes no room
+        except OSError:  # others were faster: what was written of it goes
+            self._path.unlink(missing_ok=True)
 
+    def release_if_low(self) -> None:
+        """Give the ballast up when the disk is full."""
+        if self._path.exists() and self._free_bytes() < LOW_BYTES:
+            self._path.unlink(missing_ok=True)
 
-@contextlib.contextmanager
-def room_to_delete(root: Path) -> Iterator[None]:
-    """Give the home's reserve up while something is deleted, where the disk is full; keep a new one afterwards."""
-    if root.is_dir() and shutil.disk_usage(root).free < RESERVE_BYTES:
-        (root / _NAME).unlink(missing_ok=True)
-    try:
-        yield
-    finally:
-        if root.is_dir():
-            keep_reserve(root)
+    def _free_bytes(self) -> int:
+        usage = os.statvfs(self._path.parent)
+        return usage.f_bavail * usage.f_frsize

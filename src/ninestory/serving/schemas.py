@@ -6,9 +6,10 @@ A field that changes nothing here is listed in `NO_OP` and accepted; any other t
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ninestory.core.errors import InvalidRequest, Unsupported
 from ninestory.runtimes.json_schema import check_schema
@@ -23,8 +24,9 @@ from ninestory.runtimes.protocol import (
     ToolCall,
     ToolSpec,
 )
+from ninestory.serving.references import ModelReference
 
-MAX_TOKENS, MAX_STOP = 1_000_000, 16
+MAX_TOKENS, MAX_STOP, MAX_PROMPTS = 1_000_000, 16, 2048
 
 
 # FastAPI gives the body an alias, which a model whose build is deferred does not need; pydantic warns of it in the
@@ -33,7 +35,20 @@ warnings.filterwarnings("ignore", message="The 'alias' attribute with value 'bod
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", defer_build=True, hide_input_in_errors=True)
+    """A body that is valid exactly when its JSON schema says so: no field is converted from another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, fields: Any) -> Any:
+        """JSON knows one kind of number: 5.0 is an integer too."""
+        if not isinstance(fields, dict):
+            return fields
+        return {
+            name: int(value) if isinstance(value, float) and value.is_integer() else value
+            for name, value in fields.items()
+        }
 
 
 class NoOp(Strict):
@@ -145,8 +160,8 @@ class StreamOptions(Strict):
 class SamplingFields(NoOp):
     """Sampling of chat and completions; the last four are this server's extensions."""
 
-    temperature: Annotated[float | None, Field(ge=0, le=10)] = None
-    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
+    temperature: Annotated[float | None, Field(ge=0, le=2)] = None
+    top_p: Annotated[float | None, Field(ge=0, le=1, description="0 keeps the likeliest token alone.")] = None
     presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     seed: Annotated[int | None, Field(ge=0, le=2**32 - 1)] = None
@@ -192,7 +207,7 @@ class SamplingFields(NoOp):
 
 
 class ChatCompletionRequest(SamplingFields):
-    model: str
+    model: ModelReference
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
     max_tokens: Annotated[int | None, Field(ge=0, le=MAX_TOKENS)] = None
     max_completion_tokens: Annotated[int | None, Field(ge=0, le=MAX_TOKENS)] = None
@@ -251,33 +266,31 @@ def constraint_of(wanted: ResponseFormat | None) -> Constraint | None:
 
 
 class CompletionsRequest(SamplingFields):
-    model: str
-    prompt: str | list[int] | list[str] | list[list[int]]
+    model: ModelReference
+    prompt: (
+        str
+        | list[int]
+        | Annotated[list[str], Field(max_length=MAX_PROMPTS)]
+        | Annotated[list[list[int]], Field(max_length=MAX_PROMPTS)]
+    )
     max_tokens: Annotated[int | None, Field(ge=0, le=MAX_TOKENS)] = 16
     logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
     echo: bool | None = None
     best_of: int | None = None
     suffix: str | None = None
 
-    def to_request(self, max_n: int) -> CompletionRequest:
+    def to_requests(self, max_n: int) -> list[CompletionRequest]:
+        """One request a prompt."""
         if self.best_of not in (None, 1):
             raise Unsupported("best_of is not supported.", hint="Use n.", hint_zh="请使用 n。", param="best_of")
         if self.suffix:
             raise Unsupported(
                 "suffix is not supported by this model.", hint="Leave it out.", hint_zh="请去掉。", param="suffix"
             )
-        prompt: Any = self.prompt
-        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-            if len(prompt) > 1:
-                raise Unsupported(
-                    f"{len(prompt)} prompts in one request are not supported.",
-                    hint="Send one request a prompt: they are decoded together all the same.",
-                    hint_zh="请每个提示发送一个请求：它们仍会一起解码。",
-                    param="prompt",
-                )
-            prompt = prompt[0]
-        return CompletionRequest(
-            prompt=prompt,
+        given: Any = self.prompt
+        several = isinstance(given, list) and given and not isinstance(given[0], int)
+        shared = CompletionRequest(
+            prompt="",
             max_tokens=self.max_tokens,
             stop=self.stops(),
             n=self.check_n(max_n),
@@ -286,10 +299,11 @@ class CompletionsRequest(SamplingFields):
             truncation=self.truncation,
             echo=bool(self.echo),
         )
+        return [replace(shared, prompt=prompt) for prompt in (given if several else [given])]
 
 
 class EmbeddingsRequest(NoOp):
-    model: str
+    model: ModelReference
     input: str | Annotated[list[str], Field(min_length=1, max_length=2048)] | list[int] | list[list[int]]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int | None, Field(ge=1)] = None

@@ -68,7 +68,8 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int, best: int | None = 
         raise
     for old in _named(folder)[:-keep]:
         if best is None or _step(old) != best:
-            shutil.rmtree(old)
+            going = old.rename(folder / f".tmp-{old.name}")  # half of a folder would be taken for a checkpoint
+            shutil.rmtree(going)
     return target
 
 

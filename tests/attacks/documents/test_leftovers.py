@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from ninestory.core.leftovers import sweep, temporary_name
-from ninestory.core.paths import Home
+from ninestory.core.paths import Home, part_of, sweep_parts
 from ninestory.core.progress import Silent
+from ninestory.floors.retrieval.archive import export_base, import_base
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.ingest import IngestReport, add_paths, ingest
-from ninestory.floors.retrieval.knowledge_base import create, remove_base
-from ninestory.models.convert.bert_onnx import made_once
+from ninestory.floors.retrieval.knowledge_base import create
 from tests.hashing_engine import HashingEngine
 
 
@@ -29,33 +28,23 @@ def dead() -> int:
     return process.pid
 
 
-def left_by(process: int, folder: Path, kind: str) -> Path:
-    path = folder / f".{kind}-{process}-{'0' * 16}"
-    path.mkdir(parents=True)
-    (path / "part").write_text("half", encoding="utf-8")
-    return path
-
-
 def test_only_what_the_dead_left_is_swept(tmp_path: Path, dead: int) -> None:
-    gone = [left_by(dead, tmp_path, "new"), tmp_path / f".file-1.{dead}.part", tmp_path / f".page-{dead}-{'0' * 16}"]
-    kept = [
-        tmp_path / temporary_name("new"),
-        tmp_path / f".file-2.{os.getpid()}.part",
-        tmp_path / ".hidden",
-        tmp_path / "a",
-    ]
-    for path in (*gone[1:], *kept):
+    kept = [part_of(tmp_path / "file-2"), tmp_path / ".hidden", tmp_path / "a", tmp_path / "b.part"]
+    for path in (*kept, tmp_path / f".file-1.{dead}.part"):
         path.write_text("text", encoding="utf-8")
-    (tmp_path / f".link-{dead}-{'1' * 16}").symlink_to(tmp_path / "a")  # the link goes, not what it leads to
-    sweep(tmp_path)
+    (tmp_path / f".link.{dead}.part").symlink_to(tmp_path / "a")  # the link goes, not what it leads to
+    sweep_parts(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
 
 
 def test_each_place_is_swept_by_the_next_who_works_there(tmp_path: Path, dead: int) -> None:
     home = Home(tmp_path / "home")
-    unfinished = left_by(dead, home.kb, "new")
+    undeleted = home.kb / f".gone-vs_{'0' * 24}"
+    unpacked = home.kb / ".import-abcdefgh"
+    for folder in (undeleted, unpacked):
+        (folder / "documents").mkdir(parents=True)
     base = create(home, "notes", model="test:hashing")
-    assert not unfinished.exists()
+    assert not undeleted.exists()
 
     (tmp_path / "a.md").write_text("# Apples\nApples are red.\n", encoding="utf-8")
     add_paths(base, [tmp_path / "a.md"], IngestReport())
@@ -64,13 +53,9 @@ def test_each_place_is_swept_by_the_next_who_works_there(tmp_path: Path, dead: i
     ingest(base, Embedder(HashingEngine()), Silent())
     assert not copy.exists() and len(list(base.documents.iterdir())) == 1
 
-    unremoved = left_by(dead, home.kb, "gone")
-    remove_base(base)
-    assert not unremoved.exists() and list(home.kb.iterdir()) == []
-
-    unconverted = left_by(dead, home.cache / "onnx", "making")
-    made_once(home.cache / "onnx" / "model", lambda made: (made / "ninestory.json").write_text("{}") and None)
-    assert not unconverted.exists()
+    export_base(base, tmp_path / "notes.tar.gz", Silent())
+    import_base(home, tmp_path / "notes.tar.gz")
+    assert not unpacked.exists() and not list(home.kb.glob(".*"))
 
 
 _PARENT = """

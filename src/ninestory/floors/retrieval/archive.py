@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged, DiskFull, NinestoryError, TooLarge
-from ninestory.core.leftovers import sweep, temporary_name
 from ninestory.core.locks import waiting_lock
 from ninestory.core.paths import Home, atomic_write, inside
 from ninestory.core.progress import Progress
 from ninestory.core.regular_file import open_regular
+from ninestory.core.scratch import ScratchFolder
 from ninestory.floors.retrieval.exported_database import FILE_ID, TABLE_NAME, restore
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, KnowledgeFile
 from ninestory.floors.retrieval.lance_manifest import check_manifests
@@ -67,11 +67,10 @@ def import_base(home: Home, path: Path, name: str = "") -> KnowledgeBase:
     """
     home.kb.mkdir(parents=True, exist_ok=True, mode=0o700)
     kb_id = f"vs_{secrets.token_hex(12)}"
-    sweep(home.kb)
-    started = home.kb / temporary_name("new")
+    scratch = ScratchFolder(".import-", home.kb)
+    started = scratch.path
     exported = started / "exported.db"
     try:
-        started.mkdir(mode=0o700)
         with open_regular(path) as packed:
             _unpack(packed, started)
         if not (started / "kb.db").is_file():
@@ -102,7 +101,7 @@ def import_base(home: Home, path: Path, name: str = "") -> KnowledgeBase:
             code="damaged_archive",
         ) from error
     finally:
-        shutil.rmtree(started, ignore_errors=True)
+        scratch.close()
     moved = KnowledgeBase(home.kb / kb_id)
     moved.relocate_copies()
     return moved

@@ -6,6 +6,7 @@ Every step can be repeated: a killed ingest leaves its files pending and readers
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest, NotFound
-from ninestory.core.leftovers import sweep, temporary_name
 from ninestory.core.locks import waiting_lock
-from ninestory.core.paths import atomic_write, inside
+from ninestory.core.paths import atomic_write, inside, part_of, sweep_parts
 from ninestory.core.progress import Progress, Silent
 from ninestory.core.regular_file import open_regular
 from ninestory.floors.retrieval.calibration import calibrate
@@ -68,7 +68,7 @@ def add_page(base: KnowledgeBase, url: str, report: IngestReport, attributes: di
     page = fetch(url)
     name = page.url if is_supported(page.url) else f"{page.url.rstrip('/')}{_ENDINGS.get(page.content_type, '.html')}"
     base.documents.mkdir(exist_ok=True)
-    fetched = base.documents / temporary_name("page")
+    fetched = part_of(base.documents / f"page-{secrets.token_hex(12)}")
     try:
         fetched.write_bytes(page.body)
         _add_copy(base, name, fetched, report, attributes)
@@ -173,7 +173,7 @@ def ingest(
     """
     report = report or IngestReport()
     with waiting_lock(base.lock_path, lambda: progress.update(0, None, "waiting for another ingest")):
-        sweep(base.documents)
+        sweep_parts(base.documents)
         embedder.check(base)
         dimensions = len(base.get("probe"))
         writer = ChunkWriter(base, dimensions)

@@ -7,12 +7,15 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.concurrency import run_in_threadpool
+from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import FileResponse
 
-from ninestory.core.reserve import room_to_delete
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.stores.files import FileStore
 
+Unwritten = SkipJsonSchema[None]  # a form has no way to write null, so the document does not allow it
+Lifetime = Annotated[int, Field(ge=3600, le=2592000, description="Seconds.")]
 Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 
 
@@ -26,8 +29,8 @@ def router(context: GatewayContext) -> APIRouter:
     async def upload(
         file: Annotated[UploadFile, File(description="The file; only the last part of its name is kept.")],
         purpose: Annotated[Purpose, Form()],
-        expires_anchor: Annotated[Literal["created_at"] | None, Form(alias="expires_after[anchor]")] = None,
-        expires_seconds: Annotated[int | None, Form(alias="expires_after[seconds]", ge=3600, le=2592000)] = None,
+        expires_anchor: Annotated[Literal["created_at"] | Unwritten, Form(alias="expires_after[anchor]")] = None,
+        expires_seconds: Annotated[Lifetime | Unwritten, Form(alias="expires_after[seconds]")] = None,
     ) -> dict[str, Any]:
         """Store a file."""
         return await run_in_threadpool(
@@ -74,8 +77,7 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.delete("/v1/files/{file_id}")
     async def delete(file_id: str) -> dict[str, Any]:
         """Delete a file."""
-        with room_to_delete(context.home.root):
-            store.delete(file_id)
+        store.delete(file_id)
         return {"id": file_id, "object": "file", "deleted": True}
 
     return routes
