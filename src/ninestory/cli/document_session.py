@@ -197,12 +197,13 @@ class DocumentSession:
 
     def _say(self, request: ChatRequest, show: Callable[[str], None] | None) -> str:
         from ninestory.floors.chat import ChatModel
+        from ninestory.floors.retrieval.answer import sent_to
         from ninestory.runtimes.protocol import Text
 
         if self._chat is None:
             self._chat = ChatModel(self._engine(self._model))
         pieces = []
-        for chunk in self._chat.run(request):
+        for chunk in self._chat.run(sent_to(request, self._model)):
             if isinstance(chunk, Text) and not chunk.reasoning:
                 pieces.append(chunk.text)
                 if show:

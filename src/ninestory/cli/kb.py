@@ -15,6 +15,7 @@ from ninestory.cli.output import Json, print_json, print_table, size
 from ninestory.cli.passages import print_hits, print_passages
 from ninestory.core.errors import Conflict, InvalidRequest
 from ninestory.core.paths import Home
+from ninestory.core.reserve import DiskReserve
 
 if TYPE_CHECKING:
     from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
@@ -165,13 +166,18 @@ def rm(
         return
     from ninestory.floors.retrieval.knowledge_base import remove_base
 
-    base = _open(name)
-    if not file:
-        remove_base(base)
-        print_json({"id": base.id, "deleted": True}) if as_json else print(f"{name}: deleted")
-        return
-    base.remove_file(next((f.id for f in base.files() if f.name == file), file))
-    _print_report(run_ingest(base, {}, quiet=as_json), as_json)
+    reserve = DiskReserve(Home.default().reserve)
+    reserve.release_if_low()
+    try:
+        base = _open(name)
+        if not file:
+            remove_base(base)
+            print_json({"id": base.id, "deleted": True}) if as_json else print(f"{name}: deleted")
+            return
+        base.remove_file(next((f.id for f in base.files() if f.name == file), file))
+        _print_report(run_ingest(base, {}, quiet=as_json), as_json)
+    finally:
+        reserve.make()
 
 
 @app.command()

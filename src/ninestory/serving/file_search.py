@@ -24,6 +24,7 @@ from ninestory.floors.retrieval.answer import (
     condense,
     prepare,
     quoted,
+    sent_to,
     standalone,
     stands_alone,
     writes_answers,
@@ -189,7 +190,7 @@ async def answer_from_files(
             truncation="auto",
             sampling=calm(chat.sampling),
         )
-        return FileAnswer(query, prepared, context.ask(request, model, asked))
+        return FileAnswer(query, prepared, context.ask(request, model, sent_to(asked, model)))
     text = prepared.text
     if prepared.reason == "extract":
         embedder = _embedding_model(context, tool.vector_store_ids[0])
@@ -209,7 +210,7 @@ async def _standing_alone(
         before = [message.text for message in chat.messages[:-1] if message.role == "user"]
         return f"{before[-1]} {question}" if before else question
     reply = ""
-    async for chunk in context.ask(request, model, rewrite):
+    async for chunk in context.ask(request, model, sent_to(rewrite, model)):
         reply += chunk["text"] if chunk["kind"] == "text" and not chunk["reasoning"] else ""
     return standalone(reply, question)
 

@@ -156,7 +156,7 @@ def prepare(
     budget = (context_tokens - min(ANSWER_TOKENS, context_tokens // 4)) * _BYTES_A_TOKEN
     budget -= len((words.system + question + "".join(m.text for m in history)).encode())
     passages = _fitting(hits, budget)
-    shown = "\n\n".join(f"[{n}] {_title(hit)}\n{hit.text}" for n, hit in enumerate(passages, 1))
+    shown = "\n\n".join(f"[{n}] {_unmarked(_shown(hit))}" for n, hit in enumerate(passages, 1))
     given = history[0].text if history and history[0].role in ("system", "developer") else ""
     messages = [
         Message(role="system", content=f"{words.system}\n\n{given}" if given else words.system),
@@ -225,6 +225,20 @@ def place_of(hit: Hit, language: Language = "en") -> str:
     return f"{hit.file}{page}" + (f" — {heading}" if heading else "")
 
 
+def sent_to(request: ChatRequest, model: str) -> ChatRequest:
+    """The request as `model` takes it: a remote endpoint cuts no prompt, so that it is sent whole."""
+    return replace(request, truncation="disabled") if model.startswith("openai:") else request
+
+
+def _unmarked(text: str) -> str:
+    """A document's text without marks of its own: "[2]" in it is a footnote, or a forged passage, never a citation."""
+    return _MARK.sub(r"(\1)", text)
+
+
+def _shown(hit: Hit) -> str:
+    return f"{_title(hit)}\n{hit.text}"
+
+
 def _title(hit: Hit) -> str:
     """File and heading on one line, whatever characters they hold."""
     return " ".join(f"({hit.file}) {hit.context}".split())
@@ -268,7 +282,7 @@ def quoted(
     least = -1.0 if prepared.threshold is None else prepared.threshold
     first, *others = sorted(range(len(scores)), key=lambda place: -scores[place])[:_QUOTED_SENTENCES]
     best = sorted([first, *(place for place in others if scores[place] >= least)])
-    return "\n".join(f"{text} [{number}]" for number, text in (prepared.sentences[place] for place in best))
+    return "\n".join(f"{_unmarked(text)} [{number}]" for number, text in (prepared.sentences[place] for place in best))
 
 
 def as_source(number: int, hit: Hit) -> dict[str, Any]:

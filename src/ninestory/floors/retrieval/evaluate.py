@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest
+from ninestory.core.regular_file import read_regular_text
 from ninestory.floors.retrieval.gate import accepted_by
 from ninestory.floors.retrieval.hits import Hit, SearchOptions
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, Thresholds
@@ -64,7 +65,7 @@ def read_questions(path: Path) -> list[Question]:
         InvalidRequest: a line is not such an object; names its number.
     """
     questions = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_regular_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:

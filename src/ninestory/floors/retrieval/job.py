@@ -41,7 +41,7 @@ def _ingested(
 ) -> dict[str, Any]:
     report = IngestReport(**params.get("report", {}))
     for folder in params.get("folders", []):
-        sync_folder(base, Path(folder), report)
+        sync_folder(base, Path(folder), report, progress)
     if not base.unfinished():
         return report.as_dict()  # nothing to embed: no model is loaded for it
     engine = load_engine(resolve(base.model, home), settings)

@@ -20,6 +20,7 @@ from typing import Any, Literal, Self
 
 from ninestory.core.errors import Conflict, InvalidRequest, NotFound
 from ninestory.core.paths import Home, inside
+from ninestory.core.reserve import DiskReserve
 from ninestory.core.state import State
 from ninestory.floors.retrieval.prompts import PROMPTS, Language
 
@@ -203,12 +204,29 @@ class KnowledgeBase:
         """Bring everything into the one database file, for a copy of it."""
         self._state.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def restore(
+        self, settings: dict[str, Any], files: Sequence[dict[str, Any]], feedback: Sequence[dict[str, Any]]
+    ) -> None:
+        """Fill an empty knowledge base with checked rows of an exported one; each file is a copy in `documents`."""
+        with self._state.transaction():
+            self.put(**settings)
+            for file in files:
+                columns = {key: json.dumps(file[key]) for key in ("attributes", "options", "notes")}
+                error = json.dumps(file["error"]) if file["error"] else None
+                self._insert(
+                    "files", {**file, **columns, "error": error, "path": str(self.documents / file["id"]), "folder": ""}
+                )
+            for row in feedback:
+                self._insert("feedback", row)
+
+    def _insert(self, table: Literal["files", "feedback"], row: dict[str, Any]) -> None:
+        marks = ", ".join(f":{column}" for column in row)
+        self._state.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", row)
+
     def relocate_copies(self) -> None:
-        """After the folder was moved: copies are found below it again; files of synced folders stay where they were."""
+        """After the folder was moved: every file is the copy in `documents` below it."""
         for file in self.files():
-            if not file.folder and (self.documents / file.id).is_file():
-                path = str(self.documents / file.id)
-                self._state.execute("UPDATE files SET path = ? WHERE id = ?", (path, file.id))
+            self._state.execute("UPDATE files SET path = ? WHERE id = ?", (str(self.documents / file.id), file.id))
 
     @property
     def documents(self) -> Path:
@@ -331,6 +349,7 @@ class KnowledgeBase:
         """The file is gone from every answer at once; the next ingest takes its passages out. Raises NotFound."""
         self.file(file_id)
         self.mark(file_id, "removed")
+        inside(self.documents, file_id).unlink(missing_ok=True)
 
     def forget(self, file_ids: Iterable[str]) -> None:
         """Drop the rows of removed files, and the copies made of them."""
@@ -355,7 +374,10 @@ def create(
             param="name",
         )
     home.kb.mkdir(parents=True, exist_ok=True, mode=0o700)
+    home.run_dir.mkdir(exist_ok=True, mode=0o700)
+    DiskReserve(home.reserve).make()
     kb_id = f"vs_{secrets.token_hex(12)}"
+    sweep(home)
     started = home.kb / f".new-{kb_id}"
     base = KnowledgeBase(started)
     base.put(name=name, model=model, metadata=metadata or {}, created_at=time.time())
