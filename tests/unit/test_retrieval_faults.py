@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -150,7 +151,9 @@ class _StopsInside(Silent):
 class _Here(ParserProcess):
     """The parsing process's own function, called here: its bounds can be made small."""
 
-    def parse_part(self, path: Path, name: str, position: int) -> tuple[Document, int | None]:
+    def parse_part(
+        self, path: Path, name: str, position: int, look: Callable[[], None] | None = None
+    ) -> tuple[Document, int | None]:
         return parsing.parse_part(path, name, position)
 
 
@@ -166,7 +169,7 @@ def test_a_large_text_is_read_in_parts_cancelled_and_resumed(
     (tmp_path / "docs" / "huge.txt").write_bytes(whole.encode(encoding))
     sync_folder(base, tmp_path / "docs", IngestReport())
     with pytest.raises(Cancelled):
-        ingest(base, Embedder(HashingEngine()), _StopsInside(5))
+        ingest(base, Embedder(HashingEngine()), _StopsInside(8))
     noted = base.get(f"part {base.files('pending')[0].id}")
     assert noted["position"] > 0 and noted["chunks"] > 0
     report = ingest(base, Embedder(HashingEngine()), Silent())

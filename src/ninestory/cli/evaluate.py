@@ -10,6 +10,7 @@ import typer
 
 from ninestory.cli.output import Json, print_json, print_table
 from ninestory.core.errors import InvalidRequest
+from ninestory.core.regular_file import read_regular_text
 
 app = typer.Typer(no_args_is_help=True, help="Measures of a model: ceval, perplexity.")
 Model = Annotated[str, typer.Argument(help="Model reference.")]
@@ -74,7 +75,7 @@ def perplexity(
     from ninestory.runtimes.protocol import ScoreItem, ScoreRequest, Scores
 
     try:
-        content = text.expanduser().read_text(encoding="utf-8")
+        content = read_regular_text(text.expanduser())
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{text} cannot be read as text: {error}.", hint="Give a UTF-8 text file.") from error
     if not content.strip():

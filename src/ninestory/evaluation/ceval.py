@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ninestory.core.errors import InvalidRequest
+from ninestory.core.regular_file import open_regular_text
 
 LETTERS = ("A", "B", "C", "D")
 CUES = {"plain": "答案：", "prompt": "答案是什么？ ", "steps": "答案是什么？让我们一步一步思考，\n1."}
@@ -95,7 +96,7 @@ def read_items(file: Path) -> list[Item]:
     """
     items = []
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
+        with open_regular_text(file, "utf-8-sig", newline="") as stream:
             for number, row in enumerate(csv.DictReader(stream), 2):
                 if not row.get("question") or any(row.get(letter) is None for letter in LETTERS):
                     raise ValueError(f"row {number} has no question or no four choices")

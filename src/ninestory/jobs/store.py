@@ -22,6 +22,9 @@ from ninestory.core.state import State
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 LEASE_SECONDS = 10.0  # at least three beats; on the wall clock, so a suspended laptop only costs a resume
+# A lease is over when its time has come, or when it ends later than any lease given now could: the clock was set back,
+# and a living runner writes it anew with its next beat.
+_LEASE_IS_OVER = "(lease_until < :now OR lease_until > :now + 2 * :lease)"
 MAX_ATTEMPTS = 5  # claims without a new checkpoint in between, before a job that kills its runner is given up
 
 SCHEMA = (
@@ -60,11 +63,11 @@ SCHEMA = (
     """,
 )
 
-_CLAIM = """
+_CLAIM = f"""
     UPDATE jobs SET state = 'running', owner = :owner, lease_until = :now + :lease, attempts = attempts + 1,
                     started_at = COALESCE(started_at, :now), updated_at = :now
     WHERE number = (SELECT number FROM jobs
-                    WHERE (state = 'queued' OR (state = 'running' AND lease_until < :now AND cancel_requested = 0))
+                    WHERE (state = 'queued' OR (state = 'running' AND {_LEASE_IS_OVER} AND cancel_requested = 0))
                       AND kind IN (SELECT value FROM json_each(:kinds)) AND (:id IS NULL OR id = :id)
                     ORDER BY number LIMIT 1)
     RETURNING *"""
@@ -86,13 +89,13 @@ _RELEASE = """
     UPDATE jobs SET state = 'queued', owner = NULL, lease_until = 0, attempts = attempts - 1, updated_at = :now
     WHERE id = :id AND owner = :owner AND state = 'running' RETURNING id"""
 
-_SWEEP_CANCELLED = """
+_SWEEP_CANCELLED = f"""
     UPDATE jobs SET state = 'cancelled', owner = NULL, finished_at = :now, updated_at = :now
-    WHERE state = 'running' AND lease_until < :now AND cancel_requested = 1"""
+    WHERE state = 'running' AND {_LEASE_IS_OVER} AND cancel_requested = 1"""
 
-_SWEEP_FATAL = """
+_SWEEP_FATAL = f"""
     UPDATE jobs SET state = 'failed', owner = NULL, finished_at = :now, updated_at = :now, error = :error
-    WHERE state = 'running' AND lease_until < :now AND attempts >= :attempts"""
+    WHERE state = 'running' AND {_LEASE_IS_OVER} AND attempts >= :attempts"""
 
 _EVENT = """
     INSERT INTO job_events (job, time, kind, data)
@@ -290,9 +293,9 @@ class JobStore:
     def waiting(self, kinds: Sequence[str]) -> bool:
         """Whether `claim` would find one."""
         rows = self.state.execute(
-            "SELECT 1 FROM jobs WHERE (state = 'queued' OR (state = 'running' AND lease_until < ?)) "
-            "AND kind IN (SELECT value FROM json_each(?)) LIMIT 1",
-            (time.time(), json.dumps([*kinds])),
+            f"SELECT 1 FROM jobs WHERE (state = 'queued' OR (state = 'running' AND {_LEASE_IS_OVER})) "
+            "AND kind IN (SELECT value FROM json_each(:kinds)) LIMIT 1",
+            {"now": time.time(), "lease": self.lease_seconds, "kinds": json.dumps([*kinds])},
         )
         return bool(rows)
 
@@ -311,7 +314,7 @@ class JobStore:
 
     def _sweep(self, now: float) -> None:
         """End the jobs of dead runners that must not be taken up again."""
-        self.state.execute(_SWEEP_CANCELLED, {"now": now})
+        self.state.execute(_SWEEP_CANCELLED, {"now": now, "lease": self.lease_seconds})
         error = NinestoryError(
             f"The job's process died {self.max_attempts} times without getting further.",
             hint="Its log ('ninestory jobs logs ID') shows how far it came; not enough memory is the usual cause.",
@@ -319,7 +322,13 @@ class JobStore:
             code="job_kept_dying",
         )
         self.state.execute(
-            _SWEEP_FATAL, {"now": now, "attempts": self.max_attempts, "error": json.dumps(error.as_dict())}
+            _SWEEP_FATAL,
+            {
+                "now": now,
+                "lease": self.lease_seconds,
+                "attempts": self.max_attempts,
+                "error": json.dumps(error.as_dict()),
+            },
         )
 
     def end_leases(self, holder: str) -> None:

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from ninestory.core.errors import Damaged, InvalidRequest, NotFound
 from ninestory.core.extras import require
+from ninestory.core.regular_file import open_regular_text
 from ninestory.core.text import broken_string
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt")
@@ -72,7 +73,7 @@ def read_rows(path: Path, kind: str = "") -> Iterator[SourceRow]:
 
 def _json(path: Path) -> Iterator[SourceRow]:
     """A list of objects; what turns out to be JSON lines under this name is read as such."""
-    with path.open(encoding="utf-8-sig") as file:
+    with open_regular_text(path, "utf-8-sig") as file:
         text = file.read(_BLOCK)
         while text.isspace() and (more := file.read(_BLOCK)):
             text += more
@@ -113,7 +114,7 @@ def _listed(path: Path, file: IO[str], text: str) -> Iterator[SourceRow]:
 
 
 def _jsonl(path: Path) -> Iterator[SourceRow]:
-    with path.open(encoding="utf-8-sig") as file:
+    with open_regular_text(path, "utf-8-sig") as file:
         for number, text in enumerate(file, 1):
             if not text.strip():
                 continue
@@ -135,7 +136,7 @@ def _row(path: Path, line: int, value: Any) -> SourceRow:
 
 def _csv(path: Path) -> Iterator[SourceRow]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with open_regular_text(path, "utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter, restkey="", strict=True)
         while True:
             try:
@@ -156,7 +157,7 @@ def _text(path: Path) -> Iterator[SourceRow]:
     """Paragraphs: a blank line ends a text."""
     lines: list[str] = []
     start = 1
-    with path.open(encoding="utf-8-sig") as file:
+    with open_regular_text(path, "utf-8-sig") as file:
         for number, text in enumerate(itertools.chain(file, [""]), 1):
             if text.strip():
                 start = start if lines else number

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ninestory.core.errors import InvalidRequest, NotFound
+from ninestory.core.regular_file import read_regular_text
 from ninestory.training.settings import Method, TrainSettings
 
 
@@ -133,7 +134,7 @@ def load(path: Path) -> Recipe:
     import yaml
 
     try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        table = yaml.safe_load(read_regular_text(path))
     except FileNotFoundError as error:
         raise NotFound(
             f"There is no recipe {path}.",

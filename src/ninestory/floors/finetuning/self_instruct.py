@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ninestory.core.regular_file import read_regular_text
+
 from ...core.errors import ContextOverflow, InvalidRequest
 from ...core.paths import atomic_write
 from ...core.progress import Progress
@@ -166,7 +168,7 @@ def read_seeds(path: Path | None, language: str) -> list[Task]:
             param="language",
         )
     path = path or Path(__file__).parent / "seeds" / f"{language}.jsonl"
-    text = path.read_text(encoding="utf-8")
+    text = read_regular_text(path)
     tasks = []
     try:
         rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]

@@ -42,7 +42,7 @@ def run_ingest(
     with open_base(home, params["knowledge_base"]) as base:
         report = IngestReport(**params.get("report", {}))
         for folder in params.get("folders", []):
-            sync_folder(base, Path(folder), report)
+            sync_folder(base, Path(folder), report, progress)
         if not base.unfinished():
             return report.as_dict()  # nothing to embed: no model is loaded for it
         with _embedding_engine(engines, base, settings) as (engine, processes):
