@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,10 +184,13 @@ def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
     from ninestory.runtimes.torch.load_model import load_model
     from ninestory.training.allocator import fix_malloc_thresholds
     from ninestory.training.duration import step_seconds
-    from ninestory.training.loop import Training
     from ninestory.training.methods import prepare
+    from ninestory.training.objectives.causal import causal_objective
+    from ninestory.training.objectives.preference import preference_objective
+    from ninestory.training.optimizers import make_optimizer
     from ninestory.training.run_folder import RunFolder
     from ninestory.training.settings import Method, TrainSettings
+    from ninestory.training.trainer import Trainer
 
     fix_malloc_thresholds()
     c = configuration
@@ -211,8 +215,10 @@ def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
     rows = _rows(c)
     if c.objective == "dpo":
         rows = _with_reference(rows, model, base)
-    tuned = prepare(model, method, seed=0, total_steps=STEPS)
-    Training(tuned, rows, settings, RunFolder(base), Silent()).run()
+    adapted = prepare(model, method, seed=0, total_steps=STEPS)
+    objective = preference_objective(settings.beta) if c.objective == "dpo" else causal_objective
+    optimizer = partial(make_optimizer, settings)
+    Trainer(adapted, objective, optimizer, rows, [], settings, RunFolder(base), Silent()).run()
     peak = _memory("VmHWM")
     plan = _planned(c, resolved)
     *_, last = RunFolder(base).lines("step")
@@ -226,14 +232,14 @@ def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
 def _with_reference(rows: list[Any], model: Any, folder: Path) -> Any:
     """Pairs of neighbours, and what the base thinks of them, as a run takes it before its first step."""
     from ninestory.core.progress import Silent
-    from ninestory.training.batches import Pair
-    from ninestory.training.forward import CausalForward
-    from ninestory.training.preference import PairsWithReference, reference_of
+    from ninestory.training.batches import PreferencePair
+    from ninestory.training.objectives.causal import CausalObjective
+    from ninestory.training.objectives.preference import PairsWithReference, reference_log_probabilities
 
-    pairs = [Pair(*rows[i : i + 2]) for i in range(0, len(rows), 2)]
+    pairs = [PreferencePair(*rows[i : i + 2]) for i in range(0, len(rows), 2)]
     kept = folder / "reference.bin"
     return PairsWithReference(
-        pairs, reference_of(CausalForward(model), pairs, range(len(pairs)), 1 << 20, Silent(), kept)
+        pairs, reference_log_probabilities(CausalObjective(model), pairs, range(len(pairs)), 1 << 20, Silent(), kept)
     )
 
 

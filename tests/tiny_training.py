@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
+from ninestory.core.progress import Progress, Silent
 from ninestory.training.batches import Row
+from ninestory.training.methods import AdaptedModel
+from ninestory.training.objectives.causal import causal_objective
+from ninestory.training.optimizers import make_optimizer
+from ninestory.training.run_folder import RunFolder
+from ninestory.training.settings import TrainSettings
+from ninestory.training.trainer import Trainer
 
 
 def tiny_llama(seed: int = 0, **changed: Any) -> Any:
@@ -19,6 +28,20 @@ def tiny_llama(seed: int = 0, **changed: Any) -> Any:
         | changed
     )
     return seeded(LlamaForCausalLM, config, seed)
+
+
+def trainer(
+    adapted: AdaptedModel,
+    rows: Sequence[Any],
+    settings: TrainSettings,
+    folder: RunFolder,
+    progress: Progress | None = None,
+    held_out: Sequence[Any] = (),
+    make_objective: Callable[[AdaptedModel], Any] = causal_objective,
+) -> Trainer:
+    """A trainer as a recipe makes it."""
+    optimizer = partial(make_optimizer, settings)
+    return Trainer(adapted, make_objective, optimizer, rows, held_out, settings, folder, progress or Silent())
 
 
 def seeded(cls: Any, config: Any, seed: int = 0) -> Any:

@@ -16,7 +16,7 @@ from ninestory.floors.finetuning.example_file import Example, ExampleFile, Picke
 from ninestory.floors.finetuning.examples import Source
 from ninestory.floors.finetuning.forms import Sample
 from ninestory.floors.finetuning.mixture import held_out_places, mix
-from ninestory.training.batches import IGNORED, Pair, Row, rows_of_step
+from ninestory.training.batches import IGNORED, PreferencePair, Row, rows_of_step
 
 pytest.importorskip("torch")
 SOURCES = [Source("a.jsonl", 0, 10), Source("b.jsonl", 10, 14)]
@@ -59,10 +59,10 @@ def test_rows_come_back_from_the_disk_as_they_were(tmp_path: Path) -> None:
     for example in (single, double, single):
         kept.append(example)
     assert [*kept] == [single, double, single] and kept[-1] == single and kept[1:] == [double, single]
-    assert kept.learned_from(0) == row and kept.learned_from(1) == Pair(row, worse)
+    assert kept.learned_from(0) == row and kept.learned_from(1) == PreferencePair(row, worse)
     picked = Picked(kept, [1, 1, 0])
     assert picked[2] == single and picked[:2] == [double, double]
-    assert list(picked.rows) == [Pair(row, worse)] * 2 + [row] == picked.rows[:]
+    assert list(picked.rows) == [PreferencePair(row, worse)] * 2 + [row] == picked.rows[:]
     assert list((tmp_path / "cache").iterdir()) == []  # the file has no name: nothing stale is ever found
     with pytest.raises(IndexError):
         kept[3]

@@ -11,12 +11,10 @@ pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 
 from ninestory.core.errors import InvalidRequest, Unsupported  # noqa: E402
-from ninestory.core.progress import Silent  # noqa: E402
-from ninestory.training.loop import Training  # noqa: E402
 from ninestory.training.methods import prepare  # noqa: E402
 from ninestory.training.run_folder import RunFolder  # noqa: E402
 from ninestory.training.settings import Method, TrainSettings  # noqa: E402
-from tests.tiny_training import rows, seeded, tiny_llama  # noqa: E402
+from tests.tiny_training import rows, seeded, tiny_llama, trainer  # noqa: E402
 
 LEARNING = TrainSettings(max_steps=25, batch=6, learning_rate=3e-2, schedule="constant", save_every=0)
 
@@ -25,10 +23,10 @@ LEARNING = TrainSettings(max_steps=25, batch=6, learning_rate=3e-2, schedule="co
 def test_the_method_learns_and_leaves_the_rest_of_the_base_alone(name: Any, tmp_path: Path) -> None:
     model = tiny_llama()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    tuned = prepare(model, Method(name=name, blocks=1, virtual_tokens=4), seed=0, total_steps=25)
-    trained = {id(p) for p in tuned.trainable.values()}
+    adapted = prepare(model, Method(name=name, blocks=1, virtual_tokens=4), seed=0, total_steps=25)
+    trained = {id(p) for p in adapted.trainable.values()}
     frozen = {n: p for n, p in model.named_parameters() if id(p) not in trained}
-    result = Training(tuned, rows(6), LEARNING, RunFolder(tmp_path), Silent()).run()
+    result = trainer(adapted, rows(6), LEARNING, RunFolder(tmp_path)).run()
     assert result.losses[-1] < result.losses[0] - 0.02
     assert result.losses[0] > 5  # a random model knows nothing of 300 tokens: ln 300 = 5.7
     for path, parameter in frozen.items():
@@ -46,13 +44,13 @@ def test_p_tuning_trains_chatglms_own_prefix_encoder_and_nothing_else(tmp_path: 
     )  # fmt: skip
     for projection in (False, True):
         method = Method(name="p_tuning_v2", virtual_tokens=5, projection=projection)
-        tuned = prepare(seeded(ChatGLMForConditionalGeneration, config), method, seed=0, total_steps=25)
+        adapted = prepare(seeded(ChatGLMForConditionalGeneration, config), method, seed=0, total_steps=25)
         names = {"transformer.prefix_encoder.embedding.weight"}
         parts = ("trans.0.weight", "trans.0.bias", "trans.2.weight", "trans.2.bias")
         names |= {f"transformer.prefix_encoder.{part}" for part in parts} if projection else set()
-        assert set(tuned.trainable) == names
+        assert set(adapted.trainable) == names
         texts = [Row([*r.ids[:2], 253, 250, *r.ids[2:]], [-100] * 4 + r.ids[2:]) for r in rows(6, vocabulary=200)]
-        result = Training(tuned, texts, LEARNING, RunFolder(tmp_path / str(projection)), Silent())
+        result = trainer(adapted, texts, LEARNING, RunFolder(tmp_path / str(projection)))
         result.folder.path.mkdir()
         losses = result.run().losses
         assert losses[-1] < losses[0]
@@ -60,16 +58,16 @@ def test_p_tuning_trains_chatglms_own_prefix_encoder_and_nothing_else(tmp_path: 
 
 def test_freeze_takes_the_last_blocks_by_path_not_by_a_piece_of_text() -> None:
     model = tiny_llama(num_hidden_layers=12, hidden_size=16, intermediate_size=16)
-    tuned = prepare(model, Method(name="freeze", blocks=2), seed=0, total_steps=1)
-    assert {name.split(".")[2] for name in tuned.trainable} == {"10", "11"}
+    adapted = prepare(model, Method(name="freeze", blocks=2), seed=0, total_steps=1)
+    assert {name.split(".")[2] for name in adapted.trainable} == {"10", "11"}
     with pytest.raises(InvalidRequest, match="has 12 blocks"):
         prepare(model, Method(name="freeze", blocks=13), seed=0, total_steps=1)
 
 
 def test_lora_reaches_every_linear_but_the_head() -> None:
-    tuned = prepare(tiny_llama(), Method(rank=2), seed=0, total_steps=1)
-    assert len(tuned.trainable) == 3 * 7 * 2
-    assert not any("lm_head" in name or "embed" in name for name in tuned.trainable)
+    adapted = prepare(tiny_llama(), Method(rank=2), seed=0, total_steps=1)
+    assert len(adapted.trainable) == 3 * 7 * 2
+    assert not any("lm_head" in name or "embed" in name for name in adapted.trainable)
     chosen = prepare(tiny_llama(), Method(rank=2, targets=["q_proj"]), seed=0, total_steps=1)
     assert {name.split(".")[-4] for name in chosen.trainable} == {"q_proj"}
 
@@ -82,8 +80,8 @@ def test_the_seed_decides_the_new_parameters() -> None:
 
 
 def test_bfloat16_bases_are_trained_in_float32() -> None:
-    tuned = prepare(tiny_llama().bfloat16(), Method(name="freeze", blocks=1), seed=0, total_steps=1)
-    assert {p.dtype for p in tuned.trainable.values()} == {torch.float32}
+    adapted = prepare(tiny_llama().bfloat16(), Method(name="freeze", blocks=1), seed=0, total_steps=1)
+    assert {p.dtype for p in adapted.trainable.values()} == {torch.float32}
 
 
 def test_what_cannot_be_is_refused_by_name() -> None:
@@ -92,6 +90,6 @@ def test_what_cannot_be_is_refused_by_name() -> None:
     with pytest.raises(Unsupported, match="ChatGLM's"):
         prepare(tiny_llama(), Method(name="p_tuning_v2"), seed=0, total_steps=1)
     with pytest.raises(InvalidRequest, match="cannot be combined"):
-        tuned = prepare(tiny_llama(), Method(name="prefix"), seed=0, total_steps=1)
+        adapted = prepare(tiny_llama(), Method(name="prefix"), seed=0, total_steps=1)
         settings = TrainSettings(gradient_checkpointing=True)
-        Training(tuned, rows(2), settings, RunFolder(Path("unused")), Silent())
+        trainer(adapted, rows(2), settings, RunFolder(Path("unused")))

@@ -15,12 +15,12 @@ from ninestory.core.errors import Damaged, NinestoryError
 from ninestory.core.paths import sync_directory
 from ninestory.models.convert.safetensors_writer import copy_companions
 from ninestory.training.initialisation import against_the_original
-from ninestory.training.methods import Tuned
+from ninestory.training.methods import AdaptedModel
 
 OWN_KINDS = {"freeze": "NINESTORY_FREEZE", "p_tuning_v2": "NINESTORY_CHATGLM_PREFIX"}
 
 
-def save_adapter(tuned: Tuned, target: Path, base: str, note: dict[str, Any], base_folder: Path) -> Path:
+def save_adapter(adapted: AdaptedModel, target: Path, base: str, note: dict[str, Any], base_folder: Path) -> Path:
     """Write the adapter folder `target`; one that is there is replaced.
 
     Args:
@@ -34,11 +34,11 @@ def save_adapter(tuned: Tuned, target: Path, base: str, note: dict[str, Any], ba
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    if tuned.method.name in OWN_KINDS:
-        _save_own(tuned, part, base)
+    if adapted.method.name in OWN_KINDS:
+        _save_own(adapted, part, base)
     else:
-        _save_peft(tuned, part, base)
-    if tuned.method.modules_to_save:
+        _save_peft(adapted, part, base)
+    if adapted.method.modules_to_save:
         copy_companions(base_folder, part)
     (part / "ninestory.json").write_text(json.dumps(note, ensure_ascii=False, indent=2), encoding="utf-8")
     _check_not_empty(part / "adapter_model.safetensors")
@@ -100,30 +100,30 @@ def load_own(model: Any, folder: Path) -> None:
     model.load_state_dict(tensors, strict=False)
 
 
-def _save_peft(tuned: Tuned, folder: Path, base: str) -> None:
-    config = tuned.module.peft_config["default"]
+def _save_peft(adapted: AdaptedModel, folder: Path, base: str) -> None:
+    config = adapted.module.peft_config["default"]
     config.base_model_name_or_path = base
-    tuned.module.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    adapted.module.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
-    if not tuned.start:
+    if not adapted.initial_factors:
         return
     from safetensors.torch import load_file, save_file
 
     weights, settings = folder / "adapter_model.safetensors", folder / "adapter_config.json"
     made, table = against_the_original(
-        load_file(weights), tuned.start, json.loads(settings.read_text(encoding="utf-8"))
+        load_file(weights), adapted.initial_factors, json.loads(settings.read_text(encoding="utf-8"))
     )
     save_file(made, weights, metadata={"format": "pt"})
     settings.write_text(json.dumps(table, indent=2), encoding="utf-8")
 
 
-def _save_own(tuned: Tuned, folder: Path, base: str) -> None:
+def _save_own(adapted: AdaptedModel, folder: Path, base: str) -> None:
     from safetensors.torch import save_file
 
     save_file(
-        {name: p.detach().contiguous() for name, p in tuned.trainable.items()}, folder / "adapter_model.safetensors"
+        {name: p.detach().contiguous() for name, p in adapted.trainable.items()}, folder / "adapter_model.safetensors"
     )
-    method = tuned.method
+    method = adapted.method
     settings: dict[str, Any] = {"peft_type": OWN_KINDS[method.name], "base_model_name_or_path": base}
     if method.name == "p_tuning_v2":
         settings |= {"pre_seq_len": method.virtual_tokens, "prefix_projection": method.projection}

@@ -24,18 +24,18 @@ PROMPT_LIKE = ("prompt", "prefix")  # peft cannot load them again for training, 
 
 
 @dataclass
-class Tuned:
+class AdaptedModel:
     """A model prepared for training.
 
     Attributes:
-        module: what runs. trainable: what the optimiser holds, by name.
-        start: PiSSA's factors before the first step, by peft's names: the adapter is saved as the difference to them.
+        module: the model with its adapter. trainable: the parameters that the optimizer holds, by name.
+        initial_factors: PiSSA's factors before the first step, by peft's names; the adapter is saved as the difference.
     """
 
     module: Any
     method: Method
     trainable: dict[str, nn.Parameter] = field(default_factory=dict)
-    start: dict[str, torch.Tensor] = field(default_factory=dict)
+    initial_factors: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def packs(self) -> bool:
@@ -78,7 +78,7 @@ class Tuned:
 
     @property
     def rank_pattern(self) -> Any:
-        """AdaLoRA's masks, part of its configuration once the ranks stand; None otherwise."""
+        """peft's `rank_pattern`, fixed once AdaLoRA has finished allocating ranks; None for other methods."""
         return self.module.peft_config["default"].rank_pattern if self.method.name == "adalora" else None
 
     @rank_pattern.setter
@@ -94,7 +94,7 @@ def prepare(
     seed: int,
     total_steps: int,
     original: Callable[[str], torch.Tensor] | None = None,
-) -> Tuned:
+) -> AdaptedModel:
     """Freeze the base and add what the method trains; new parameters are drawn from `seed`.
 
     Args:
@@ -122,7 +122,7 @@ def prepare(
     if method.init == "loftq":
         assert original is not None
         start_from_what_packing_lost(module, original)
-    return Tuned(module, method, trainable, start)
+    return AdaptedModel(module, method, trainable, start)
 
 
 def _factors(module: Any) -> dict[str, torch.Tensor]:

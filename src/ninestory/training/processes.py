@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ninestory.core.errors import Unsupported
-from ninestory.training.methods import Tuned, blocks_of
+from ninestory.training.methods import AdaptedModel, blocks_of
 
 Item = TypeVar("Item")
 _PATIENCE = timedelta(hours=12)  # the first process measures the base while the others wait
@@ -46,7 +46,7 @@ class Processes:
         if self.world > 1:
             dist.barrier()
 
-    def add_up(self, parameters: Iterable[torch.nn.Parameter], loss: float) -> float:
+    def all_reduce(self, parameters: Iterable[torch.nn.Parameter], loss: float) -> float:
         """Put the sum over all processes into every gradient, in one message; the losses' sum."""
         if self.world == 1:
             return loss
@@ -61,13 +61,13 @@ class Processes:
         return float(flat[-1])
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 
 
 def join() -> Processes:
     """What the environment says of this process; joins the group that torchrun opened."""
     if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
-        return ALONE
+        return SINGLE_PROCESS
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
     return Processes(dist.get_rank(), dist.get_world_size())
@@ -78,8 +78,8 @@ def own_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
-def shard(tuned: Tuned, processes: Processes) -> None:
-    """Cut every weight into one share a process, block by block (FSDP2); `tuned.trainable` then holds the shares.
+def shard(adapted: AdaptedModel, processes: Processes) -> None:
+    """Cut every weight into one share a process, block by block (FSDP2); `adapted.trainable` then holds the shares.
 
     Raises:
         Unsupported: a method whose parameters are changed from outside the backward pass, or packed weights.
@@ -87,28 +87,28 @@ def shard(tuned: Tuned, processes: Processes) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    if tuned.method.name not in _SHARDABLE:
+    if adapted.method.name not in _SHARDABLE:
         raise Unsupported(
-            f"{tuned.method.name} does not run with its weights shared out (fsdp2); {', '.join(_SHARDABLE)} do.",
+            f"{adapted.method.name} does not run with its weights shared out (fsdp2); {', '.join(_SHARDABLE)} do.",
             hint="Set train.parallel to ddp.",
             hint_zh="请将 train.parallel 设为 ddp。",
             param="train.parallel",
         )
-    module: Any = tuned.module
+    module: Any = adapted.module
     mesh = init_device_mesh(next(module.parameters()).device.type, (processes.world,))
     base = module.get_base_model() if hasattr(module, "get_base_model") else module
     for block in blocks_of(base)[1]:
         fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
-    tuned.trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    adapted.trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of which this process may hold a share, put together; every process has to ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def shared_out(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def shard_like(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Whole `values` cut as `like` is: this process's share, or all of them."""
     if not isinstance(like, DTensor):
         return values

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ninestory.training.batches import Pair, Row, rows_of_step, steps_per_epoch
+from ninestory.training.batches import TrainingRow, rows_of_step, steps_per_epoch
 from ninestory.training.schedule import Schedule
 
 MethodName = Literal[
@@ -104,7 +104,7 @@ class TrainSettings:
         """Optimiser steps over `rows` training rows."""
         return self.max_steps or max(1, math.ceil(self.epochs * steps_per_epoch(rows, self.batch)))
 
-    def rows_of_step(self, step: int, rows: Sequence[Row] | Sequence[Pair]) -> list[int]:
+    def rows_of_step(self, step: int, rows: Sequence[TrainingRow]) -> list[int]:
         """Indices of the rows that a step (from 0) learns."""
-        length = (lambda index: len(rows[index].ids)) if self.group_by_length else None
+        length = (lambda index: rows[index].size) if self.group_by_length else None
         return rows_of_step(step, len(rows), self.batch, self.seed, length=length)

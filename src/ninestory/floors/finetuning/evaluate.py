@@ -18,7 +18,7 @@ from ninestory.floors.finetuning.masking import blocks
 from ninestory.floors.finetuning.preparation import Prepared
 
 if TYPE_CHECKING:
-    from ninestory.training.forward import CausalForward
+    from ninestory.training.objectives.causal import CausalObjective
 
 GENERAL_ROWS = 32  # blocks of general text that are measured
 ANSWERED_TOGETHER = 16  # questions
@@ -45,31 +45,30 @@ class Evaluator:
             held_out: rows, or pairs with the base's log-probabilities.
             packs: rows may lie in one line.
         """
-        from ninestory.training.forward import CausalForward
-        from ninestory.training.loop import mean_loss
-        from ninestory.training.preference import forward_of
+        from ninestory.training.objectives.causal import CausalObjective
+        from ninestory.training.objectives.preference import PreferenceObjective
+        from ninestory.training.trainer import mean_loss
 
-        forward = CausalForward(model, allow_packing=packs)
+        causal = CausalObjective(model, allow_packing=packs)
         settings = self._prepared.recipe.train
-        budget = settings.micro_batch_tokens
-        asked = forward_of(forward, settings)
-        loss = mean_loss(asked, held_out, budget)
-        preferred = asked.figures().get("accuracy")
-        general = mean_loss(forward, self._general, budget) if self._general else None
-        answers = iter(self._answers(forward))
+        objective = PreferenceObjective(causal, settings.beta) if settings.objective == "dpo" else causal
+        loss = mean_loss(objective, held_out, settings)
+        preferred = objective.metrics().get("accuracy")
+        general = mean_loss(causal, self._general, settings) if self._general else None
+        answers = iter(self._answers(causal))
         side = measure(self.cases, loss, general, (lambda _: next(answers)) if self.cases else None)
         return dataclasses.replace(side, preferred=preferred)
 
-    def _answers(self, forward: CausalForward) -> list[str]:
+    def _answers(self, causal: CausalObjective) -> list[str]:
         """Greedy answers, of questions of about one length together; one by one where padding would be seen."""
         order = sorted(range(len(self._questions)), key=lambda i: len(self._questions[i]))
-        together = ANSWERED_TOGETHER if forward.packed else 1
+        together = ANSWERED_TOGETHER if causal.packed else 1
         answers = [""] * len(order)
-        forward.model.eval()
-        with forward.masked_attention():
+        causal.model.eval()
+        with causal.masked_attention():
             for start in range(0, len(order), together):
                 chosen = order[start : start + together]
-                made = self._generated(forward.model, [self._questions[i] for i in chosen])
+                made = self._generated(causal.model, [self._questions[i] for i in chosen])
                 for i, answer in zip(chosen, made, strict=True):
                     answers[i] = answer
                 self._progress.update(start + len(chosen), len(order), "answers of the held-out rows")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.floors.finetuning.forms import Sample
-from ninestory.training.batches import IGNORED, Pair, Row
+from ninestory.training.batches import IGNORED, PreferencePair, Row
 
 _HEAD = struct.Struct("<IIIB")  # tokens of the row and of the rejected one, bytes of JSON, whether it was cut
 
@@ -74,10 +74,10 @@ class ExampleFile(Sequence[Example]):
         row, rejected, cut, made = self._read(index, whole=True)
         return Example(row, _sample(made["sample"]), made["file"], made["line"], cut, rejected)
 
-    def learned_from(self, index: int) -> Row | Pair:
+    def learned_from(self, index: int) -> Row | PreferencePair:
         """What the training loop takes of an example: its row, or its pair of rows."""
         row, rejected, _, _ = self._read(index, whole=False)
-        return row if rejected is None else Pair(row, rejected)
+        return row if rejected is None else PreferencePair(row, rejected)
 
     def _read(self, index: int, *, whole: bool) -> tuple[Row, Row | None, bool, dict[str, Any]]:
         place = range(len(self))[index]

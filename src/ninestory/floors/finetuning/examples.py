@@ -173,7 +173,7 @@ def _example(
     sample = find(found.form)(source.values)
     made = [render(part, tokenizer, prompts, max_length + 1) for part in (sample, sample.rejected) if part]
     rows = [Row(row.ids[:max_length], row.labels[:max_length]) for row in made]
-    if not all(row.learned for row in rows):
+    if not all(row.weight for row in rows):
         raise BadRow(f"nothing to learn is left within {max_length} tokens")
     if len(rows) == 2 and rows[0] == rows[1]:
         raise BadRow(f"within {max_length} tokens the chosen and the rejected answer are the same")

@@ -74,7 +74,7 @@ def inspect_run(prepared: Prepared, samples: int = 3) -> Inspection:
     lengths, learned, cut = array("I"), 0, 0
     for example in itertools.chain(prepared.train, prepared.held_out):
         lengths.append(example.tokens)
-        learned += example.row.learned + (example.rejected.learned if example.rejected else 0)
+        learned += example.row.weight + (example.rejected.weight if example.rejected else 0)
         cut += example.cut
     prompts = prepared.base.prompts
     return Inspection(

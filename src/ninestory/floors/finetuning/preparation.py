@@ -19,7 +19,7 @@ from ninestory.floors.finetuning.examples import Examples, read_examples, refuse
 from ninestory.floors.finetuning.mixture import Share, held_out_places, mix
 from ninestory.floors.finetuning.recipe import Recipe
 from ninestory.models.plan_tuning import TuningJob, TuningPlan, nearest_that_fits, plan_tuning
-from ninestory.training.batches import Pair, Row, micro_batches
+from ninestory.training.batches import PreferencePair, Row, micro_batches
 
 _PADDED_METHODS = ("prompt", "prefix", "p_tuning_v2")
 _PADDED_FAMILIES = ("chatglm", "bloom", "codegen", "moss", "rwkv")  # as training/forward.py finds them
@@ -157,8 +157,8 @@ def _batches(recipe: Recipe, family: str, rows: PickedRows) -> Batches:
     pieces: list[tuple[int, int]] = []
     for step in range(steps):
         batch = [rows[i] for i in settings.rows_of_step(step, rows)]
-        for piece in micro_batches([len(row.ids) for row in batch], settings.micro_batch_tokens, padded=padded):
-            lengths = [len(batch[i].ids) for i in piece]
+        for piece in micro_batches([row.size for row in batch], settings.micro_batch_tokens, padded=padded):
+            lengths = [batch[i].size for i in piece]
             tokens = max(lengths) * len(lengths) if padded else sum(lengths)
             pieces.append((tokens, sum(_labels(batch[i]) for i in piece)))
     largest, its_labels = max(pieces)
@@ -178,16 +178,16 @@ def _plan(recipe: Recipe, base: Base, batches: Batches) -> TuningPlan | None:
     return plan_tuning(recipe.model.name, shape, job)
 
 
-def _labels(row: Row | Pair) -> int:
+def _labels(row: Row | PreferencePair) -> int:
     """Positions whose logits are made."""
-    return row.chosen.learned + row.rejected.learned if isinstance(row, Pair) else row.learned
+    return row.chosen.weight + row.rejected.weight if isinstance(row, PreferencePair) else row.weight
 
 
-def digest(rows: Sequence[Row] | Sequence[Pair]) -> str:
+def digest(rows: Sequence[Row] | Sequence[PreferencePair]) -> str:
     """16 hex digits of what is learned from."""
     made = hashlib.sha256()
     for row in rows:
-        for text in (row.chosen, row.rejected) if isinstance(row, Pair) else (row,):
+        for text in (row.chosen, row.rejected) if isinstance(row, PreferencePair) else (row,):
             made.update(json.dumps([text.ids, text.labels]).encode())
     return made.hexdigest()[:16]
 

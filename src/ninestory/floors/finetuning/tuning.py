@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,9 @@ from ninestory.training.batches import steps_per_epoch
 from ninestory.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from ninestory.training.loop import Training
-    from ninestory.training.methods import Tuned
+    from ninestory.training.methods import AdaptedModel
     from ninestory.training.processes import Processes
+    from ninestory.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -91,16 +92,16 @@ def run(recipe: Recipe, home: Home, progress: Progress, *, force: bool = False, 
     before = kept_side(folder.path / "base.json", lambda: evaluator.side(model, rows[1], packs=True))
     processes = join()
     processes.wait()
-    training = _training(prepared, model, rows, folder, progress, processes)
-    result = training.run()
-    tuned = training.tuned
-    if training.sharded:
-        tuned = _prepared_method(prepared, load_weights(prepared.base, home, progress))
-        training.put_result_into(tuned)
+    trainer = _trainer(prepared, model, rows, folder, progress, processes)
+    result = trainer.run()
+    adapted = trainer.adapted
+    if trainer.sharded:
+        adapted = _adapt(prepared, load_weights(prepared.base, home, progress))
+        trainer.load_result_into(adapted)
     else:
-        training.load_best()
-    reference = _save(prepared, folder, tuned)
-    after = evaluator.side(tuned.module, rows[1], packs=tuned.packs)
+        trainer.load_best()
+    reference = _save(prepared, folder, adapted)
+    after = evaluator.side(adapted.module, rows[1], packs=adapted.packs)
     comparison = compare(evaluator.cases, before, after)
     report = _write_report(prepared, folder, comparison)
     progress.event("finished", reference=reference, report=str(report), verdict=comparison.verdict)
@@ -109,7 +110,7 @@ def run(recipe: Recipe, home: Home, progress: Progress, *, force: bool = False, 
         folder.path,
         reference,
         result.steps,
-        training.seen_tokens,
+        int(trainer.state.seen),
         result.losses[-1],
         result.stopped_early,
         comparison,
@@ -129,24 +130,36 @@ def follow(recipe: Recipe, home: Home) -> None:
     model = load_weights(prepared.base, home, Silent(), packed=recipe.method.name == "qlora")
     folder = RunFolder(home.runs / prepared.name)
     rows = _rows(prepared, folder, model, Silent())
-    _training(prepared, model, rows, folder, Silent(), processes).run()
+    _trainer(prepared, model, rows, folder, Silent(), processes).run()
 
 
-def _training(
+def _trainer(
     prepared: Prepared,
     model: Any,
     rows: tuple[Sequence[Any], Sequence[Any]],
     folder: RunFolder,
     progress: Progress,
     processes: Processes,
-) -> Training:
-    from ninestory.training.loop import Training
+) -> Trainer:
+    from ninestory.training.objectives.causal import causal_objective
+    from ninestory.training.objectives.preference import preference_objective
+    from ninestory.training.optimizers import make_optimizer
+    from ninestory.training.trainer import Trainer
 
-    tuned = _prepared_method(prepared, model)
-    return Training(tuned, rows[0], prepared.recipe.train, folder, progress, rows[1], processes)
+    settings = prepared.recipe.train
+    return Trainer(
+        _adapt(prepared, model),
+        preference_objective(settings.beta) if settings.objective == "dpo" else causal_objective,
+        partial(make_optimizer, settings),
+        *rows,
+        settings,
+        folder,
+        progress,
+        processes,
+    )
 
 
-def _prepared_method(prepared: Prepared, model: Any) -> Tuned:
+def _adapt(prepared: Prepared, model: Any) -> AdaptedModel:
     from ninestory.training.methods import prepare as prepare_method
 
     recipe = prepared.recipe
@@ -156,13 +169,13 @@ def _prepared_method(prepared: Prepared, model: Any) -> Tuned:
 
 def _rows(prepared: Prepared, folder: RunFolder, model: Any, progress: Progress) -> tuple[Sequence[Any], Sequence[Any]]:
     """What is learned and what is held out: rows, or pairs with their log-probabilities under the untouched base."""
-    from ninestory.training.forward import CausalForward
-    from ninestory.training.preference import PairsWithReference, reference_of
+    from ninestory.training.objectives.causal import CausalObjective
+    from ninestory.training.objectives.preference import PairsWithReference, reference_log_probabilities
 
     train, held_out, settings = prepared.train.rows, prepared.held_out.rows, prepared.recipe.train
     if settings.objective != "dpo":
         return train, held_out
-    base = CausalForward(model)
+    base = CausalObjective(model)
     if prepared.steps < steps_per_epoch(len(train), settings.batch):
         learned = {i for step in range(prepared.steps) for i in settings.rows_of_step(step, train)}
     else:
@@ -170,12 +183,14 @@ def _rows(prepared: Prepared, folder: RunFolder, model: Any, progress: Progress)
 
     def with_reference(pairs: Sequence[Any], wanted: Iterable[int]) -> Sequence[Any]:
         kept = folder.path / f"reference-{digest(pairs)}.bin"
-        return PairsWithReference(pairs, reference_of(base, pairs, wanted, settings.micro_batch_tokens, progress, kept))
+        return PairsWithReference(
+            pairs, reference_log_probabilities(base, pairs, wanted, settings.micro_batch_tokens, progress, kept)
+        )
 
     return with_reference(train, learned), with_reference(held_out, range(len(held_out)))
 
 
-def _save(prepared: Prepared, folder: RunFolder, tuned: Any) -> str:
+def _save(prepared: Prepared, folder: RunFolder, adapted: AdaptedModel) -> str:
     """Adapter or model, and the run's alias; returns the reference of the tuned model."""
     from ninestory.training.adapter_save import save_adapter, save_model
 
@@ -189,9 +204,9 @@ def _save(prepared: Prepared, folder: RunFolder, tuned: Any) -> str:
         "created_at": int(time.time()),
     }
     if recipe.method.name in ("full", "freeze"):
-        save_model(tuned.module, folder.path / "model", base.folder, note)
+        save_model(adapted.module, folder.path / "model", base.folder, note)
     if recipe.method.name != "full":
-        save_adapter(tuned, folder.adapter, base.reference, note, base.folder)
+        save_adapter(adapted, folder.adapter, base.reference, note, base.folder)
     alias = {"alias": f"ft:{prepared.name}", **note}
     with atomic_write(folder.path / "ninestory.json", "w") as file:
         json.dump(alias, file, ensure_ascii=False, indent=2)

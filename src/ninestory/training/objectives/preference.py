@@ -11,7 +11,7 @@ before any adapter is put on: no second model lies in memory, and no step runs a
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,16 @@ import torch
 
 from ninestory.core.paths import atomic_write
 from ninestory.core.progress import Progress
-from ninestory.training.batches import Pair, micro_batches
-from ninestory.training.forward import CausalForward, Forward
-from ninestory.training.settings import TrainSettings
+from ninestory.training.batches import PreferencePair, micro_batches
+from ninestory.training.methods import AdaptedModel
+from ninestory.training.objective import Objective
+from ninestory.training.objectives.causal import CausalObjective, causal_objective
 
 
-class PairsWithReference(Sequence[Pair]):
-    """Pairs as they are, each with the base's log-probabilities once `reference_of` has been given them."""
+class PairsWithReference(Sequence[PreferencePair]):
+    """Pairs as they are, each with the base's log-probabilities once `reference_log_probabilities` has been given them."""
 
-    def __init__(self, pairs: Sequence[Pair], reference: Sequence[float]) -> None:
+    def __init__(self, pairs: Sequence[PreferencePair], reference: Sequence[float]) -> None:
         self._pairs, self._reference = pairs, reference  # two numbers a pair
 
     def __len__(self) -> int:
@@ -41,29 +42,29 @@ class PairsWithReference(Sequence[Pair]):
         return replace(self._pairs[place], reference=(self._reference[2 * place], self._reference[2 * place + 1]))
 
 
-class PreferenceForward:
-    """A model's forward for pairs, with the face of `CausalForward` that the loop uses."""
+class PreferenceObjective(Objective[PreferencePair]):
+    """DPO's loss over pairs of answers. `beta`: how strongly the model is held to its base."""
 
-    def __init__(self, forward: CausalForward, beta: float) -> None:
-        self.causal, self.beta = forward, beta
-        self.model, self.device, self.packed = forward.model, forward.device, forward.packed
-        self._seen: list[torch.Tensor] = []
+    def __init__(self, causal: CausalObjective, beta: float) -> None:
+        self.causal, self.beta = causal, beta
+        self.model, self.device, self.packed = causal.model, causal.device, causal.packed
+        self._rewards: list[torch.Tensor] = []  # each [2, pairs], since `metrics` was last called
 
-    def loss(self, pairs: Sequence[Pair], scale: float) -> torch.Tensor:
+    def loss(self, pairs: Sequence[PreferencePair], scale: float) -> torch.Tensor:
         """scale · Σ over the pairs of their loss, differentiable."""
         return self._losses(pairs).sum() * scale
 
     @torch.no_grad()
-    def token_losses(self, pairs: Sequence[Pair]) -> torch.Tensor:
-        """The loss of each pair, float32 [pairs]."""
-        return self._losses(pairs)
+    def evaluate(self, pairs: Sequence[PreferencePair]) -> tuple[float, float]:
+        """Return (sum of the pairs' losses, number of pairs)."""
+        return float(self._losses(pairs).double().sum()), len(pairs)
 
-    def figures(self) -> dict[str, float]:
-        """Means over the pairs since it was last asked: β·r of both answers, their margin, and how often it is > 0."""
-        if not self._seen:
+    def metrics(self) -> dict[str, float]:
+        """Return means over the pairs since the last call: β·r of both answers, their margin, how often it is > 0."""
+        if not self._rewards:
             return {}
-        chosen, rejected = torch.cat(self._seen, 1).double()  # each [pairs]
-        self._seen = []
+        chosen, rejected = torch.cat(self._rewards, 1).double()  # each [pairs]
+        self._rewards = []
         return {
             "chosen_reward": chosen.mean().item(),
             "rejected_reward": rejected.mean().item(),
@@ -71,22 +72,27 @@ class PreferenceForward:
             "accuracy": (chosen > rejected).double().mean().item(),
         }
 
-    def _losses(self, pairs: Sequence[Pair]) -> torch.Tensor:
+    def _losses(self, pairs: Sequence[PreferencePair]) -> torch.Tensor:
         made = self.causal.row_log_probabilities([row for pair in pairs for row in (pair.chosen, pair.rejected)])
         base = torch.tensor([pair.reference for pair in pairs], device=made.device)  # float32 [pairs, 2]
         rewards = self.beta * (made.view(-1, 2) - base)
-        self._seen.append(rewards.detach().T)
+        self._rewards.append(rewards.detach().T)
         return -torch.nn.functional.logsigmoid(rewards[:, 0] - rewards[:, 1])
 
 
-def forward_of(causal: CausalForward, settings: TrainSettings) -> Forward:
-    """The forward of the recipe's objective."""
-    return PreferenceForward(causal, settings.beta) if settings.objective == "dpo" else causal
+def preference_objective(beta: float) -> Callable[[AdaptedModel], PreferenceObjective]:
+    """Return the maker of DPO's objective, for the `Trainer`."""
+    return lambda adapted: PreferenceObjective(causal_objective(adapted), beta)
 
 
 @torch.no_grad()
-def reference_of(
-    base: CausalForward, pairs: Sequence[Pair], wanted: Iterable[int], budget: int, progress: Progress, kept: Path
+def reference_log_probabilities(
+    base: CausalObjective,
+    pairs: Sequence[PreferencePair],
+    wanted: Iterable[int],
+    budget: int,
+    progress: Progress,
+    kept: Path,
 ) -> array[float]:
     """Log p of both answers of the wanted pairs under the base, two float32 a pair (0 for the others).
 
@@ -105,7 +111,7 @@ def reference_of(
     done = 0
     for start in range(0, len(places), 64):
         block = [pairs[i] for i in places[start : start + 64]]
-        for piece in micro_batches([len(pair.ids) for pair in block], budget, padded=not base.packed):
+        for piece in micro_batches([pair.size for pair in block], budget, padded=not base.packed):
             rows = [row for i in piece for row in (block[i].chosen, block[i].rejected)]
             made = base.row_log_probabilities(rows).tolist()
             for number, i in enumerate(piece):

@@ -1,4 +1,4 @@
-"""From rows of tokens to the hidden states that predict their labels, for every causal family.
+"""Next-token prediction for every causal family: from rows of tokens to the states that predict their labels.
 
 Families that go through transformers' attention interface are packed: the rows of a micro-batch lie behind one another
 in one line, no position is wasted on padding. The others, and the methods that put keys before every row, are padded
@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from ninestory.training import attention
 from ninestory.training.batches import IGNORED, Row
 from ninestory.training.loss import chunked_cross_entropy, chunked_label_losses, label_losses
-from ninestory.training.processes import whole
+from ninestory.training.methods import AdaptedModel
+from ninestory.training.objective import Objective
+from ninestory.training.processes import full_tensor
 
 _LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
@@ -31,26 +33,8 @@ class Inputs:
     labels: torch.Tensor  # int64 [labels]
 
 
-class Forward(Protocol):
-    """What the loop asks of a model, whatever its rows are (texts, or pairs of them)."""
-
-    model: Any
-    device: torch.device
-    packed: bool
-
-    def loss(self, rows: Sequence[Any], scale: float) -> torch.Tensor: ...
-
-    def token_losses(self, rows: Sequence[Any]) -> torch.Tensor: ...
-
-    def figures(self) -> dict[str, float]: ...
-
-
-class CausalForward:
-    """One model's forward for training.
-
-    Attributes:
-        packed: whether rows are laid in one line.
-    """
+class CausalObjective(Objective[Row]):
+    """Cross-entropy of the labelled tokens. `packed`: the rows of a micro-batch lie in one line."""
 
     def __init__(self, model: Any, *, allow_packing: bool = True) -> None:
         self.model = model
@@ -71,7 +55,12 @@ class CausalForward:
         states = self._states(inputs)
         if self.whole_logits:
             return torch.nn.functional.cross_entropy(states, inputs.labels, reduction="sum") * scale
-        return chunked_cross_entropy(states, whole(self.head.weight), self._bias(), inputs.labels, scale)
+        return chunked_cross_entropy(states, full_tensor(self.head.weight), self._bias(), inputs.labels, scale)
+
+    def evaluate(self, rows: Sequence[Row]) -> tuple[float, float]:
+        """Return (Σ −log p, count) of the labelled tokens."""
+        losses = self.token_losses(rows)
+        return float(losses.double().sum()), len(losses)
 
     @torch.no_grad()
     def token_losses(self, rows: Sequence[Row]) -> torch.Tensor:
@@ -80,7 +69,7 @@ class CausalForward:
         states = self._states(inputs)
         if self.whole_logits:
             return torch.nn.functional.cross_entropy(states, inputs.labels, reduction="none")
-        return label_losses(states, whole(self.head.weight), self._bias(), inputs.labels)
+        return label_losses(states, full_tensor(self.head.weight), self._bias(), inputs.labels)
 
     def row_log_probabilities(self, rows: Sequence[Row]) -> torch.Tensor:
         """Σ log p over the learned tokens of each row, float32 [rows], differentiable."""
@@ -89,14 +78,10 @@ class CausalForward:
         if self.whole_logits:
             losses = torch.nn.functional.cross_entropy(states, inputs.labels, reduction="none")
         else:
-            losses = chunked_label_losses(states, whole(self.head.weight), self._bias(), inputs.labels)
-        counts = torch.tensor([row.learned for row in rows], device=self.device)
+            losses = chunked_label_losses(states, full_tensor(self.head.weight), self._bias(), inputs.labels)
+        counts = torch.tensor([row.weight for row in rows], device=self.device)
         owners = torch.arange(len(rows), device=self.device).repeat_interleave(counts)
         return -losses.new_zeros(len(rows)).index_add(0, owners, losses)
-
-    def figures(self) -> dict[str, float]:
-        """What an objective measured since it was last asked; next-token prediction has its loss alone."""
-        return {}
 
     @contextmanager
     def masked_attention(self) -> Iterator[None]:
@@ -112,7 +97,7 @@ class CausalForward:
 
     def _bias(self) -> torch.Tensor | None:
         bias = getattr(self.head, "bias", None)
-        return None if bias is None else whole(bias)
+        return None if bias is None else full_tensor(bias)
 
     def _states(self, inputs: Inputs) -> torch.Tensor:
         """[labels, hidden]: what the body gives at the labels' positions; logits for families that change them."""
@@ -171,6 +156,11 @@ class CausalForward:
             self.base.set_attn_implementation(before)
         self.model.train(training)
         return same
+
+
+def causal_objective(adapted: AdaptedModel) -> CausalObjective:
+    """Make the objective of an adapted model, for the `Trainer`."""
+    return CausalObjective(adapted.module, allow_packing=adapted.packs)
 
 
 @contextmanager

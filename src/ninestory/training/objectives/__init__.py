@@ -1,0 +1,1 @@
+"""What language models are trained for: next tokens, and preferences. Other floors bring objectives of their own."""
