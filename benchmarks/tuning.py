@@ -124,8 +124,8 @@ def model(configuration: Configuration, folder: Path) -> Any:
 
 
 def ours(configuration: Configuration, rows: list[Any], folder: Path) -> tuple[list[float], float]:
+    from ninestory.core.memory import fix_malloc_thresholds
     from ninestory.core.progress import Silent
-    from ninestory.training.allocator import fix_malloc_thresholds
     from ninestory.training.methods import prepare
     from ninestory.training.objectives.causal import causal_objective
     from ninestory.training.optimizers import make_optimizer

@@ -179,10 +179,10 @@ def _gptq(base: Path, target: Path) -> Path:
 def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
     import peft  # noqa: F401  counted as imported, not as the run's
 
+    from ninestory.core.memory import fix_malloc_thresholds
     from ninestory.core.progress import Silent
     from ninestory.models.resolved import ResolvedModel
     from ninestory.runtimes.torch.load_model import load_model
-    from ninestory.training.allocator import fix_malloc_thresholds
     from ninestory.training.duration import step_seconds
     from ninestory.training.methods import prepare
     from ninestory.training.objectives.causal import causal_objective
@@ -275,7 +275,7 @@ def _tokens(c: Configuration) -> int:
 
 def _planned(c: Configuration, resolved: Any) -> Any:
     """As `floors/finetuning/preparation.py` asks for it."""
-    from ninestory.models.plan_tuning import TuningJob, plan_tuning
+    from ninestory.training.plan import TuningJob, plan_tuning
 
     answers = _tokens(c) // c.length
     job = TuningJob(
@@ -286,7 +286,7 @@ def _planned(c: Configuration, resolved: Any) -> Any:
 
 
 def _shape(resolved: Any) -> Any:
-    from ninestory.models.planning import tuned_shape
+    from ninestory.training.plan import tuned_shape
 
     shape = tuned_shape(resolved)
     assert shape is not None

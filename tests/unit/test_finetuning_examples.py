@@ -15,12 +15,12 @@ from ninestory.floors.finetuning.forms import FORMS, Sample
 from ninestory.floors.finetuning.inspection import histogram
 from ninestory.models.convert.gguf_safetensors import write_checkpoint
 from ninestory.models.plan import ModelShape
-from ninestory.models.plan_tuning import TunedShape, TuningJob, nearest_that_fits, plan_tuning, trainable_parameters
 from ninestory.models.prompt_format import PromptFormat
 from ninestory.models.templates import find_template
 from ninestory.tokenizers.load import load_tokenizer
 from ninestory.tokenizers.tokenizer import Tokenizer
 from ninestory.training.batches import IGNORED
+from ninestory.training.plan import TunedShape, TuningJob, nearest_that_fits, plan_tuning, trainable_parameters
 from tests import tiny_models
 
 JINJA = (

@@ -48,8 +48,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int, best: int | None = 
         return target  # the step before a diverging one: it was saved when it was reached
     try:
         part.mkdir()
-        tensors = {name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}
-        save_file(tensors, part / "state.safetensors")
+        save_file(_unshared(checkpoint.tensors), part / "state.safetensors")
         text = json.dumps({"step": checkpoint.step, **checkpoint.numbers}, ensure_ascii=False)
         (part / "state.json").write_text(text, encoding="utf-8")
         for file in part.iterdir():
@@ -148,6 +147,18 @@ def _named(folder: Path) -> list[Path]:
 
 def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
+
+
+def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous tensors of which no two share memory: an optimizer may give one table to many parameters."""
+    addresses: set[int] = set()
+    unshared = {}
+    for name, tensor in tensors.items():
+        unshared[name] = tensor.detach().contiguous()
+        if tensor.data_ptr() in addresses:
+            unshared[name] = unshared[name].clone()
+        addresses.add(tensor.data_ptr())
+    return unshared
 
 
 def _sync_file(path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
-from ninestory.models.plan_tuning import (
+from ninestory.training.plan import (
     TunedShape,
     TuningJob,
     linear_parameters,
@@ -50,7 +50,7 @@ def step_operations(model: TunedShape, job: TuningJob, tokens: float, labels: fl
     linears, tables = linear_parameters(model), trained_tables(model, job)
     table = model.sizes.vocabulary * model.sizes.hidden
     reached = job.blocks / model.sizes.layers if job.method == "freeze" else 1.0  # by the backward pass
-    own_gradients = job.method in ("full", "freeze")
+    own_gradients = job.spec.trains_base
     passes = 1 + reached * (1 + own_gradients + job.checkpointing)
     beside = 0 if own_gradients else 3 * (trainable_parameters(model, job) - sum(tables) * table)
     trains_head = job.method == "full" or tables[1]

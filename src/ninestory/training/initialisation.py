@@ -19,19 +19,18 @@ import torch
 
 from ninestory.architectures.nf4_linear import NF4Linear
 from ninestory.core.errors import InvalidRequest
+from ninestory.training.method_spec import METHODS
 from ninestory.training.settings import Method
-
-_FITS = {"pissa": ("lora", "rslora"), "loftq": ("qlora",)}
 
 
 def check_init(method: Method) -> None:
     """Raises InvalidRequest: the start does not go with the method."""
-    if method.init != "default" and method.name not in _FITS[method.init]:
-        fitting = " or ".join(_FITS[method.init])
+    if method.init != "default" and method.init not in method.spec.inits:
+        fitting = [spec.name for spec in METHODS.values() if method.init in spec.inits]
         raise InvalidRequest(
-            f"method.init {method.init} does not go with {method.name}; it is made for {fitting}.",
-            hint=f"Set method.name to {_FITS[method.init][0]}, or method.init to default.",
-            hint_zh=f"请将 method.name 设为 {_FITS[method.init][0]}，或将 method.init 设为 default。",
+            f"method.init {method.init} does not go with {method.name}; it is made for {' or '.join(fitting)}.",
+            hint=f"Set method.name to {fitting[0]}, or method.init to default.",
+            hint_zh=f"请将 method.name 设为 {fitting[0]}，或将 method.init 设为 default。",
             param="method.init",
         )
 

@@ -19,9 +19,6 @@ from ninestory.training.initialisation import check_init, start_from_what_packin
 from ninestory.training.quantized_base import PACKED_LINEARS, with_packed_targets
 from ninestory.training.settings import Method
 
-LORA_LIKE = ("lora", "rslora", "dora", "qlora")
-PROMPT_LIKE = ("prompt", "prefix")  # peft cannot load them again for training, nor checkpoint gradients with a prefix
-
 
 @dataclass
 class AdaptedModel:
@@ -39,8 +36,8 @@ class AdaptedModel:
 
     @property
     def packs(self) -> bool:
-        """Whether rows may lie in one line: not when keys or embeddings stand before every row."""
-        return self.method.name not in (*PROMPT_LIKE, "p_tuning_v2")
+        """Whether rows may be packed into one line."""
+        return self.method.spec.packs
 
     def regulariser(self) -> torch.Tensor | None:
         """AdaLoRA's orthogonality penalty (Zhang et al. 2023): mean of ‖PPᵀ − I‖ over its matrices, times 0.5."""
@@ -196,13 +193,15 @@ def _peft(model: Any, method: Method, total_steps: int) -> Any:
 
 
 def _peft_config(peft: Any, model: Any, method: Method, total_steps: int) -> Any:
-    task: dict[str, Any] = {"task_type": "CAUSAL_LM"}
-    if method.name in LORA_LIKE:
+    """The configuration object of the method's kind; `peft` is the library."""
+    task = {"task_type": "CAUSAL_LM"}
+    kind = method.spec.peft
+    if kind == "lora":
         config = peft.LoraConfig(
             r=method.rank,
             lora_alpha=method.alpha,
             lora_dropout=method.dropout,
-            target_modules=_targets(model, method),
+            target_modules=_target_modules(model, method),
             use_rslora=method.name == "rslora",
             use_dora=method.name == "dora",
             init_lora_weights="pissa" if method.init == "pissa" else True,
@@ -211,29 +210,29 @@ def _peft_config(peft: Any, model: Any, method: Method, total_steps: int) -> Any
             **task,
         )
         return with_packed_targets(config)
-    if method.name == "adalora":
+    if kind == "adalora":
         return peft.AdaLoraConfig(
             target_r=method.rank,
-            init_r=max(method.rank + 1, method.rank * 3 // 2),
+            init_r=max(method.rank + 1, int(method.rank * method.spec.rank_factor)),
             lora_alpha=method.alpha,
             lora_dropout=method.dropout,
-            target_modules=_targets(model, method),
+            target_modules=_target_modules(model, method),
             total_step=total_steps,
             tinit=total_steps // 10,
             tfinal=total_steps // 3,
             deltaT=max(1, total_steps // 100),
             **task,
         )
-    if method.name == "ia3":
+    if kind == "ia3":
         return peft.IA3Config(**task)
-    if method.name == "prompt":
+    if kind == "prompt":
         return peft.PromptTuningConfig(num_virtual_tokens=method.virtual_tokens, **task)
     return peft.PrefixTuningConfig(
         num_virtual_tokens=method.virtual_tokens, prefix_projection=method.projection, **task
     )
 
 
-def _targets(model: Any, method: Method) -> list[str]:
+def _target_modules(model: Any, method: Method) -> list[str]:
     """Names of the linears that get an adapter; "all-linear" is every linear, packed or not, but the head."""
     if isinstance(method.targets, list):
         return method.targets

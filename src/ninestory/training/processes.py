@@ -19,11 +19,11 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ninestory.core.errors import Unsupported
+from ninestory.training.method_spec import METHODS
 from ninestory.training.methods import AdaptedModel, blocks_of
 
 Item = TypeVar("Item")
 _PATIENCE = timedelta(hours=12)  # the first process measures the base while the others wait
-_SHARDABLE = ("full", "freeze", "lora", "rslora")
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,10 @@ def shard(adapted: AdaptedModel, processes: Processes) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    if adapted.method.name not in _SHARDABLE:
+    if not adapted.method.spec.shardable:
+        shardable = ", ".join(spec.name for spec in METHODS.values() if spec.shardable)
         raise Unsupported(
-            f"{adapted.method.name} does not run with its weights shared out (fsdp2); {', '.join(_SHARDABLE)} do.",
+            f"method.name is {adapted.method.name}; fsdp2 expects one of {shardable}.",
             hint="Set train.parallel to ddp.",
             hint_zh="请将 train.parallel 设为 ddp。",
             param="train.parallel",

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ninestory.training.batches import TrainingRow, rows_of_step, steps_per_epoch
+from ninestory.training.method_spec import METHODS, MethodName, MethodSpec
 from ninestory.training.schedule import Schedule
 
-MethodName = Literal[
-    "full", "freeze", "lora", "rslora", "dora", "adalora", "ia3", "prompt", "prefix", "p_tuning_v2", "qlora"
-]
-
 Objective = Literal["sft", "dpo"]
+OptimizerName = Literal["adamw", "paged_adamw_32bit", "paged_adamw_8bit"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,11 @@ class Method:
     virtual_tokens: int = 16
     projection: bool = False
 
+    @property
+    def spec(self) -> MethodSpec:
+        """What the method is."""
+        return METHODS[self.name]
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -62,6 +65,8 @@ class TrainSettings:
         micro_batch_tokens: tokens in memory at once; a step is cut into as many pieces as it needs, the sums are equal.
         group_by_length: give each step rows of about one length, which saves padding where rows cannot be packed
             (prompt, prefix, P-Tuning v2; RWKV, ChatGLM, BLOOM); of no use where they can.
+        optimizer: adamw, or on CUDA bitsandbytes' paged_adamw_32bit and paged_adamw_8bit, whose averages move to main
+            memory when the card is full (8bit: a quarter of their size).
         learning_rate: the highest one.
         schedule: cosine, linear or constant, after the warm-up.
         warmup: share of the steps in which the rate rises.
@@ -84,6 +89,7 @@ class TrainSettings:
     batch: int = 8
     micro_batch_tokens: int = 2048
     group_by_length: bool = False
+    optimizer: OptimizerName = "adamw"
     learning_rate: float = 2e-4
     schedule: Schedule = "cosine"
     warmup: float = 0.03

@@ -14,13 +14,12 @@ from ninestory.core.progress import Progress
 from ninestory.models.adapter_base import fingerprint
 from ninestory.models.convert.checkpoint import open_checkpoint
 from ninestory.models.convert.gguf_safetensors import float_checkpoint
-from ninestory.models.plan_tuning import TunedShape
-from ninestory.models.planning import tuned_shape
 from ninestory.models.prompt_format import PromptFormat, choose_format, own_template
 from ninestory.models.resolve import resolve
 from ninestory.models.resolved import ResolvedModel
 from ninestory.tokenizers.load import load_tokenizer
 from ninestory.tokenizers.tokenizer import Tokenizer
+from ninestory.training.plan import TunedShape, tuned_shape
 
 
 @dataclass(frozen=True)

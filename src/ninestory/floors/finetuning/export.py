@@ -22,8 +22,6 @@ from ninestory.training.run_folder import RunFolder
 if TYPE_CHECKING:
     from ninestory.models.convert.to_gguf import GgufReport
 
-_UNMERGEABLE = ("prompt", "prefix", "p_tuning_v2")
-
 
 def export_merged(name: str, target: Path, home: Home, progress: Progress) -> Path:
     """Write the merged model of the run `name` to the new folder `target`.
@@ -37,7 +35,7 @@ def export_merged(name: str, target: Path, home: Home, progress: Progress) -> Pa
     """
     folder = find_run(home, name)
     recipe = from_dict(folder.recipe())
-    if recipe.method.name in _UNMERGEABLE:
+    if recipe.method.spec.prompt_like:
         raise Unsupported(
             f"{recipe.method.name} puts trained states before the text; there is nothing to merge into the weights.",
             hint=f"Use it as it is: {folder.adapter}.",
@@ -98,7 +96,7 @@ def _merged(recipe: Recipe, base: Base, folder: RunFolder, home: Home, progress:
         from ninestory.runtimes.torch.load_model import load_model
 
         return load_model(replace(base.resolved, path=folder.path / "model"))[0]
-    model = load_weights(base, home, progress, packed=recipe.method.name == "qlora")
+    model = load_weights(base, home, progress, packed=recipe.method.spec.quantizes_base)
     dequantize_model(model)  # 4-bit linears become plain ones: only into those is a merge exact
     if recipe.method.name == "freeze":
         load_own(model, folder.adapter)

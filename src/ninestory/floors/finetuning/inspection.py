@@ -14,9 +14,9 @@ from ninestory.floors.finetuning.example_file import Example
 from ninestory.floors.finetuning.examples import Bad
 from ninestory.floors.finetuning.mixture import Share
 from ninestory.floors.finetuning.preparation import Prepared
-from ninestory.models.plan_tuning import TuningPlan
 from ninestory.tokenizers.tokenizer import Decoder, Tokenizer
 from ninestory.training.batches import IGNORED, Row
+from ninestory.training.plan import TuningPlan
 
 BARS = 10
 

@@ -18,11 +18,10 @@ from ninestory.floors.finetuning.example_file import Picked, PickedRows
 from ninestory.floors.finetuning.examples import Examples, read_examples, refuse_bad_rows
 from ninestory.floors.finetuning.mixture import Share, held_out_places, mix
 from ninestory.floors.finetuning.recipe import Recipe
-from ninestory.models.plan_tuning import TuningJob, TuningPlan, nearest_that_fits, plan_tuning
 from ninestory.training.batches import PreferencePair, Row, micro_batches
+from ninestory.training.plan import TuningJob, TuningPlan, nearest_that_fits, plan_tuning
 
-_PADDED_METHODS = ("prompt", "prefix", "p_tuning_v2")
-_PADDED_FAMILIES = ("chatglm", "bloom", "codegen", "moss", "rwkv")  # as training/forward.py finds them
+_PADDED_FAMILIES = ("chatglm", "bloom", "codegen", "moss", "rwkv")  # as objectives/causal.py finds out by trying
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def _read(recipe: Recipe, names: list[str], base: Base, home: Home, kind: str) -
 def _batches(recipe: Recipe, family: str, rows: PickedRows) -> Batches:
     """Of the first fifty steps: memory and time follow the rows that there are, not the limit."""
     settings = recipe.train
-    padded = recipe.method.name in _PADDED_METHODS or family in _PADDED_FAMILIES
+    padded = not recipe.method.spec.packs or family in _PADDED_FAMILIES
     steps = min(50, settings.steps(len(rows)))
     pieces: list[tuple[int, int]] = []
     for step in range(steps):
@@ -173,7 +172,7 @@ def _plan(recipe: Recipe, base: Base, batches: Batches) -> TuningPlan | None:
     method = recipe.method
     job = TuningJob(
         method.name, batches.largest, batches.its_labels, method.rank, method.blocks, method.virtual_tokens,
-        recipe.train.gradient_checkpointing, tuple(method.modules_to_save),
+        recipe.train.gradient_checkpointing, tuple(method.modules_to_save), recipe.train.optimizer,
     )  # fmt: skip
     return plan_tuning(recipe.model.name, shape, job)
 

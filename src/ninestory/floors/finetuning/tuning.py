@@ -78,15 +78,17 @@ def run(recipe: Recipe, home: Home, progress: Progress, *, force: bool = False, 
         DoesNotFit: with the nearest plan that does. Diverged: the loss is no number any more.
         Conflict: the name belongs to another run.
     """
-    from ninestory.training.allocator import fix_malloc_thresholds
+    from ninestory.core.memory import fix_malloc_thresholds
+    from ninestory.training.optimizers import check_optimizer
     from ninestory.training.processes import join
 
+    check_optimizer(recipe.train)
     fix_malloc_thresholds()
     prepared = prepare(recipe, home, progress, kind=kind)
     refuse_what_does_not_fit(prepared, force=force)
     folder = RunFolder(home.runs / prepared.name)
     folder.open(dataclasses.asdict(dataclasses.replace(recipe, name=prepared.name)), prepared.identity)
-    model = load_weights(prepared.base, home, progress, packed=recipe.method.name == "qlora")
+    model = load_weights(prepared.base, home, progress, packed=recipe.method.spec.quantizes_base)
     evaluator = Evaluator(prepared, progress)
     rows = _rows(prepared, folder, model, progress)
     before = kept_side(folder.path / "base.json", lambda: evaluator.side(model, rows[1], packs=True))
@@ -120,14 +122,14 @@ def run(recipe: Recipe, home: Home, progress: Progress, *, force: bool = False, 
 
 def follow(recipe: Recipe, home: Home) -> None:
     """What the other processes of a run under torchrun do: their share of every step. The first one does the rest."""
-    from ninestory.training.allocator import fix_malloc_thresholds
+    from ninestory.core.memory import fix_malloc_thresholds
     from ninestory.training.processes import join
 
     fix_malloc_thresholds()
     processes = join()
     processes.wait()  # the first has opened the folder and made what is made once
     prepared = prepare(recipe, home, Silent())
-    model = load_weights(prepared.base, home, Silent(), packed=recipe.method.name == "qlora")
+    model = load_weights(prepared.base, home, Silent(), packed=recipe.method.spec.quantizes_base)
     folder = RunFolder(home.runs / prepared.name)
     rows = _rows(prepared, folder, model, Silent())
     _trainer(prepared, model, rows, folder, Silent(), processes).run()
@@ -203,7 +205,7 @@ def _save(prepared: Prepared, folder: RunFolder, adapted: AdaptedModel) -> str:
         "recipe": folder.recipe(),
         "created_at": int(time.time()),
     }
-    if recipe.method.name in ("full", "freeze"):
+    if recipe.method.spec.trains_base:
         save_model(adapted.module, folder.path / "model", base.folder, note)
     if recipe.method.name != "full":
         save_adapter(adapted, folder.adapter, base.reference, note, base.folder)

@@ -29,12 +29,10 @@ def router(context: GatewayContext) -> APIRouter:
 
     @routes.get("/methods")
     async def methods() -> dict[str, Any]:
-        """The tuning methods by name."""
-        from typing import get_args
+        """The tuning methods: name, whether it has a rank, trains virtual tokens, packs rows, quantises the base, …"""
+        from ninestory.training.method_spec import METHODS
 
-        from ninestory.training.settings import MethodName
-
-        return {"object": "list", "data": list(get_args(MethodName))}
+        return {"object": "list", "data": [spec.as_dict() for spec in METHODS.values()]}
 
     @routes.get("/runs")
     async def runs() -> dict[str, Any]:

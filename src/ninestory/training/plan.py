@@ -7,11 +7,21 @@ method, on shapes that its constants were not settled on.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ninestory.core.errors import NotFound
 from ninestory.core.machine import available_bytes
-from ninestory.models.plan import ModelShape
+from ninestory.core.paths import Home
+from ninestory.models.catalogue import find
+from ninestory.models.gguf_reader import read_gguf
+from ninestory.models.plan import ModelShape, shape_of
+from ninestory.models.reference import parse_reference
+from ninestory.models.resolve import read_config, resolve
+from ninestory.models.resolved import ResolvedModel
+from ninestory.training.method_spec import METHODS, MethodSpec, Planner
+from ninestory.training.settings import OptimizerName
 
 _MB = 1 << 20
 IMPORT_BYTES = 400 * _MB  # torch, transformers and peft, before the model
@@ -31,9 +41,7 @@ CHUNK = 256  # positions whose logits are alive at once (training/loss.py)
 # of one weight, scales counted: float32; NF4, doubly quantised in blocks of 64; GPTQ in groups of 128
 _WEIGHT_BYTES = {"": 4.0, "nf4": 4.127 / 8, "gptq": 4.16 / 8}
 _WIDENED_BYTES = 6
-PACKED_METHODS = ("qlora",)  # pack a base that is not packed yet
-_LOW_RANK = ("lora", "rslora", "dora", "adalora", "qlora")
-_PADDED = ("prompt", "prefix", "p_tuning_v2")
+_STATE_BYTES = {"adamw": 8, "paged_adamw_32bit": 8, "paged_adamw_8bit": 2}  # of a parameter: the optimizer's averages
 # the two tables of the vocabulary, by the names that modules_to_save has for them
 _EMBEDDINGS = ("embed_tokens", "word_embeddings", "wte", "embed_in")
 _HEADS = ("lm_head", "embed_out")
@@ -67,6 +75,12 @@ class TuningJob:
     virtual_tokens: int = 16
     checkpointing: bool = False
     modules_to_save: tuple[str, ...] = ()
+    optimizer: OptimizerName = "adamw"
+
+    @property
+    def spec(self) -> MethodSpec:
+        """What the method is."""
+        return METHODS[self.method]
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,7 @@ def plan_tuning(name: str, model: TunedShape, job: TuningJob, *, free: int | Non
         process_bytes=IMPORT_BYTES + _OVERHEAD,
         weight_bytes=weights,
         trainable=trainable,
-        optimizer_bytes=8 * trainable + (0 if job.method in ("full", "freeze") else 4 * trainable),
+        optimizer_bytes=_STATE_BYTES[job.optimizer] * trainable + (0 if job.spec.trains_base else 4 * trainable),
         activation_bytes=peak,
         available_bytes=available_bytes() if free is None else free,
     )
@@ -132,21 +146,21 @@ def trainable_parameters(model: TunedShape, job: TuningJob) -> int:
     per_block = linear_parameters(model) // shape.layers + 2 * hidden
     low_rank = job.rank * (2 * (hidden + hidden) + 2 * (hidden + kv) + model.mlp_matrices * (hidden + ffn))
     table = shape.vocabulary * hidden
-    counts = {
+    counts: dict[Planner, int] = {
         "full": shape.layers * per_block + hidden + table * (1 if model.tied else 2),
         "freeze": job.blocks * per_block,
-        "adalora": shape.layers * low_rank * 3 // 2,
+        "low_rank": int(shape.layers * low_rank * job.spec.rank_factor) + sum(trained_tables(model, job)) * table,
         "ia3": shape.layers * (2 * kv + ffn),
         "prompt": job.virtual_tokens * hidden,
         "prefix": job.virtual_tokens * 2 * shape.layers * kv,
         "p_tuning_v2": job.virtual_tokens * 2 * shape.layers * hidden,
     }
-    return counts.get(job.method, shape.layers * low_rank + sum(trained_tables(model, job)) * table)
+    return counts[job.spec.planner]
 
 
 def trained_tables(model: TunedShape, job: TuningJob) -> tuple[int, int]:
     """Whether embedding and head are trained whole beside LoRA, 0 or 1 each; a shared table is the head's."""
-    saved = job.modules_to_save if job.method in ("lora", "rslora", "dora", "qlora") else ()
+    saved = job.modules_to_save if job.spec.saves_modules else ()
     embedding = any(name in _EMBEDDINGS for name in saved)
     head = any(name in _HEADS for name in saved)
     if model.tied:
@@ -167,7 +181,7 @@ def _activations(model: TunedShape, job: TuningJob, trainable: int) -> int:
     inside = 12 * tokens * shape.ffn + _dense_bytes(model, job)  # of the layer that is worked on
     forward = saved + chunk + head
     backward = saved + (layer if job.checkpointing else 0) + 2 * head + inside
-    update = 4 * trainable + 2 * max(head, 4 * hidden * shape.ffn if job.method in ("full", "freeze") else 0)
+    update = 4 * trainable + 2 * max(head, 4 * hidden * shape.ffn if job.spec.trains_base else 0)
     return max(forward, backward, update)
 
 
@@ -177,17 +191,17 @@ def _saved_floats(model: TunedShape, job: TuningJob) -> int:
     hidden, kv, ffn = shape.hidden, shape.kv_heads * shape.head_dim, shape.ffn
     # both residuals, the query and the attention's output; key and value; what the MLP's activation needs
     floats = 4 * hidden + 2 * kv + (3 if gated else 1) * ffn
-    if job.method in (*_LOW_RANK, "full", "freeze"):  # the inputs of every product that has a trained side
+    if job.spec.low_rank or job.spec.trains_base:  # the inputs of every product that has a trained side
         floats += 3 * hidden + ffn
-    if job.method in _LOW_RANK:
-        floats += 7 * (job.rank * 3 // 2 if job.method == "adalora" else job.rank)
-    if job.method in ("full", "freeze"):  # the norms' own weights
+    if job.spec.low_rank:
+        floats += 7 * int(job.rank * job.spec.rank_factor)
+    if job.spec.trains_base:  # the norms' own weights
         floats += 2 * hidden
     if job.method == "dora":  # what base and adapter give, of every linear
         floats += 2 * (3 * hidden + 2 * kv + (model.mlp_matrices - 1) * ffn)
     if job.method == "ia3":  # what is scaled
         floats += 2 * kv + ffn
-    if job.method in _PADDED:  # with a mask, shared keys and values are repeated for every head
+    if not job.spec.packs:  # with a mask, shared keys and values are repeated for every head
         floats += 2 * hidden
     return floats
 
@@ -200,7 +214,7 @@ def _dense_bytes(model: TunedShape, job: TuningJob) -> int:
 
 def packing_of(model: TunedShape, job: TuningJob) -> Literal["", "nf4", "gptq"]:
     """How the linears lie in memory: as on disk, or packed by the method."""
-    return "nf4" if job.method in PACKED_METHODS and not model.packing else model.packing
+    return "nf4" if job.spec.quantizes_base and not model.packing else model.packing
 
 
 def linear_parameters(model: TunedShape) -> int:
@@ -209,3 +223,56 @@ def linear_parameters(model: TunedShape) -> int:
     width = (shape.heads or 1) * shape.head_dim
     attention = 2 * shape.hidden * width + 2 * shape.hidden * shape.kv_heads * shape.head_dim
     return shape.layers * (attention + model.mlp_matrices * shape.hidden * shape.ffn)
+
+
+def tuning_plans_for(reference: str, jobs: Sequence[TuningJob], home: Home) -> list[TuningPlan]:
+    """The plan of each tuning job on one model, which need not be installed when the catalogue states its shape.
+
+    Raises:
+        NotFound: neither installed, nor is a shape stated.
+    """
+    shape = _shape_by_reference(reference, home)
+    return [plan_tuning(reference, shape, job) for job in jobs]
+
+
+def _shape_by_reference(reference: str, home: Home) -> TunedShape:
+    """From the files, else from the catalogue."""
+    ref = parse_reference(reference)
+    try:
+        found = tuned_shape(resolve(ref, home))
+    except NotFound:
+        if ref.scheme != "catalogue":
+            raise
+        system = find(ref.source)
+        shapes = [v.shape for v in system.variants if ref.quant in (None, v.name) and v.shape]
+        matrices = 2 if system.family in UNGATED else 3
+        found = TunedShape(shapes[0], system.family in ("chatglm", "bloom"), matrices) if shapes else None
+    if found is None:
+        raise NotFound(
+            f"Nothing states the shape of {reference}.",
+            hint="Pull it, or plan a checkpoint folder by its path.",
+            hint_zh="请先下载，或用路径指定检查点目录。",
+            param="model",
+        )
+    return found
+
+
+def tuned_shape(model: ResolvedModel) -> TunedShape | None:
+    """What tuning's arithmetic needs, by the model's own header or config; None when it states no shape."""
+    sizes = shape_of(model)
+    if sizes is None or model.path is None:
+        return None
+    if model.format == "gguf":
+        tied = "output.weight" not in read_gguf(model.path).tensors
+    else:
+        default = model.architecture in ("chatglm", "bloom", "gpt2", "opt")  # their configs may leave it out
+        tied = bool(read_config(model.path).get("tie_word_embeddings", default))
+    return TunedShape(sizes, tied, 2 if model.architecture in UNGATED else 3, _packing(model))
+
+
+def _packing(model: ResolvedModel) -> Literal["", "nf4", "gptq"]:
+    """How the linears lie on disk, by the config."""
+    described = read_config(model.path).get("quantization_config") if model.path and model.format != "gguf" else None
+    if not isinstance(described, dict):
+        return ""
+    return "nf4" if described.get("load_in_4bit") else "gptq"
