@@ -135,8 +135,8 @@ def ours(configuration: Configuration, rows: list[Any], folder: Path) -> tuple[l
 
     fix_malloc_thresholds()
     settings = TrainSettings(
-        max_steps=STEPS, batch=configuration.rows, micro_batch_tokens=1 << 20, save_every=0, warmup=0, seed=0,
-        schedule="constant", gradient_checkpointing=configuration.checkpointing, max_gradient_norm=1.0,
+        max_steps=STEPS, batch_size=configuration.rows, micro_batch_tokens=1 << 20, save_every=0, warmup_ratio=0, seed=0,
+        lr_scheduler="constant", gradient_checkpointing=configuration.checkpointing, max_gradient_norm=1.0,
     )  # fmt: skip
     adapted = prepare(model(configuration, folder), Method(name=configuration.method), seed=0, total_steps=STEPS)
     training = Trainer(

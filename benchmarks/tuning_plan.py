@@ -203,9 +203,8 @@ def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
         modules_to_save=list(c.modules_to_save),
     )
     settings = TrainSettings(
-        objective=c.objective,  # type: ignore[arg-type]
         max_steps=STEPS,
-        batch=c.rows,
+        batch_size=c.rows,
         micro_batch_tokens=1 << 20,
         save_every=0,
         gradient_checkpointing=c.checkpointing,
@@ -216,7 +215,7 @@ def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
     if c.objective == "dpo":
         rows = _with_reference(rows, model, base)
     adapted = prepare(model, method, seed=0, total_steps=STEPS)
-    objective = preference_objective(settings.beta) if c.objective == "dpo" else causal_objective
+    objective = preference_objective(0.1) if c.objective == "dpo" else causal_objective
     optimizer = partial(make_optimizer, settings)
     Trainer(adapted, objective, optimizer, rows, [], settings, RunFolder(base), Silent()).run()
     peak = _memory("VmHWM")

@@ -11,7 +11,7 @@ import pytest
 from ninestory.core.errors import InvalidRequest
 from ninestory.core.progress import Silent
 from ninestory.floors.finetuning.examples import question, question_text, read_examples, render
-from ninestory.floors.finetuning.forms import FORMS, Sample
+from ninestory.floors.finetuning.formats import FORMATS, Sample
 from ninestory.floors.finetuning.inspection import histogram
 from ninestory.models.convert.gguf_safetensors import write_checkpoint
 from ninestory.models.plan import ModelShape
@@ -91,7 +91,7 @@ def test_raw_text(tokenizer: Tokenizer) -> None:
 
 
 def test_an_input_stands_in_its_place_or_below_the_instruction(tokenizer: Tokenizer) -> None:
-    sample = FORMS["alpaca"]({"instruction": "ab", "input": "ba", "output": "t"})
+    sample = FORMATS["alpaca"]({"instruction": "ab", "input": "ba", "output": "t"})
     alpaca = PromptFormat("alpaca", "--template", template=find_template("alpaca"))
     vicuna = PromptFormat("vicuna-v1.1", "--template", template=find_template("vicuna-v1.1"))
     by_alpaca, by_vicuna = (tokenizer.decode(render(sample, tokenizer, form, 900).ids) for form in (alpaca, vicuna))
@@ -108,7 +108,7 @@ def test_rows_are_counted_cut_and_named(tokenizer: Tokenizer, tmp_path: Path) ->
     ]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\nnonsense", encoding="utf-8")
     found = read_examples([tmp_path / "a.jsonl"], tokenizer, None, max_length=20)
-    assert (found.form, len(found.good), found.duplicates, found.bad_count) == ("prompt-completion", 3, 1, 3)
+    assert (found.format, len(found.good), found.duplicates, found.bad_count) == ("prompt-completion", 3, 1, 3)
     assert [example.cut for example in found.good] == [False, False, True]
     assert [bad.line for bad in found.bad] == [4, 5, 6]
     assert len(read_examples([tmp_path / "a.jsonl"], tokenizer, None, max_length=20, limit=1).good) == 1
@@ -118,7 +118,7 @@ def test_a_corpus_is_put_end_to_end_and_cut_into_blocks(tokenizer: Tokenizer, tm
     texts = ["the ab " * 9, "", "ba", "tab " * 30]
     lines = [json.dumps({"text": text}) for text in texts]
     (tmp_path / "a.jsonl").write_text("\n".join([*lines, "nonsense"]), encoding="utf-8")
-    found = read_examples([tmp_path / "a.jsonl"], tokenizer, None, max_length=16, form="corpus")
+    found = read_examples([tmp_path / "a.jsonl"], tokenizer, None, max_length=16, data_format="corpus")
     blocks = [example.row for example in found.good]
     whole = [id for text in texts if text for id in [*tokenizer.bos_ids, *tokenizer.encode(text)]]
     assert [id for block in blocks for id in block.ids] == whole
@@ -126,7 +126,7 @@ def test_a_corpus_is_put_end_to_end_and_cut_into_blocks(tokenizer: Tokenizer, tm
     assert [bad.line for bad in found.bad] == [2, 5] and not any(example.cut for example in found.good)
     begins = [example.line for example in found.good]
     assert begins == sorted(begins) and begins[0] == 1 and begins[-1] == 4
-    few = read_examples([tmp_path / "a.jsonl"], tokenizer, None, max_length=16, form="corpus", limit=2)
+    few = read_examples([tmp_path / "a.jsonl"], tokenizer, None, max_length=16, data_format="corpus", limit=2)
     assert [example.row for example in few.good] == blocks[:2]
 
 
@@ -149,9 +149,9 @@ def test_the_plan_counts_what_the_method_trains(method: Any) -> None:
     from ninestory.training.settings import Method
     from tests.tiny_training import tiny_llama
 
-    tuned = prepare(tiny_llama(), Method(name=method, blocks=2, virtual_tokens=5), seed=0, total_steps=1)
+    tuned = prepare(tiny_llama(), Method(name=method, trainable_layers=2, virtual_tokens=5), seed=0, total_steps=1)
     shape = ModelShape(layers=3, hidden=32, kv_heads=2, head_dim=8, ffn=48, vocabulary=300, heads=4)
-    job = TuningJob(method, 10, 5, blocks=2, virtual_tokens=5)
+    job = TuningJob(method, 10, 5, trainable_layers=2, virtual_tokens=5)
     assert sum(p.numel() for p in tuned.trainable.values()) == trainable_parameters(TunedShape(shape, tied=True), job)
 
 
@@ -161,5 +161,7 @@ def test_the_plan_orders_methods_and_finds_what_fits() -> None:
         return plan_tuning("m", SHAPE, job, free=0).total_bytes
 
     assert total("qlora") < total("lora") < total("full")
-    assert total("lora", checkpointing=True) < total("lora") and total("freeze", blocks=2) < total("freeze", blocks=20)
+    assert total("lora", checkpointing=True) < total("lora") and total("freeze", trainable_layers=2) < total(
+        "freeze", trainable_layers=20
+    )
     assert nearest_that_fits("m", SHAPE, TuningJob("full", 2048, 1024)) is not None

@@ -14,7 +14,7 @@ from ninestory.floors.finetuning import data_files
 from ninestory.floors.finetuning.data_files import read_rows
 from ninestory.floors.finetuning.example_file import Example, ExampleFile, Picked
 from ninestory.floors.finetuning.examples import Source
-from ninestory.floors.finetuning.forms import Sample
+from ninestory.floors.finetuning.formats import Sample
 from ninestory.floors.finetuning.mixture import held_out_places, mix
 from ninestory.training.batches import IGNORED, PreferencePair, Row, rows_of_step
 

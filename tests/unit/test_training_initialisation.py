@@ -38,7 +38,7 @@ def test_pissa_is_trained_on_the_rest_and_saved_for_the_original_base(name: Any,
     best = torch.linalg.svdvals(weight)[:4].prod()  # the factors hold the four largest directions
     product = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     torch.testing.assert_close(torch.linalg.svdvals(product)[:4].prod(), best, rtol=1e-3, atol=1e-6)
-    settings = TrainSettings(max_steps=8, batch=6, learning_rate=1e-2, save_every=0)
+    settings = TrainSettings(max_steps=8, batch_size=6, learning_rate=1e-2, save_every=0)
     trainer(adapted, rows(6), settings, RunFolder(tmp_path / "run")).run()
     trained = logits(adapted.module)
     assert not torch.allclose(trained, base, atol=1e-2)
@@ -84,7 +84,7 @@ def test_tables_of_the_vocabulary_are_trained_whole_beside_lora(tied: bool, tmp_
     (tmp_path / "tokenizer.model").write_bytes(b"pieces")
     method = Method(rank=2, modules_to_save=["embed_tokens", "lm_head"])
     adapted = prepare(tiny_llama(tie_word_embeddings=tied), method, seed=0, total_steps=8)
-    settings = TrainSettings(max_steps=8, batch=6, learning_rate=1e-2, save_every=0)
+    settings = TrainSettings(max_steps=8, batch_size=6, learning_rate=1e-2, save_every=0)
     result = trainer(adapted, rows(6), settings, RunFolder(tmp_path / "run")).run()
     assert result.losses[-1] < result.losses[0]
     trained = logits(adapted.module)

@@ -16,14 +16,14 @@ from ninestory.training.run_folder import RunFolder  # noqa: E402
 from ninestory.training.settings import Method, TrainSettings  # noqa: E402
 from tests.tiny_training import rows, seeded, tiny_llama, trainer  # noqa: E402
 
-LEARNING = TrainSettings(max_steps=25, batch=6, learning_rate=3e-2, schedule="constant", save_every=0)
+LEARNING = TrainSettings(max_steps=25, batch_size=6, learning_rate=3e-2, lr_scheduler="constant", save_every=0)
 
 
 @pytest.mark.parametrize("name", ["full", "freeze", "lora", "rslora", "dora", "adalora", "ia3", "prompt", "prefix"])
 def test_the_method_learns_and_leaves_the_rest_of_the_base_alone(name: Any, tmp_path: Path) -> None:
     model = tiny_llama()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    adapted = prepare(model, Method(name=name, blocks=1, virtual_tokens=4), seed=0, total_steps=25)
+    adapted = prepare(model, Method(name=name, trainable_layers=1, virtual_tokens=4), seed=0, total_steps=25)
     trained = {id(p) for p in adapted.trainable.values()}
     frozen = {n: p for n, p in model.named_parameters() if id(p) not in trained}
     result = trainer(adapted, rows(6), LEARNING, RunFolder(tmp_path)).run()
@@ -58,17 +58,17 @@ def test_p_tuning_trains_chatglms_own_prefix_encoder_and_nothing_else(tmp_path: 
 
 def test_freeze_takes_the_last_blocks_by_path_not_by_a_piece_of_text() -> None:
     model = tiny_llama(num_hidden_layers=12, hidden_size=16, intermediate_size=16)
-    adapted = prepare(model, Method(name="freeze", blocks=2), seed=0, total_steps=1)
+    adapted = prepare(model, Method(name="freeze", trainable_layers=2), seed=0, total_steps=1)
     assert {name.split(".")[2] for name in adapted.trainable} == {"10", "11"}
     with pytest.raises(InvalidRequest, match="has 12 blocks"):
-        prepare(model, Method(name="freeze", blocks=13), seed=0, total_steps=1)
+        prepare(model, Method(name="freeze", trainable_layers=13), seed=0, total_steps=1)
 
 
 def test_lora_reaches_every_linear_but_the_head() -> None:
     adapted = prepare(tiny_llama(), Method(rank=2), seed=0, total_steps=1)
     assert len(adapted.trainable) == 3 * 7 * 2
     assert not any("lm_head" in name or "embed" in name for name in adapted.trainable)
-    chosen = prepare(tiny_llama(), Method(rank=2, targets=["q_proj"]), seed=0, total_steps=1)
+    chosen = prepare(tiny_llama(), Method(rank=2, target_modules=["q_proj"]), seed=0, total_steps=1)
     assert {name.split(".")[-4] for name in chosen.trainable} == {"q_proj"}
 
 
@@ -80,13 +80,13 @@ def test_the_seed_decides_the_new_parameters() -> None:
 
 
 def test_bfloat16_bases_are_trained_in_float32() -> None:
-    adapted = prepare(tiny_llama().bfloat16(), Method(name="freeze", blocks=1), seed=0, total_steps=1)
+    adapted = prepare(tiny_llama().bfloat16(), Method(name="freeze", trainable_layers=1), seed=0, total_steps=1)
     assert {p.dtype for p in adapted.trainable.values()} == {torch.float32}
 
 
 def test_what_cannot_be_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match="peft refuses"):
-        prepare(tiny_llama(), Method(targets=["no_such_layer"]), seed=0, total_steps=1)
+        prepare(tiny_llama(), Method(target_modules=["no_such_layer"]), seed=0, total_steps=1)
     with pytest.raises(Unsupported, match="ChatGLM's"):
         prepare(tiny_llama(), Method(name="p_tuning_v2"), seed=0, total_steps=1)
     with pytest.raises(InvalidRequest, match="cannot be combined"):

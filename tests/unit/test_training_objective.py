@@ -31,7 +31,7 @@ from ninestory.training.trainer import Diverged, Trainer  # noqa: E402
 from tests.tiny_training import trainer  # noqa: E402
 
 SETTINGS = TrainSettings(
-    max_steps=10, batch=4, micro_batch_tokens=2, learning_rate=1e-2, save_every=4, evaluate_every=5, seed=7
+    max_steps=10, batch_size=4, micro_batch_tokens=2, learning_rate=1e-2, save_every=4, evaluate_every=5, seed=7
 )
 
 

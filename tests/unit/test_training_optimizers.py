@@ -53,7 +53,7 @@ def test_paged_optimizers_are_bitsandbytes_own_where_a_card_is(name: Any, monkey
 
 def test_the_state_of_an_8_bit_optimizer_is_resumed_to_the_bit(tmp_path: Path) -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes")
-    settings = TrainSettings(max_steps=6, batch=4, learning_rate=1e-2, save_every=3)
+    settings = TrainSettings(max_steps=6, batch_size=4, learning_rate=1e-2, save_every=3)
 
     def run(folder: Path, progress: Silent) -> dict[str, Any]:
         folder.mkdir(exist_ok=True)

@@ -111,9 +111,7 @@ def test_the_preference_is_learned(method: Any, tmp_path: Path) -> None:
     model = tiny_llama()
     given = with_reference(model, pairs(), tmp_path)
     adapted = prepare(model, Method(name=method), seed=0, total_steps=25)
-    settings = TrainSettings(
-        objective="dpo", beta=BETA, max_steps=25, batch=6, learning_rate=1e-2, schedule="constant", save_every=0
-    )
+    settings = TrainSettings(max_steps=25, batch_size=6, learning_rate=1e-2, lr_scheduler="constant", save_every=0)
     folder = RunFolder(tmp_path)
     result = trainer(
         adapted, given, settings, folder, Silent(), held_out=given[:3], make_objective=preference_objective(BETA)

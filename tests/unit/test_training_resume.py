@@ -29,7 +29,7 @@ from ninestory.training.settings import Method, TrainSettings  # noqa: E402
 from ninestory.training.trainer import Diverged, Trainer  # noqa: E402
 from tests.tiny_training import rows, tiny_llama, trainer  # noqa: E402
 
-SETTINGS = TrainSettings(max_steps=12, batch=4, micro_batch_tokens=40, learning_rate=1e-2, save_every=4, seed=3)
+SETTINGS = TrainSettings(max_steps=12, batch_size=4, micro_batch_tokens=40, learning_rate=1e-2, save_every=4, seed=3)
 
 
 def training(folder: Path, method: Method, *, progress: Any = None, **changed: Any) -> Trainer:

@@ -176,7 +176,7 @@ def test_rows_grouped_by_length_come_once_an_epoch_in_steps_of_about_one_length(
     generator = torch.Generator().manual_seed(4)
     lengths = torch.randint(4, 200, (count,), generator=generator).tolist()
     texts = [Row([1] * length, [1] * length) for length in lengths]
-    grouped, plain = (TrainSettings(batch=8, seed=5, group_by_length=on) for on in (True, False))
+    grouped, plain = (TrainSettings(batch_size=8, seed=5, group_by_length=on) for on in (True, False))
     padding = {}
     for settings in (grouped, plain):
         for epoch in (0, 1):
@@ -194,7 +194,7 @@ def test_rows_grouped_by_length_come_once_an_epoch_in_steps_of_about_one_length(
 
 def test_steps_of_grouped_rows_are_shuffled() -> None:
     texts = [Row([1] * length, [1] * length) for length in range(1, 401)]
-    settings = TrainSettings(batch=8, group_by_length=True)
+    settings = TrainSettings(batch_size=8, group_by_length=True)
     longest = [max(settings.rows_of_step(step, texts)) for step in range(50)]
     assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
 

@@ -49,7 +49,7 @@ def step_operations(model: TunedShape, job: TuningJob, tokens: float, labels: fl
     time of them."""
     linears, tables = linear_parameters(model), trained_tables(model, job)
     table = model.sizes.vocabulary * model.sizes.hidden
-    reached = job.blocks / model.sizes.layers if job.method == "freeze" else 1.0  # by the backward pass
+    reached = job.trainable_layers / model.sizes.layers if job.method == "freeze" else 1.0  # by the backward pass
     own_gradients = job.spec.trains_base
     passes = 1 + reached * (1 + own_gradients + job.checkpointing)
     beside = 0 if own_gradients else 3 * (trainable_parameters(model, job) - sum(tables) * table)

@@ -149,14 +149,14 @@ def blocks_of(model: Any) -> tuple[str, nn.ModuleList]:
 def _freeze(model: Any, method: Method) -> Any:
     """Train the last n blocks. By module object: 'layers.2' as a piece of text would also match layers.20."""
     _, blocks = blocks_of(model)
-    if not 1 <= method.blocks <= len(blocks):
+    if not 1 <= method.trainable_layers <= len(blocks):
         raise InvalidRequest(
-            f"method.blocks is {method.blocks}, and the model has {len(blocks)} blocks.",
+            f"method.trainable_layers is {method.trainable_layers}, and the model has {len(blocks)} blocks.",
             hint=f"Take 1 to {len(blocks)}.",
             hint_zh=f"请取 1 到 {len(blocks)}。",
-            param="method.blocks",
+            param="method.trainable_layers",
         )
-    for block in list(blocks)[-method.blocks :]:
+    for block in list(blocks)[-method.trainable_layers :]:
         block.requires_grad_(True)
     return model
 
@@ -186,8 +186,8 @@ def _peft(model: Any, method: Method, total_steps: int) -> Any:
     except ValueError as error:
         raise InvalidRequest(
             f"peft refuses this method for {model.config.model_type}: {error}",
-            hint="Check method.targets against the names of the model's linear layers.",
-            hint_zh="请核对 method.targets 与模型线性层的名称。",
+            hint="Check method.target_modules against the names of the model's linear layers.",
+            hint_zh="请核对 method.target_modules 与模型线性层的名称。",
             param="method",
         ) from error
 
@@ -234,10 +234,10 @@ def _peft_config(peft: Any, model: Any, method: Method, total_steps: int) -> Any
 
 def _target_modules(model: Any, method: Method) -> list[str]:
     """Names of the linears that get an adapter; "all-linear" is every linear, packed or not, but the head."""
-    if isinstance(method.targets, list):
-        return method.targets
-    if method.targets != "all-linear":
-        return [method.targets]
+    if isinstance(method.target_modules, list):
+        return method.target_modules
+    if method.target_modules != "all-linear":
+        return [method.target_modules]
     head = model.get_output_embeddings()
     kinds = (nn.Linear, *PACKED_LINEARS)
     return sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds) and m is not head})

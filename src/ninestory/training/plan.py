@@ -64,14 +64,14 @@ class TuningJob:
     Attributes:
         method: its name (training/settings.py).
         tokens: of one micro-batch, of preferences both answers'; labels: of those the learned ones.
-        rank, blocks, virtual_tokens, modules_to_save: the method's; of the last the vocabulary's tables count.
+        rank, trainable_layers, virtual_tokens, modules_to_save: the method's; of the last the vocabulary's tables count.
     """
 
     method: str
     tokens: int
     labels: int
     rank: int = 8
-    blocks: int = 2
+    trainable_layers: int = 2
     virtual_tokens: int = 16
     checkpointing: bool = False
     modules_to_save: tuple[str, ...] = ()
@@ -148,7 +148,7 @@ def trainable_parameters(model: TunedShape, job: TuningJob) -> int:
     table = shape.vocabulary * hidden
     counts: dict[Planner, int] = {
         "full": shape.layers * per_block + hidden + table * (1 if model.tied else 2),
-        "freeze": job.blocks * per_block,
+        "freeze": job.trainable_layers * per_block,
         "low_rank": int(shape.layers * low_rank * job.spec.rank_factor) + sum(trained_tables(model, job)) * table,
         "ia3": shape.layers * (2 * kv + ffn),
         "prompt": job.virtual_tokens * hidden,
@@ -172,7 +172,7 @@ def _activations(model: TunedShape, job: TuningJob, trainable: int) -> int:
     """What lives beside weights and optimiser at the worst moment of a step."""
     shape = model.sizes
     tokens, hidden = job.tokens, shape.hidden
-    layers = job.blocks if job.method == "freeze" else shape.layers
+    layers = job.trainable_layers if job.method == "freeze" else shape.layers
     layer = 4 * tokens * _saved_floats(model, job)
     saved = 4 * tokens * hidden * layers if job.checkpointing else layers * layer
     chunk = min(CHUNK, job.labels) * 4 * shape.vocabulary + 8 * job.labels * hidden

@@ -187,8 +187,10 @@ class Trainer:
     def _set_learning_rate(self) -> float:
         """Set every group's rate by the schedule, in its ratio to the run's; return the run's."""
         settings = self.settings
-        warmup_steps = math.ceil(settings.warmup * self.total_steps)
-        rate = learning_rate(self.state.step, self.total_steps, settings.learning_rate, warmup_steps, settings.schedule)
+        warmup_steps = math.ceil(settings.warmup_ratio * self.total_steps)
+        rate = learning_rate(
+            self.state.step, self.total_steps, settings.learning_rate, warmup_steps, settings.lr_scheduler
+        )
         for group, base_rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             ratio = base_rate / settings.learning_rate if settings.learning_rate else 0.0
             group["lr"] = rate * ratio
@@ -315,7 +317,7 @@ class Trainer:
 def mean_loss(objective: Objective[Any], rows: Sequence[TrainingRow], settings: TrainSettings) -> float:
     """Return the mean loss of held-out rows, dropout off; NaN without any weight.
 
-    Rows are evaluated by the micro-batch budget, or by steps of `settings.batch` rows for whole-batch objectives.
+    Rows are evaluated by the micro-batch budget, or by steps of `settings.batch_size` rows for whole-batch objectives.
     """
     training = objective.model.training
     objective.model.eval()
@@ -333,8 +335,8 @@ def _evaluation_batches(
     objective: Objective[Any], rows: Sequence[TrainingRow], settings: TrainSettings
 ) -> list[list[int]]:
     if objective.whole_batch:
-        starts = range(0, len(rows), settings.batch)
-        return [list(range(start, min(start + settings.batch, len(rows)))) for start in starts]
+        starts = range(0, len(rows), settings.batch_size)
+        return [list(range(start, min(start + settings.batch_size, len(rows)))) for start in starts]
     return micro_batches([row.size for row in rows], settings.micro_batch_tokens, padded=not objective.packed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from ninestory.floors.finetuning.data_files import SourceRow
-from ninestory.floors.finetuning.forms import BadRow, find_form
+from ninestory.floors.finetuning.formats import InvalidRow, find_format
 from ninestory.tokenizers.tokenizer import Tokenizer
 from ninestory.training.batches import Row
 
@@ -28,9 +28,9 @@ def corpus_blocks(
     for row in rows:
         try:
             if row.fault:
-                raise BadRow(row.fault)
-            text = find_form(CORPUS)(row.values).completion
-        except BadRow as why:
+                raise InvalidRow(row.fault)
+            text = find_format(CORPUS)(row.values).completion
+        except InvalidRow as why:
             leave_out(row, str(why))
             continue
         begins = begins if ids else row

@@ -16,6 +16,7 @@ from ninestory.floors.finetuning.data_files import read_rows
 from ninestory.floors.finetuning.examples import question, question_text
 from ninestory.floors.finetuning.masking import blocks
 from ninestory.floors.finetuning.preparation import Prepared
+from ninestory.floors.finetuning.recipe import beta_of
 
 if TYPE_CHECKING:
     from ninestory.training.objectives.causal import CausalObjective
@@ -33,7 +34,7 @@ class Evaluator:
 
     def __init__(self, prepared: Prepared, progress: Progress) -> None:
         self._prepared, self._progress = prepared, progress
-        asked = list(itertools.islice(_asked(prepared), prepared.recipe.evaluate.answers))
+        asked = list(itertools.islice(_asked(prepared), prepared.recipe.evaluate.eval_samples))
         self._questions = [ids for ids, _ in asked]
         self.cases = [case for _, case in asked]
         self._general = _general_rows(prepared)
@@ -51,7 +52,8 @@ class Evaluator:
 
         causal = CausalObjective(model, allow_packing=packs)
         settings = self._prepared.recipe.train
-        objective = PreferenceObjective(causal, settings.beta) if settings.objective == "dpo" else causal
+        beta = beta_of(self._prepared.recipe)
+        objective = causal if beta is None else PreferenceObjective(causal, beta)
         loss = mean_loss(objective, held_out, settings)
         preferred = objective.metrics().get("accuracy")
         general = mean_loss(causal, self._general, settings) if self._general else None
@@ -117,8 +119,8 @@ def _asked(prepared: Prepared) -> Iterator[tuple[list[int], Case]]:
 
 
 def _general_rows(prepared: Prepared) -> list[Any]:
-    if not prepared.recipe.evaluate.general:
+    if not prepared.recipe.evaluate.forgetting_text:
         return []
-    path = Path(prepared.recipe.evaluate.general).expanduser()
+    path = Path(prepared.recipe.evaluate.forgetting_text).expanduser()
     texts = (row.values.get("text", "") for row in read_rows(path, ".txt"))
     return blocks(prepared.base.tokenizer, texts, min(256, prepared.recipe.data.max_length))[:GENERAL_ROWS]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ninestory.floors.finetuning.forms import Sample
+from ninestory.floors.finetuning.formats import Sample
 from ninestory.training.batches import IGNORED, PreferencePair, Row
 
 _HEAD = struct.Struct("<IIIB")  # tokens of the row and of the rejected one, bytes of JSON, whether it was cut

@@ -16,13 +16,13 @@ from ninestory.floors.finetuning import masking
 from ninestory.floors.finetuning.corpus import CORPUS, corpus_blocks
 from ninestory.floors.finetuning.data_files import SourceRow, read_rows
 from ninestory.floors.finetuning.example_file import Example, ExampleFile
-from ninestory.floors.finetuning.forms import BadRow, Sample, find_form, recognise
-from ninestory.floors.finetuning.preferences import find_preference_form, recognise_preference
+from ninestory.floors.finetuning.formats import InvalidRow, Sample, find_format, recognise_format
+from ninestory.floors.finetuning.preferences import find_preference_format, recognise_preference
+from ninestory.floors.finetuning.recipe import Objective
 from ninestory.models import chat_template
 from ninestory.models.prompt_format import PromptFormat
 from ninestory.tokenizers.tokenizer import Segment, Tokenizer
 from ninestory.training.batches import IGNORED, Row
-from ninestory.training.settings import Objective
 
 MAX_BAD_ROWS = 1000  # kept by name; more only count
 _MOSS_HEAD = "<|MOSS|>:"
@@ -54,7 +54,7 @@ class Source:
 class Examples:
     """What was read. `bad_count` may be larger than the list of those kept by name."""
 
-    form: str
+    format: str
     good: ExampleFile
     sources: list[Source] = field(default_factory=list)
     bad: list[Bad] = field(default_factory=list)
@@ -80,10 +80,10 @@ def read_examples(
     prompts: PromptFormat | None,
     *,
     max_length: int,
-    form: str = "",
+    data_format: str = "",
     objective: Objective = "sft",
     limit: int = 0,
-    kind: str = "",
+    suffix: str = "",
     folder: Path | None = None,
 ) -> Examples:
     """Read, render and mask all rows.
@@ -91,20 +91,20 @@ def read_examples(
     Args:
         prompts: the prompt format of conversations; None for a base model, which takes raw text only.
         max_length: tokens of a row; longer ones are cut at the end.
-        form: of the data; "" = recognised by the first row's columns.
+        data_format: of the data; "" = recognised by the first row's columns.
         objective: dpo reads preferences: a better and a worse answer a row.
         limit: rows at most; 0 = all.
-        kind: suffix of files whose name has none.
+        suffix: of files whose name has none.
         folder: where the rendered rows are kept while the process runs.
 
     Raises:
         InvalidRequest: no form fits, there is no row at all, or the data are conversations and there is no format.
     """
-    found = Examples(form, ExampleFile(folder))
+    found = Examples(data_format, ExampleFile(folder))
     for path in paths:
         start = len(found.good)
-        rows = read_rows(path, kind)
-        if form == CORPUS:
+        rows = read_rows(path, suffix)
+        if data_format == CORPUS:
             made = _blocks(rows, found, tokenizer, max_length)
         else:
             made = _examples(rows, found, tokenizer, prompts, max_length, objective)
@@ -143,10 +143,10 @@ def _examples(
     for source in rows:
         try:
             yield _example(source, found, tokenizer, prompts, max_length, objective)
-        except BadRow as why:
+        except InvalidRow as why:
             found.leave_out(source, str(why))
         except InvalidRequest as refused:
-            if refused.code in ("no_format", "unknown_form"):
+            if refused.code in ("no_format", "unknown_format"):
                 raise
             found.leave_out(source, refused.message)
 
@@ -165,18 +165,20 @@ def _example(
     max_length: int,
     objective: Objective,
 ) -> tuple[Example, int]:
-    """One source row as an example, and a hash of its uncut tokens. Raises BadRow, InvalidRequest."""
+    """One source row as an example, and a hash of its uncut tokens. Raises InvalidRow, InvalidRequest."""
     if source.fault:
-        raise BadRow(source.fault)
-    recognised, find = (recognise_preference, find_preference_form) if objective == "dpo" else (recognise, find_form)
-    found.form = found.form or recognised(source.values)
-    sample = find(found.form)(source.values)
+        raise InvalidRow(source.fault)
+    recognised, find = (
+        (recognise_preference, find_preference_format) if objective == "dpo" else (recognise_format, find_format)
+    )
+    found.format = found.format or recognised(source.values)
+    sample = find(found.format)(source.values)
     made = [render(part, tokenizer, prompts, max_length + 1) for part in (sample, sample.rejected) if part]
     rows = [Row(row.ids[:max_length], row.labels[:max_length]) for row in made]
     if not all(row.weight for row in rows):
-        raise BadRow(f"nothing to learn is left within {max_length} tokens")
+        raise InvalidRow(f"nothing to learn is left within {max_length} tokens")
     if len(rows) == 2 and rows[0] == rows[1]:
-        raise BadRow(f"within {max_length} tokens the chosen and the rejected answer are the same")
+        raise InvalidRow(f"within {max_length} tokens the chosen and the rejected answer are the same")
     cut = any(len(row.ids) > max_length for row in made)
     rejected = rows[1] if len(rows) == 2 else None
     return Example(rows[0], sample, source.file, source.line, cut, rejected), _hash(made)
@@ -331,8 +333,8 @@ def refuse_bad_rows(found: Examples, policy: str) -> None:
     shown = "; ".join(f"{bad.file}, line {bad.line}: {bad.why}" for bad in found.bad[:3])
     error: NinestoryError = InvalidRequest(
         f"{found.bad_count} of {found.bad_count + len(found.good)} rows cannot be used. {shown}.",
-        hint="Correct them, or leave them out with data.bad_rows: skip. 'ninestory tune inspect' lists them all.",
-        hint_zh="请修正，或设置 data.bad_rows: skip 跳过；运行 ninestory tune inspect 查看全部。",
+        hint="Correct them, or leave them out with data.on_invalid_row: skip. 'ninestory tune inspect' lists them all.",
+        hint_zh="请修正，或设置 data.on_invalid_row: skip 跳过；运行 ninestory tune inspect 查看全部。",
         param="data",
         code="bad_rows",
     )

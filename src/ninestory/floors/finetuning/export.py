@@ -12,8 +12,9 @@ from ninestory.core.errors import Conflict, Unsupported
 from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
 from ninestory.floors.finetuning.base import Base, load_weights, open_base
-from ninestory.floors.finetuning.recipe import Recipe, from_dict
+from ninestory.floors.finetuning.recipe import FineTuningRecipe
 from ninestory.floors.finetuning.runs import find_run
+from ninestory.floors.recipes import recipe_from_dict
 from ninestory.models.prompt_format import CHECKPOINT
 from ninestory.models.template_jinja import as_jinja
 from ninestory.models.templates import find_template
@@ -34,7 +35,7 @@ def export_merged(name: str, target: Path, home: Home, progress: Progress) -> Pa
         Conflict: `target` exists, or the base has changed since.
     """
     folder = find_run(home, name)
-    recipe = from_dict(folder.recipe())
+    recipe = recipe_from_dict(folder.recipe())
     if recipe.method.spec.prompt_like:
         raise Unsupported(
             f"{recipe.method.name} puts trained states before the text; there is nothing to merge into the weights.",
@@ -87,7 +88,7 @@ def _jinja(note: dict[str, Any]) -> str:
     return "" if template in ("", CHECKPOINT) else as_jinja(find_template(template))
 
 
-def _merged(recipe: Recipe, base: Base, folder: RunFolder, home: Home, progress: Progress) -> Any:
+def _merged(recipe: FineTuningRecipe, base: Base, folder: RunFolder, home: Home, progress: Progress) -> Any:
     from ninestory.training.adapter_files import load_adapter
     from ninestory.training.adapter_save import load_own
     from ninestory.training.quantized_base import dequantize_model

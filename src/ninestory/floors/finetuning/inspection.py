@@ -44,7 +44,7 @@ class Inspection:
             (training/duration.py); without evaluations. None: the model states no shape.
     """
 
-    form: str
+    format: str
     template: str
     rows: int
     held_out: int
@@ -78,7 +78,7 @@ def inspect_run(prepared: Prepared, samples: int = 3) -> Inspection:
         cut += example.cut
     prompts = prepared.base.prompts
     return Inspection(
-        form=prepared.found.form,
+        format=prepared.found.format,
         template=f"{prompts.id} ({prompts.source})" if prompts else "",
         rows=len(prepared.train),
         held_out=len(prepared.held_out),

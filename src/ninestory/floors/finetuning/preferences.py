@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest
-from ninestory.floors.finetuning.forms import BadRow, Sample, alternating, text_of
+from ninestory.floors.finetuning.formats import InvalidRow, Sample, alternating, text_of
 
 Row = Mapping[str, Any]
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \n]?")
@@ -30,7 +30,7 @@ def _dialogue(text: str, column: str) -> list[dict[str, str]]:
     parts = _TURN.split(text.strip())
     turns = [{"role": _ROLES[who], "content": said.strip()} for who, said in zip(parts[1::2], parts[2::2], strict=True)]
     if parts[0].strip() or not turns:
-        raise BadRow(f"the column {column!r} does not begin with 'Human:'")
+        raise InvalidRow(f"the column {column!r} does not begin with 'Human:'")
     return turns
 
 
@@ -62,7 +62,7 @@ def _messages(value: Any, column: str) -> list[dict[str, str]]:
         isinstance(turn, dict) and isinstance(turn.get("content"), str) and isinstance(turn.get("role"), str)
         for turn in value
     ):
-        raise BadRow(f"the column {column!r} is no list of messages with role and text")
+        raise InvalidRow(f"the column {column!r} is no list of messages with role and text")
     return [{"role": turn["role"], "content": turn["content"]} for turn in value]
 
 
@@ -74,9 +74,9 @@ def _pair(
 ) -> Sample:
     """`also`: the question of the rejected answer, where the row repeats it."""
     if also is not None and also != question:
-        raise BadRow("the two dialogues differ before their last answer")
+        raise InvalidRow("the two dialogues differ before their last answer")
     if chosen == rejected:
-        raise BadRow("the chosen and the rejected answer are the same")
+        raise InvalidRow("the chosen and the rejected answer are the same")
     system = question[:1] if question and question[0]["role"] == "system" else []
     better, worse = (alternating(system, [*question[len(system) :], *answer]) for answer in (chosen, rejected))
     return replace(better, rejected=worse)
@@ -90,7 +90,7 @@ def _assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-PREFERENCE_FORMS: dict[str, Callable[[Row], Sample]] = {
+PREFERENCE_FORMATS: dict[str, Callable[[Row], Sample]] = {
     "openai-preference": _openai,
     "pairs": _pairs,
     "hh-rlhf": _hh_rlhf,
@@ -112,18 +112,18 @@ def recognise_preference(row: Row) -> str:
         hint="dpo learns from rows of prompt, chosen, rejected; of chosen, rejected (hh-rlhf); or of OpenAI's "
         "preferred_output.",
         hint_zh="dpo 需要的列：prompt、chosen、rejected；或 chosen、rejected（hh-rlhf）；或 OpenAI 的 preferred_output。",
-        param="data.form",
-        code="unknown_form",
+        param="data.format",
+        code="unknown_format",
     )
 
 
-def find_preference_form(name: str) -> Callable[[Row], Sample]:
+def find_preference_format(name: str) -> Callable[[Row], Sample]:
     """Raises InvalidRequest: there is no such form."""
-    if name in PREFERENCE_FORMS:
-        return PREFERENCE_FORMS[name]
+    if name in PREFERENCE_FORMATS:
+        return PREFERENCE_FORMATS[name]
     raise InvalidRequest(
         f"There is no form of preferences {name!r}.",
-        hint=f"Take one of: {', '.join(PREFERENCE_FORMS)}.",
-        hint_zh=f"可用的格式：{'、'.join(PREFERENCE_FORMS)}。",
-        param="data.form",
+        hint=f"Take one of: {', '.join(PREFERENCE_FORMATS)}.",
+        hint_zh=f"可用的格式：{'、'.join(PREFERENCE_FORMATS)}。",
+        param="data.format",
     )

@@ -17,7 +17,7 @@ from ninestory.floors.finetuning.base import Base, open_base
 from ninestory.floors.finetuning.example_file import Picked, PickedRows
 from ninestory.floors.finetuning.examples import Examples, read_examples, refuse_bad_rows
 from ninestory.floors.finetuning.mixture import Share, held_out_places, mix
-from ninestory.floors.finetuning.recipe import Recipe
+from ninestory.floors.finetuning.recipe import FineTuningRecipe
 from ninestory.training.batches import PreferencePair, Row, micro_batches
 from ninestory.training.plan import TuningJob, TuningPlan, nearest_that_fits, plan_tuning
 
@@ -43,7 +43,7 @@ class Batches:
 class Prepared:
     """A run before it starts: what `tune run --dry-run` and `tune inspect` show."""
 
-    recipe: Recipe
+    recipe: FineTuningRecipe
     base: Base
     found: Examples
     shares: list[Share]
@@ -64,7 +64,7 @@ class Prepared:
         return f"{model[:40]}-{self.recipe.method.name}-{digest}"
 
 
-def prepare(recipe: Recipe, home: Home, progress: Progress, *, kind: str = "") -> Prepared:
+def prepare(recipe: FineTuningRecipe, home: Home, progress: Progress, *, suffix: str = "") -> Prepared:
     """Read the data and the base's header, split, and predict steps and memory. Loads no weights.
 
     Raises:
@@ -85,12 +85,12 @@ def prepare(recipe: Recipe, home: Home, progress: Progress, *, kind: str = "") -
             hint_zh=f"请取不超过 {base.resolved.context} 的值。",
             param="data.max_length",
         )
-    found = _read(recipe, recipe.data.train, base, home, kind)
-    refuse_bad_rows(found, recipe.data.bad_rows)
+    found = _read(recipe, recipe.data.train, base, home, suffix)
+    refuse_bad_rows(found, recipe.data.on_invalid_row)
     seed, kept_apart = recipe.train.seed, frozenset[int]()
     if recipe.data.held_out:
-        apart = _read(recipe, recipe.data.held_out, base, home, kind)
-        refuse_bad_rows(apart, recipe.data.bad_rows)
+        apart = _read(recipe, recipe.data.held_out, base, home, suffix)
+        refuse_bad_rows(apart, recipe.data.on_invalid_row)
         held_out = Picked(apart.good, range(len(apart.good)))
     else:
         places = held_out_places(len(found.good), recipe.data.held_out_share, seed)
@@ -133,22 +133,22 @@ def _difference(asked: TuningJob, fits: TuningJob) -> str:
     return ", ".join(changes)
 
 
-def _read(recipe: Recipe, names: list[str], base: Base, home: Home, kind: str) -> Examples:
+def _read(recipe: FineTuningRecipe, names: list[str], base: Base, home: Home, suffix: str) -> Examples:
     data = recipe.data
     return read_examples(
         [Path(name).expanduser() for name in names],
         base.tokenizer,
         base.prompts,
         max_length=data.max_length,
-        form=data.form,
-        objective=recipe.train.objective,
+        data_format=data.format,
+        objective=recipe.objective,
         limit=data.limit,
-        kind=kind,
+        suffix=suffix,
         folder=home.cache,
     )
 
 
-def _batches(recipe: Recipe, family: str, rows: PickedRows) -> Batches:
+def _batches(recipe: FineTuningRecipe, family: str, rows: PickedRows) -> Batches:
     """Of the first fifty steps: memory and time follow the rows that there are, not the limit."""
     settings = recipe.train
     padded = not recipe.method.spec.packs or family in _PADDED_FAMILIES
@@ -165,13 +165,13 @@ def _batches(recipe: Recipe, family: str, rows: PickedRows) -> Batches:
     return Batches(largest, max(1, its_labels), *totals)
 
 
-def _plan(recipe: Recipe, base: Base, batches: Batches) -> TuningPlan | None:
+def _plan(recipe: FineTuningRecipe, base: Base, batches: Batches) -> TuningPlan | None:
     shape = base.shape
     if shape is None:
         return None
     method = recipe.method
     job = TuningJob(
-        method.name, batches.largest, batches.its_labels, method.rank, method.blocks, method.virtual_tokens,
+        method.name, batches.largest, batches.its_labels, method.rank, method.trainable_layers, method.virtual_tokens,
         recipe.train.gradient_checkpointing, tuple(method.modules_to_save), recipe.train.optimizer,
     )  # fmt: skip
     return plan_tuning(recipe.model.name, shape, job)
@@ -191,12 +191,13 @@ def digest(rows: Sequence[Row] | Sequence[PreferencePair]) -> str:
     return made.hexdigest()[:16]
 
 
-def _identity(recipe: Recipe, base: Base, rows: PickedRows) -> dict[str, Any]:
+def _identity(recipe: FineTuningRecipe, base: Base, rows: PickedRows) -> dict[str, Any]:
     """What must be equal for a checkpoint to be gone on from."""
     settings = dataclasses.asdict(recipe.train)
     for free in ("keep", "save_every", "patience", "evaluate_every", "parallel"):
         settings.pop(free)
     return {
+        "kind": recipe.kind,
         "base": base.fingerprint,
         "data": digest(rows),
         "method": dataclasses.asdict(recipe.method),

@@ -18,7 +18,7 @@ from ninestory.evaluation.tuning_report import TuningReport, as_html, as_markdow
 from ninestory.floors.finetuning.base import load_weights, original_weights
 from ninestory.floors.finetuning.evaluate import Evaluator, kept_side
 from ninestory.floors.finetuning.preparation import Prepared, digest, prepare, refuse_what_does_not_fit
-from ninestory.floors.finetuning.recipe import Recipe
+from ninestory.floors.finetuning.recipe import FineTuningRecipe, beta_of
 from ninestory.models.prompt_format import sample_prompt
 from ninestory.training.batches import steps_per_epoch
 from ninestory.training.run_folder import RunFolder
@@ -65,14 +65,14 @@ class Outcome:
         }
 
 
-def run(recipe: Recipe, home: Home, progress: Progress, *, force: bool = False, kind: str = "") -> Outcome:
+def run(recipe: FineTuningRecipe, home: Home, progress: Progress, *, force: bool = False, suffix: str = "") -> Outcome:
     """Tune, evaluate, save. The same recipe again goes on from its last checkpoint, or gives its finished outcome.
 
     Under torchrun this is the first process; the others `follow`.
 
     Args:
         force: start although the memory plan says that it does not fit.
-        kind: suffix of data files whose name has none (uploads).
+        suffix: of data files whose name has none (uploads).
 
     Raises:
         DoesNotFit: with the nearest plan that does. Diverged: the loss is no number any more.
@@ -84,7 +84,7 @@ def run(recipe: Recipe, home: Home, progress: Progress, *, force: bool = False, 
 
     check_optimizer(recipe.train)
     fix_malloc_thresholds()
-    prepared = prepare(recipe, home, progress, kind=kind)
+    prepared = prepare(recipe, home, progress, suffix=suffix)
     refuse_what_does_not_fit(prepared, force=force)
     folder = RunFolder(home.runs / prepared.name)
     folder.open(dataclasses.asdict(dataclasses.replace(recipe, name=prepared.name)), prepared.identity)
@@ -120,7 +120,7 @@ def run(recipe: Recipe, home: Home, progress: Progress, *, force: bool = False, 
     )
 
 
-def follow(recipe: Recipe, home: Home) -> None:
+def follow(recipe: FineTuningRecipe, home: Home) -> None:
     """What the other processes of a run under torchrun do: their share of every step. The first one does the rest."""
     from ninestory.core.memory import fix_malloc_thresholds
     from ninestory.training.processes import join
@@ -148,10 +148,10 @@ def _trainer(
     from ninestory.training.optimizers import make_optimizer
     from ninestory.training.trainer import Trainer
 
-    settings = prepared.recipe.train
+    settings, beta = prepared.recipe.train, beta_of(prepared.recipe)
     return Trainer(
         _adapt(prepared, model),
-        preference_objective(settings.beta) if settings.objective == "dpo" else causal_objective,
+        causal_objective if beta is None else preference_objective(beta),
         partial(make_optimizer, settings),
         *rows,
         settings,
@@ -175,10 +175,10 @@ def _rows(prepared: Prepared, folder: RunFolder, model: Any, progress: Progress)
     from ninestory.training.objectives.preference import PairsWithReference, reference_log_probabilities
 
     train, held_out, settings = prepared.train.rows, prepared.held_out.rows, prepared.recipe.train
-    if settings.objective != "dpo":
+    if prepared.recipe.objective == "sft":
         return train, held_out
     base = CausalObjective(model)
-    if prepared.steps < steps_per_epoch(len(train), settings.batch):
+    if prepared.steps < steps_per_epoch(len(train), settings.batch_size):
         learned = {i for step in range(prepared.steps) for i in settings.rows_of_step(step, train)}
     else:
         learned = set(range(len(train)))

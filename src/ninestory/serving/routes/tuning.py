@@ -24,7 +24,7 @@ def router(context: GatewayContext) -> APIRouter:
     async def inspect(body: FineTuningRequest) -> dict[str, Any]:
         """What a fine-tuning job would learn from, as a job: its result has rendered rows, lengths, steps and memory."""
         params = await run_in_threadpool(tuning_params, body, context, files)
-        params["recipe"]["data"]["bad_rows"] = "skip"  # they are counted and named, not refused
+        params["recipe"]["data"]["on_invalid_row"] = "skip"  # they are counted and named, not refused
         return job_object(context.jobs.create("inspect", params))
 
     @routes.get("/methods")

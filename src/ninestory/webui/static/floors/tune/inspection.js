@@ -8,7 +8,7 @@ export function Inspection({ found, name }) {
     [t("rowsToTrain"), found.rows], [t("rowsHeldOut"), found.held_out], [t("rowsUnusable"), found.bad_count],
     [t("rowsTwice"), found.duplicates], [t("rowsCut"), found.cut], [t("tokenCount"), found.tokens],
     [t("shareLearned"), `${Math.round(100 * found.learned_share)} %`], [t("tune_steps"), found.steps],
-    [t("dataForm"), found.form], [t("template"), found.template || "–"],
+    [t("dataForm"), found.format], [t("template"), found.template || "–"],
     ...(found.plan ? [[t("memoryNeeded"), t(found.plan.fits ? "memoryFits" : "memoryDoesNotFit",
       { size: bytes(found.plan.total_bytes), free: bytes(found.plan.available_bytes) })]] : []),
     ...(found.seconds === null ? [] : [[t("timeNeeded"), t("timeAbout", { time: duration(found.seconds) })]]),

@@ -15,8 +15,8 @@ const FIRST = {
 /** The body of `POST /v1/fine_tuning/jobs` for the form. Unusable rows are left out once they have been shown. */
 function requestOf(model, file, form, spec, seen = false) {
   const method = spec.low_rank ? { name: form.method, rank: form.rank } : { name: form.method };
-  const train = { max_steps: form.steps, batch: form.batch, learning_rate: form.rate };
-  const data = { max_length: form.tokens, bad_rows: seen ? "skip" : "refuse" };
+  const train = { max_steps: form.steps, batch_size: form.batch, learning_rate: form.rate };
+  const data = { max_length: form.tokens, on_invalid_row: seen ? "skip" : "refuse" };
   const asked = form.objective === "dpo" ? { type: "dpo", dpo: { hyperparameters: { beta: form.beta } } }
     : { type: "supervised" };
   return { model, training_file: file.id, method: asked, ninestory: { method, train, data } };

@@ -1,6 +1,6 @@
 """The shapes in which instruction data comes, recognised by their columns, as conversations or as text.
 
-Every form is a function from a row to a `Sample`; it raises `BadRow` with the reason when the row does not have it.
+Every form is a function from a row to a `Sample`; it raises `InvalidRow` with the reason when the row does not have it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SPEAKERS = {
 }  # fmt: skip
 
 
-class BadRow(ValueError):
+class InvalidRow(ValueError):
     """Why a row cannot be used."""
 
 
@@ -47,13 +47,13 @@ Row = Mapping[str, Any]
 
 
 def text_of(row: Row, column: str, *, may_be_empty: bool = False) -> str:
-    """The text of a column. Raises BadRow: it is missing, empty or no text."""
+    """The text of a column. Raises InvalidRow: it is missing, empty or no text."""
     value = row.get(column)
     if not isinstance(value, str):
         what = "is missing" if column not in row else f"holds {type(value).__name__}, and text was due"
-        raise BadRow(f"the column {column!r} {what}")
+        raise InvalidRow(f"the column {column!r} {what}")
     if not value.strip() and not may_be_empty:
-        raise BadRow(f"the column {column!r} is empty")
+        raise InvalidRow(f"the column {column!r} is empty")
     return value
 
 
@@ -99,11 +99,11 @@ def _chatglm(row: Row) -> Sample:
         try:
             history = json.loads(history)
         except ValueError as error:
-            raise BadRow("the column 'history' is not JSON") from error
+            raise InvalidRow("the column 'history' is not JSON") from error
     messages = []
     for pair in history if isinstance(history, list) else [None]:
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
-            raise BadRow("the column 'history' is no list of [question, answer] pairs")
+            raise InvalidRow("the column 'history' is no list of [question, answer] pairs")
         messages += [_user(pair[0]), _assistant(pair[1])]
     return _conversation(*messages, _user(text_of(row, "prompt")), _assistant(text_of(row, "response")))
 
@@ -114,10 +114,10 @@ def _sharegpt(row: Row) -> Sample:
     for number, turn in enumerate(_turns(row, "conversations"), 1):
         speaker = turn.get("from", turn.get("role"))
         if speaker not in _SPEAKERS:
-            raise BadRow(f"turn {number} is by {str(speaker)[:40]!r}; known are {', '.join(_SPEAKERS)}")
+            raise InvalidRow(f"turn {number} is by {str(speaker)[:40]!r}; known are {', '.join(_SPEAKERS)}")
         content = turn.get("value", turn.get("content"))
         if not isinstance(content, str):
-            raise BadRow(f"turn {number} has no text")
+            raise InvalidRow(f"turn {number} has no text")
         messages.append({"role": _SPEAKERS[speaker], "content": content})
     system = messages[:1] if messages and messages[0]["role"] == "system" else []
     turns = messages[len(system) :]
@@ -135,11 +135,13 @@ def _messages(row: Row) -> Sample:
         role, content = turn.get("role"), turn.get("content")
         role = "system" if role == "developer" else role
         if role not in ("system", "user", "assistant") or turn.get("tool_calls") or turn.get("function_call"):
-            raise BadRow(f"message {number} has the role {str(role)[:40]!r} or calls a tool, which is not learned here")
+            raise InvalidRow(
+                f"message {number} has the role {str(role)[:40]!r} or calls a tool, which is not learned here"
+            )
         if isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
             content = "".join(str(part.get("text", "")) for part in content)
         if not isinstance(content, str):
-            raise BadRow(f"message {number} has no text")
+            raise InvalidRow(f"message {number} has no text")
         messages.append({"role": role, "content": content})
     system = messages[:1] if messages and messages[0]["role"] == "system" else []
     return alternating(system, messages[len(system) :])
@@ -148,26 +150,26 @@ def _messages(row: Row) -> Sample:
 def _turns(row: Row, column: str) -> Sequence[Mapping[str, Any]]:
     turns = row.get(column)
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
-        raise BadRow(f"the column {column!r} is no list of messages")
+        raise InvalidRow(f"the column {column!r} is no list of messages")
     return turns
 
 
 def alternating(system: list[dict[str, Any]], turns: list[dict[str, Any]]) -> Sample:
-    """A conversation of questions and answers. Raises BadRow: another order, or an empty turn."""
+    """A conversation of questions and answers. Raises InvalidRow: another order, or an empty turn."""
     if not has_valid_roles([turn["role"] for turn in turns]) or turns[-1]["role"] != "assistant":
         order = " ".join(turn["role"] for turn in turns[:6])
-        raise BadRow(f"user and assistant do not alternate, ending with an answer: {order or 'no turn'}")
+        raise InvalidRow(f"user and assistant do not alternate, ending with an answer: {order or 'no turn'}")
     if empty := [number for number, turn in enumerate(turns, 1) if not turn["content"].strip()]:
-        raise BadRow(f"turn {empty[0]} is empty")
+        raise InvalidRow(f"turn {empty[0]} is empty")
     return _conversation(*system, *turns)
 
 
 def _moss(row: Row) -> Sample:
     chat = row.get("chat")
     if not isinstance(chat, dict) or any(not isinstance(chat.get(f"turn_{n}"), dict) for n in range(1, len(chat) + 1)):
-        raise BadRow("the column 'chat' does not hold turn_1, turn_2, …")
+        raise InvalidRow("the column 'chat' does not hold turn_1, turn_2, …")
     if not chat or any(not isinstance(text, str) for turn in chat.values() for text in turn.values()):
-        raise BadRow("a turn of 'chat' holds something else than text")
+        raise InvalidRow("a turn of 'chat' holds something else than text")
     return Sample("moss", moss={"meta_instruction": text_of(row, "meta_instruction", may_be_empty=True), "chat": chat})
 
 
@@ -192,12 +194,12 @@ def _chip2(row: Row) -> Sample:
     """OIG's chip2: only the first reply is kept."""
     question, mark, reply = text_of(row, "text").partition("\n<bot>: ")
     if not mark:
-        raise BadRow("the text holds no '<bot>: '")
+        raise InvalidRow("the text holds no '<bot>: '")
     answer = reply.split("\n<human>: ")[0].split("\n<bot>: ")[0]
     return _conversation(_user(question.removeprefix("<human>: ")), _assistant(answer))
 
 
-FORMS: dict[str, Callable[[Row], Sample]] = {
+FORMATS: dict[str, Callable[[Row], Sample]] = {
     "messages": _messages,
     "sharegpt": _sharegpt,
     "moss": _moss,
@@ -231,10 +233,10 @@ _KNOWN_BY: list[tuple[set[str], str]] = [
 ]
 
 
-def recognise(row: Row) -> str:
+def recognise_format(row: Row) -> str:
     """The form of a row by its columns.
 
-    >>> recognise({"instruction": "Add.", "output": "2"}), recognise({"content": "a", "summary": "b"})
+    >>> recognise_format({"instruction": "Add.", "output": "2"}), recognise_format({"content": "a", "summary": "b"})
     ('alpaca', 'adgen')
 
     Raises:
@@ -247,20 +249,20 @@ def recognise(row: Row) -> str:
     known = "; ".join(" + ".join(sorted(columns)) for columns, _ in _KNOWN_BY)
     raise InvalidRequest(
         f"No data form has the columns {', '.join(sorted(map(str, row)))[:200] or '(none)'}.",
-        hint=f"Rename them to one of: {known}; or name the form with data.form.",
-        hint_zh=f"请将列名改为以下之一：{known}；或用 data.form 指定格式。",
-        param="data.form",
-        code="unknown_form",
+        hint=f"Rename them to one of: {known}; or name the form with data.format.",
+        hint_zh=f"请将列名改为以下之一：{known}；或用 data.format 指定格式。",
+        param="data.format",
+        code="unknown_format",
     )
 
 
-def find_form(name: str) -> Callable[[Row], Sample]:
+def find_format(name: str) -> Callable[[Row], Sample]:
     """Raises InvalidRequest: there is no such form."""
-    if name in FORMS:
-        return FORMS[name]
+    if name in FORMATS:
+        return FORMATS[name]
     raise InvalidRequest(
         f"There is no data form {name!r}.",
-        hint=f"Take one of: {', '.join(FORMS)}.",
-        hint_zh=f"可用的格式：{'、'.join(FORMS)}。",
-        param="data.form",
+        hint=f"Take one of: {', '.join(FORMATS)}.",
+        hint_zh=f"可用的格式：{'、'.join(FORMATS)}。",
+        param="data.format",
     )
