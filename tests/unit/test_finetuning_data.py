@@ -52,11 +52,27 @@ def test_what_the_forms_mean() -> None:
     )
     assert FORMATS["xp3"](ROWS["xp3"]).completion == " Yes"
     assert FORMATS["xp3"]({"inputs": "def f():\n", "targets": "    pass"}).completion == "    pass"
-    begins_with_the_model = {"conversations": [{"from": "gpt", "value": "?"}, *ROWS["sharegpt"]["conversations"]]}
-    assert FORMATS["sharegpt"](begins_with_the_model) == FORMATS["sharegpt"](ROWS["sharegpt"])
     parts = [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]
     by_parts = {"messages": [{"role": "user", "content": parts}, ROWS["messages"]["messages"][1]]}
     assert FORMATS["messages"](by_parts) == FORMATS["messages"](ROWS["messages"])
+
+
+@pytest.mark.parametrize(("name", "column", "user", "assistant"), [
+    ("sharegpt", "conversations", {"from": "human", "value": "More?"}, {"from": "gpt", "value": "Welcome!"}),
+    ("messages", "messages", {"role": "user", "content": "More?"}, {"role": "assistant", "content": "Welcome!"}),
+])  # fmt: skip
+def test_a_greeting_is_kept_and_a_last_question_is_left_out(name: str, column: str, user: Any, assistant: Any) -> None:
+    turns = ROWS[name][column]
+    plain = FORMATS[name](ROWS[name])
+    assert not plain.greeting and not plain.lost_question
+    greeted = FORMATS[name]({column: [assistant, *turns]})
+    assert greeted.greeting and greeted.messages == [{"role": "assistant", "content": "Welcome!"}, *plain.messages]
+    asked = FORMATS[name]({column: [*turns, user]})
+    assert asked.lost_question and asked.messages == plain.messages
+    assert FORMATS[name]({column: [assistant, *turns, user]}).messages == greeted.messages
+    for nothing_to_learn in ([assistant], [assistant, user], [user], [*turns, user, user]):
+        with pytest.raises(InvalidRow, match="alternate"):
+            FORMATS[name]({column: nothing_to_learn})
 
 
 @pytest.mark.parametrize(

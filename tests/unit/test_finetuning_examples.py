@@ -75,6 +75,32 @@ def test_a_question_is_shown_in_the_words_of_the_data() -> None:
     assert question_text(Sample("moss", moss={"chat": {"turn_1": {"Human": "hi", "MOSS": "yo"}}})) == "hi"
 
 
+GREETING = {"role": "assistant", "content": "the hat"}
+CATALOGUE = PromptFormat("vicuna-v1.1", "--template", template=find_template("vicuna-v1.1"))
+
+
+@pytest.mark.parametrize("prompts", [own(), CATALOGUE], ids=["checkpoint", "catalogue"])
+def test_a_greeting_is_given_and_not_learned(prompts: PromptFormat, tokenizer: Tokenizer) -> None:
+    plain = render(Sample("conversation", messages=TALK), tokenizer, prompts, 500)
+    greeted = render(Sample("conversation", messages=[TALK[0], GREETING, *TALK[1:]]), tokenizer, prompts, 500)
+    text = tokenizer.decode(greeted.ids)
+    assert text.index("the hat") < text.index("ab </s> ?") and "the hat" not in tokenizer.decode(plain.ids)
+    assert learned(tokenizer, greeted) == learned(tokenizer, plain)
+
+
+def test_lost_turns_are_counted_and_their_rows_are_kept(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    last_question = {"role": "user", "content": "ab"}
+    talks = [TALK[1:], [*TALK[1:], last_question], [GREETING, *TALK[1:], last_question]]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+    refusing = "{% if messages[0].role == 'assistant' %}{{ raise_exception('user first') }}{% endif %}" + JINJA
+    for prompts, lost_greetings in ((own(), 0), (own(refusing), 1)):
+        examples = read_examples([tmp_path / "a.jsonl"], tokenizer, prompts, max_length=200)
+        assert (len(examples.good), examples.bad_count) == (3, 0)
+        assert (examples.lost_questions, examples.lost_greetings) == (2, lost_greetings)
+        assert ("the hat" in tokenizer.decode(examples.good[2].row.ids)) == (not lost_greetings)
+        question(examples.good[2].sample, tokenizer, prompts)  # the evaluation asks in the same format
+
+
 def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer: Tokenizer) -> None:
     rewriting = "{{ messages | length }}" + JINJA
     with pytest.raises(InvalidRequest, match="rewrites earlier turns"):

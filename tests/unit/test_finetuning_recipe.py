@@ -142,5 +142,7 @@ def test_no_yaml_and_no_file(tmp_path: Path) -> None:
 def test_reading_a_recipe_loads_no_torch() -> None:
     import subprocess
 
-    code = "import sys; from ninestory.floors.recipes import ready_recipes; ready_recipes(); print('torch' in sys.modules)"
+    code = (
+        "import sys; from ninestory.floors.recipes import ready_recipes; ready_recipes(); print('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

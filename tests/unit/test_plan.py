@@ -148,7 +148,8 @@ def test_the_time_of_a_step_follows_its_arithmetic_and_the_speed_of_this_machine
     shape = TunedShape(sizes, tied=True)
     blocks = 4 * (4 * 128 * 128 + 3 * 128 * 256)
     work = {
-        m: step_operations(shape, TuningJob(m, 64, 32, trainable_layers=2), 64, 32) for m in ("full", "lora", "freeze", "ia3")
+        m: step_operations(shape, TuningJob(m, 64, 32, trainable_layers=2), 64, 32)
+        for m in ("full", "lora", "freeze", "ia3")
     }
     assert work["full"] == 2 * (64 * 3 * blocks + 32 * 3 * 128 * 1000)
     assert work["freeze"] == 2 * (64 * 2 * blocks + 32 * 2 * 128 * 1000)

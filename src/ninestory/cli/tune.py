@@ -280,6 +280,10 @@ def _show(found: Inspection, as_json: bool) -> None:
         f"{found.rows} rows to train on, {found.held_out} held out, {found.bad_count} cannot be used, "
         f"{found.duplicates} duplicates, {found.cut} cut"
     )
+    if found.lost_questions:
+        print(f"{found.lost_questions} conversations ended with a question: that turn is left out, the rest is kept")
+    if found.lost_greetings:
+        print(f"{found.lost_greetings} lost the assistant's greeting, which the model's template has no place for")
     for bad in found.bad[:20]:
         print(f"  {bad.file}, line {bad.line}: {bad.why}")
     most = max(count for _, _, count in found.histogram)

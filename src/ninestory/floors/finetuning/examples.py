@@ -16,7 +16,14 @@ from ninestory.floors.finetuning import masking
 from ninestory.floors.finetuning.corpus import CORPUS, corpus_blocks
 from ninestory.floors.finetuning.data_files import SourceRow, read_rows
 from ninestory.floors.finetuning.example_file import Example, ExampleFile
-from ninestory.floors.finetuning.formats import InvalidRow, Sample, find_format, recognise_format
+from ninestory.floors.finetuning.formats import (
+    InvalidRow,
+    Sample,
+    begins_with_greeting,
+    find_format,
+    recognise_format,
+    without_greeting,
+)
 from ninestory.floors.finetuning.preferences import find_preference_format, recognise_preference
 from ninestory.floors.finetuning.recipe import Objective
 from ninestory.models import chat_template
@@ -52,13 +59,21 @@ class Source:
 
 @dataclass
 class Examples:
-    """What was read. `bad_count` may be larger than the list of those kept by name."""
+    """What was read.
+
+    Attributes:
+        bad: rows that were left out; `bad_count` may be larger than the list of those kept by name.
+        lost_questions: conversations that lost a user's turn at their end, which nothing answers.
+        lost_greetings: conversations that lost the assistant's first turn, for which the model's template has no place.
+    """
 
     format: str
     good: ExampleFile
     sources: list[Source] = field(default_factory=list)
     bad: list[Bad] = field(default_factory=list)
     bad_count: int = 0
+    lost_questions: int = 0
+    lost_greetings: int = 0
     hashes: array[int] = field(default_factory=lambda: array("Q"))  # of each example's tokens
 
     @property
@@ -173,7 +188,15 @@ def _example(
     )
     found.format = found.format or recognised(source.values)
     sample = find(found.format)(source.values)
-    made = [render(part, tokenizer, prompts, max_length + 1) for part in (sample, sample.rejected) if part]
+    try:
+        made = _rendered(sample, tokenizer, prompts, max_length + 1)
+        lost_greeting = False
+    except InvalidRequest:
+        # many checkpoints' templates refuse a conversation that the assistant begins
+        if not sample.greeting or prompts is None or prompts.template is not None:
+            raise
+        sample, lost_greeting = without_greeting(sample), True
+        made = _rendered(sample, tokenizer, prompts, max_length + 1)
     rows = [Row(row.ids[:max_length], row.labels[:max_length]) for row in made]
     if not all(row.weight for row in rows):
         raise InvalidRow(f"nothing to learn is left within {max_length} tokens")
@@ -181,7 +204,14 @@ def _example(
         raise InvalidRow(f"within {max_length} tokens the chosen and the rejected answer are the same")
     cut = any(len(row.ids) > max_length for row in made)
     rejected = rows[1] if len(rows) == 2 else None
+    found.lost_questions += sample.lost_question
+    found.lost_greetings += lost_greeting
     return Example(rows[0], sample, source.file, source.line, cut, rejected), _hash(made)
+
+
+def _rendered(sample: Sample, tokenizer: Tokenizer, prompts: PromptFormat | None, max_length: int) -> list[Row]:
+    """The row, and that of the rejected answer."""
+    return [render(part, tokenizer, prompts, max_length) for part in (sample, sample.rejected) if part]
 
 
 def render(sample: Sample, tokenizer: Tokenizer, prompts: PromptFormat | None, max_length: int) -> Row:
@@ -262,7 +292,7 @@ def _raw(sample: Sample, tokenizer: Tokenizer, max_length: int) -> Row:
 
 
 def _by_jinja(messages: list[dict[str, Any]], tokenizer: Tokenizer, prompts: PromptFormat, max_length: int) -> Row:
-    """A checkpoint's own template: an answer is what its rendering adds to the prompt for it.
+    """A checkpoint's own template: an answer is what its rendering adds to the prompt for it. A greeting is context.
 
     Raises:
         InvalidRequest: the template rewrites earlier turns, so that the answers cannot be told from the rest.
@@ -278,7 +308,8 @@ def _by_jinja(messages: list[dict[str, Any]], tokenizer: Tokenizer, prompts: Pro
     whole = rendered(len(messages), False)
     text = "".join(piece for piece, _ in whole)
     spans = []
-    for index in (i for i, message in enumerate(messages) if message["role"] == "assistant"):
+    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    for index in answers[1:] if begins_with_greeting(messages) else answers:
         before = "".join(piece for piece, _ in rendered(index, True))
         through = "".join(piece for piece, _ in rendered(index + 1, False))
         if not (through.startswith(before) and text.startswith(through.rstrip())):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest
@@ -33,6 +33,7 @@ class Sample:
         moss: a dialogue in MOSS's wire form.
         kind: which of the three it is.
         rejected: the same with the worse answer, where preferences are learned.
+        lost_question: the conversation ended with a user's turn, which was left out because nothing answers it.
     """
 
     kind: str
@@ -41,6 +42,12 @@ class Sample:
     completion: str = ""
     moss: dict[str, Any] = field(default_factory=dict)
     rejected: Sample | None = None
+    lost_question: bool = False
+
+    @property
+    def greeting(self) -> bool:
+        """Whether the assistant speaks first."""
+        return self.kind == "conversation" and begins_with_greeting(self.messages)
 
 
 Row = Mapping[str, Any]
@@ -109,7 +116,7 @@ def _chatglm(row: Row) -> Sample:
 
 
 def _sharegpt(row: Row) -> Sample:
-    """ShareGPT's and Vicuna's; a first turn that is not the human's is dropped, any other order is a fault."""
+    """ShareGPT's and Vicuna's."""
     messages = []
     for number, turn in enumerate(_turns(row, "conversations"), 1):
         speaker = turn.get("from", turn.get("role"))
@@ -120,12 +127,7 @@ def _sharegpt(row: Row) -> Sample:
             raise InvalidRow(f"turn {number} has no text")
         messages.append({"role": _SPEAKERS[speaker], "content": content})
     system = messages[:1] if messages and messages[0]["role"] == "system" else []
-    turns = messages[len(system) :]
-    if turns and turns[0]["role"] == "assistant":
-        turns = turns[1:]
-    if len(turns) % 2:
-        turns = turns[:-1]  # a question without an answer at the end teaches nothing
-    return alternating(system, turns)
+    return answered(system, messages[len(system) :])
 
 
 def _messages(row: Row) -> Sample:
@@ -144,7 +146,7 @@ def _messages(row: Row) -> Sample:
             raise InvalidRow(f"message {number} has no text")
         messages.append({"role": role, "content": content})
     system = messages[:1] if messages and messages[0]["role"] == "system" else []
-    return alternating(system, messages[len(system) :])
+    return answered(system, messages[len(system) :])
 
 
 def _turns(row: Row, column: str) -> Sequence[Mapping[str, Any]]:
@@ -154,9 +156,34 @@ def _turns(row: Row, column: str) -> Sequence[Mapping[str, Any]]:
     return turns
 
 
+def answered(system: list[dict[str, Any]], turns: list[dict[str, Any]]) -> Sample:
+    """A conversation without the user's turn at its end that nothing answers. Raises InvalidRow as `alternating`."""
+    if not turns or turns[-1]["role"] != "user":
+        return alternating(system, turns)
+    return replace(alternating(system, turns[:-1]), lost_question=True)
+
+
+def begins_with_greeting(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the assistant speaks before the user."""
+    speaker = next((message["role"] for message in messages if message["role"] != "system"), "")
+    return speaker == "assistant"
+
+
+def without_greeting(sample: Sample) -> Sample:
+    """The conversation from the user's first turn on, its system message kept."""
+    place = next(i for i, message in enumerate(sample.messages) if message["role"] == "assistant")
+    rejected = without_greeting(sample.rejected) if sample.rejected else None
+    return replace(sample, messages=[*sample.messages[:place], *sample.messages[place + 1 :]], rejected=rejected)
+
+
 def alternating(system: list[dict[str, Any]], turns: list[dict[str, Any]]) -> Sample:
-    """A conversation of questions and answers. Raises InvalidRow: another order, or an empty turn."""
-    if not has_valid_roles([turn["role"] for turn in turns]) or turns[-1]["role"] != "assistant":
+    """A conversation of questions and answers, which may begin with the assistant's greeting.
+
+    Raises:
+        InvalidRow: another order, or an empty turn.
+    """
+    questions = turns[1:] if begins_with_greeting(turns) else turns
+    if not has_valid_roles([turn["role"] for turn in questions]) or turns[-1]["role"] != "assistant":
         order = " ".join(turn["role"] for turn in turns[:6])
         raise InvalidRow(f"user and assistant do not alternate, ending with an answer: {order or 'no turn'}")
     if empty := [number for number, turn in enumerate(turns, 1) if not turn["content"].strip()]:

@@ -38,6 +38,7 @@ class Inspection:
 
     Attributes:
         shares: what each file gives to an epoch.
+        lost_questions, lost_greetings: rows that lost a last turn without an answer, or a first turn of the assistant.
         histogram: (shortest, longest, rows) of each bar, in tokens.
         learned_share: of all tokens, those that count in the loss.
         seconds: of all steps, by their arithmetic and the speed of one block of the model, timed just now
@@ -51,6 +52,8 @@ class Inspection:
     shares: list[Share]
     bad: list[Bad]
     bad_count: int
+    lost_questions: int
+    lost_greetings: int
     duplicates: int
     cut: int
     tokens: int
@@ -85,6 +88,8 @@ def inspect_run(prepared: Prepared, samples: int = 3) -> Inspection:
         shares=prepared.shares,
         bad=prepared.found.bad,
         bad_count=prepared.found.bad_count,
+        lost_questions=prepared.found.lost_questions,
+        lost_greetings=prepared.found.lost_greetings,
         duplicates=prepared.found.duplicates,
         cut=cut,
         tokens=sum(lengths),

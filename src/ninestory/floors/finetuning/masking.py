@@ -22,6 +22,7 @@ from itertools import chain, groupby
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest
+from ninestory.floors.finetuning.formats import begins_with_greeting
 from ninestory.models.templates import Piece, find_template, pieces_of, render
 from ninestory.tokenizers.tokenizer import Tokenizer
 from ninestory.training.batches import IGNORED, Row
@@ -58,6 +59,9 @@ def masked(
             tokenizer, prompt, messages[-1]["content"], max_source=source, max_target=max_length - source
         )
     pieces = [p for p in pieces_of(template, messages, add_generation_prompt=False) if any(text for text, _ in p[0])]
+    if begins_with_greeting(messages):  # context: it answers nothing
+        greeting = next(i for i, (_, learned) in enumerate(pieces) if learned)
+        pieces[greeting] = (pieces[greeting][0], False)
     bos = tokenizer.bos_ids if template.begin_token else []
     rule = _BY_RULE.get(template_id, by_overlap)
     if rule is _by_prefix and sum(learned for _, learned in pieces) > 1:

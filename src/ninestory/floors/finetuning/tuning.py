@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ninestory.core.paths import Home, atomic_write
 from ninestory.core.progress import Progress, Silent
 from ninestory.evaluation.before_after import Comparison, compare
-from ninestory.evaluation.tuning_report import TuningReport, as_html, as_markdown
+from ninestory.evaluation.tuning_report import RowCounts, TuningReport, as_html, as_markdown
 from ninestory.floors.finetuning.base import load_weights, original_weights
 from ninestory.floors.finetuning.evaluate import Evaluator, kept_side
 from ninestory.floors.finetuning.preparation import Prepared, digest, prepare, refuse_what_does_not_fit
@@ -220,6 +220,7 @@ def _write_report(prepared: Prepared, folder: RunFolder, comparison: Comparison)
     flat: dict[str, Any] = {}
     for part, values in folder.recipe().items():
         flat |= {f"{part}.{k}": v for k, v in values.items()} if isinstance(values, dict) else {part: values}
+    found = prepared.found
     report = TuningReport(
         title=prepared.name,
         recipe={name: value for name, value in flat.items() if value not in ("", [], 0)},
@@ -227,6 +228,7 @@ def _write_report(prepared: Prepared, folder: RunFolder, comparison: Comparison)
         evaluations=[(line["step"], line["loss"]) for line in folder.lines("evaluation")],
         comparison=comparison,
         language=prepared.recipe.evaluate.language,
+        data=RowCounts(found.bad_count, found.lost_questions, found.lost_greetings),
     )
     for name, text in (("report.html", as_html(report)), ("report.md", as_markdown(report))):
         with atomic_write(folder.path / name, "w") as file:

@@ -6,6 +6,8 @@ import { t } from "../../i18n.js";
 export function Inspection({ found, name }) {
   const facts = [
     [t("rowsToTrain"), found.rows], [t("rowsHeldOut"), found.held_out], [t("rowsUnusable"), found.bad_count],
+    ...(found.lost_questions ? [[t("rowsLostQuestion"), found.lost_questions]] : []),
+    ...(found.lost_greetings ? [[t("rowsLostGreeting"), found.lost_greetings]] : []),
     [t("rowsTwice"), found.duplicates], [t("rowsCut"), found.cut], [t("tokenCount"), found.tokens],
     [t("shareLearned"), `${Math.round(100 * found.learned_share)} %`], [t("tune_steps"), found.steps],
     [t("dataForm"), found.format], [t("template"), found.template || "–"],
