@@ -87,7 +87,7 @@ def texts(configuration: Configuration) -> list[Any]:
     """Log-normal lengths (median 100), the second half learned: a mixed instruction set."""
     import torch
 
-    from ninestory.training.batches import Row
+    from ninestory.training.batches import TokenRow
 
     generator = torch.Generator().manual_seed(ROWS_SEED)
     made = []
@@ -95,7 +95,7 @@ def texts(configuration: Configuration) -> list[Any]:
         spread = 0.05 if configuration.uniform else 0.8
         length = int((torch.randn(1, generator=generator) * spread + 4.6).exp().clamp(8, LONGEST))
         ids = torch.randint(1, configuration.vocabulary, (length,), generator=generator).tolist()
-        made.append(Row(ids, [-100] * (length // 2) + ids[length // 2 :]))
+        made.append(TokenRow(ids, [-100] * (length // 2) + ids[length // 2 :]))
     return made
 
 
@@ -126,7 +126,7 @@ def model(configuration: Configuration, folder: Path) -> Any:
 def ours(configuration: Configuration, rows: list[Any], folder: Path) -> tuple[list[float], float]:
     from ninestory.core.memory import fix_malloc_thresholds
     from ninestory.core.progress import Silent
-    from ninestory.training.methods import prepare
+    from ninestory.training.methods import adapt_model
     from ninestory.training.objectives.causal import causal_objective
     from ninestory.training.optimizers import make_optimizer
     from ninestory.training.run_folder import RunFolder
@@ -138,7 +138,7 @@ def ours(configuration: Configuration, rows: list[Any], folder: Path) -> tuple[l
         max_steps=STEPS, batch_size=configuration.rows, micro_batch_tokens=1 << 20, save_every=0, warmup_ratio=0, seed=0,
         lr_scheduler="constant", gradient_checkpointing=configuration.checkpointing, max_gradient_norm=1.0,
     )  # fmt: skip
-    adapted = prepare(model(configuration, folder), Method(name=configuration.method), seed=0, total_steps=STEPS)
+    adapted = adapt_model(model(configuration, folder), Method(name=configuration.method), seed=0, total_steps=STEPS)
     training = Trainer(
         adapted, causal_objective, partial(make_optimizer, settings), rows, [], settings, RunFolder(folder), Silent()
     )
@@ -158,10 +158,10 @@ def trainer(configuration: Configuration, rows: list[Any], folder: Path) -> tupl
     from transformers import Trainer, TrainingArguments
 
     from ninestory.training.batches import epoch_order
-    from ninestory.training.methods import prepare
+    from ninestory.training.methods import adapt_model
     from ninestory.training.settings import Method
 
-    adapted = prepare(model(configuration, folder), Method(name=configuration.method), seed=0, total_steps=STEPS)
+    adapted = adapt_model(model(configuration, folder), Method(name=configuration.method), seed=0, total_steps=STEPS)
     ordered = [rows[i] for i in epoch_order(len(rows), 0, 0)]
 
     def collate(batch: list[Any]) -> dict[str, Any]:
@@ -200,10 +200,10 @@ def trl(configuration: Configuration, rows: list[Any], folder: Path) -> tuple[li
     from trl import SFTConfig, SFTTrainer
 
     from ninestory.training.batches import epoch_order
-    from ninestory.training.methods import prepare
+    from ninestory.training.methods import adapt_model
     from ninestory.training.settings import Method
 
-    adapted = prepare(model(configuration, folder), Method(name=configuration.method), seed=0, total_steps=STEPS)
+    adapted = adapt_model(model(configuration, folder), Method(name=configuration.method), seed=0, total_steps=STEPS)
     ordered = [rows[i] for i in epoch_order(len(rows), 0, 0)]
     steps = [ordered[i : i + configuration.rows] for i in range(0, len(ordered), configuration.rows)]
     packed = {

@@ -184,7 +184,7 @@ def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
     from ninestory.models.resolved import ResolvedModel
     from ninestory.runtimes.torch.load_model import load_model
     from ninestory.training.duration import step_seconds
-    from ninestory.training.methods import prepare
+    from ninestory.training.methods import adapt_model
     from ninestory.training.objectives.causal import causal_objective
     from ninestory.training.objectives.preference import preference_objective
     from ninestory.training.optimizers import make_optimizer
@@ -214,7 +214,7 @@ def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
     rows = _rows(c)
     if c.objective == "dpo":
         rows = _with_reference(rows, model, base)
-    adapted = prepare(model, method, seed=0, total_steps=STEPS)
+    adapted = adapt_model(model, method, seed=0, total_steps=STEPS)
     objective = preference_objective(0.1) if c.objective == "dpo" else causal_objective
     optimizer = partial(make_optimizer, settings)
     Trainer(adapted, objective, optimizer, rows, [], settings, RunFolder(base), Silent()).run()
@@ -255,7 +255,7 @@ def _architecture(base: Path) -> str:
 def _rows(c: Configuration) -> list[Any]:
     import torch
 
-    from ninestory.training.batches import Row
+    from ninestory.training.batches import TokenRow
 
     generator = torch.Generator().manual_seed(0)
     made = []
@@ -263,7 +263,7 @@ def _rows(c: Configuration) -> list[Any]:
         ids = torch.randint(1, c.vocabulary - 8, (c.length,), generator=generator).tolist()
         if c.method == "p_tuning_v2":
             ids[c.length // 2 - 2 : c.length // 2] = [c.vocabulary - 4, c.vocabulary - 1]
-        made.append(Row(ids, [-100] * (c.length // 2) + ids[c.length // 2 :]))
+        made.append(TokenRow(ids, [-100] * (c.length // 2) + ids[c.length // 2 :]))
     return made
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ninestory.core.progress import Progress, Silent
-from ninestory.training.batches import Row
+from ninestory.training.batches import TokenRow
 from ninestory.training.methods import AdaptedModel
 from ninestory.training.objectives.causal import causal_objective
 from ninestory.training.optimizers import make_optimizer
@@ -50,12 +50,12 @@ def seeded(cls: Any, config: Any, seed: int = 0) -> Any:
         return cls(config).float()
 
 
-def rows(count: int = 12, vocabulary: int = 300, seed: int = 0) -> list[Row]:
+def rows(count: int = 12, vocabulary: int = 300, seed: int = 0) -> list[TokenRow]:
     """Texts of 4 to 20 tokens whose second half is learned; the same short list of texts can be learned by heart."""
     generator = torch.Generator().manual_seed(seed)
     made = []
     for _ in range(count):
         length = int(torch.randint(4, 21, (1,), generator=generator))
         ids = torch.randint(1, vocabulary, (length,), generator=generator).tolist()
-        made.append(Row(ids, [-100] * (length // 2) + ids[length // 2 :]))
+        made.append(TokenRow(ids, [-100] * (length // 2) + ids[length // 2 :]))
     return made

@@ -111,7 +111,7 @@ def tune(
 ) -> dict[str, Any]:
     """Tune a model by a recipe and compare it with its base; a job, so an interrupted one can be resumed.
 
-    Returns: `Outcome.as_dict()` of floors/finetuning: the tuned model's reference, both losses, verdict, report.
+    Returns: `TuningOutcome.as_dict()` of floors/finetuning: the tuned model's reference, both losses, verdict, report.
 
     Raises:
         DoesNotFit: the memory plan says so, and not `force`. Diverged: the loss is no number any more.

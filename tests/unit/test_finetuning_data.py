@@ -82,7 +82,7 @@ def test_a_greeting_is_kept_and_a_last_question_is_left_out(name: str, column: s
         ("alpaca", {"output": 4}, "'output' holds int"),
         ("alpaca", {"input": 5}, "'input' holds int"),
         ("adgen", {"summary": None}, "'summary' holds NoneType"),
-        ("sharegpt", {"conversations": []}, "no list of messages"),
+        ("sharegpt", {"conversations": []}, "not a list of messages"),
         (
             "sharegpt",
             {"conversations": [{"from": "human", "value": "a"}, {"from": "human", "value": "b"}]},
@@ -107,7 +107,7 @@ def test_unknown_columns_and_forms_are_refused_with_the_known_ones() -> None:
     with pytest.raises(InvalidRequest, match="columns a, b") as raised:
         recognise_format({"a": 1, "b": 2})
     assert "instruction + output" in raised.value.hint and raised.value.hint_zh != raised.value.hint
-    with pytest.raises(InvalidRequest, match="no data form 'alpacca'"):
+    with pytest.raises(InvalidRequest, match="data.format is .alpacca."):
         find_format("alpacca")
 
 
@@ -161,7 +161,7 @@ def test_files_that_are_not_what_they_say(tmp_path: Path) -> None:
     with pytest.raises(Damaged, match="Parquet"):
         list(read_rows(tmp_path / "c.parquet"))
     (tmp_path / "d.xlsx").write_bytes(b"PK")
-    with pytest.raises(InvalidRequest, match="no data file"):
+    with pytest.raises(InvalidRequest, match="not a data file"):
         list(read_rows(tmp_path / "d.xlsx"))
     with pytest.raises(NotFound):
         list(read_rows(tmp_path / "none.jsonl"))

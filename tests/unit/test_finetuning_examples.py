@@ -95,7 +95,7 @@ def test_lost_turns_are_counted_and_their_rows_are_kept(tokenizer: Tokenizer, tm
     refusing = "{% if messages[0].role == 'assistant' %}{{ raise_exception('user first') }}{% endif %}" + JINJA
     for prompts, lost_greetings in ((own(), 0), (own(refusing), 1)):
         examples = read_examples([tmp_path / "a.jsonl"], tokenizer, prompts, max_length=200)
-        assert (len(examples.good), examples.bad_count) == (3, 0)
+        assert (len(examples.good), examples.invalid_count) == (3, 0)
         assert (examples.lost_questions, examples.lost_greetings) == (2, lost_greetings)
         assert ("the hat" in tokenizer.decode(examples.good[2].row.ids)) == (not lost_greetings)
         question(examples.good[2].sample, tokenizer, prompts)  # the evaluation asks in the same format
@@ -134,9 +134,9 @@ def test_rows_are_counted_cut_and_named(tokenizer: Tokenizer, tmp_path: Path) ->
     ]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\nnonsense", encoding="utf-8")
     found = read_examples([tmp_path / "a.jsonl"], tokenizer, None, max_length=20)
-    assert (found.format, len(found.good), found.duplicates, found.bad_count) == ("prompt-completion", 3, 1, 3)
+    assert (found.format, len(found.good), found.duplicates, found.invalid_count) == ("prompt-completion", 3, 1, 3)
     assert [example.cut for example in found.good] == [False, False, True]
-    assert [bad.line for bad in found.bad] == [4, 5, 6]
+    assert [bad.line for bad in found.invalid] == [4, 5, 6]
     assert len(read_examples([tmp_path / "a.jsonl"], tokenizer, None, max_length=20, limit=1).good) == 1
 
 
@@ -149,7 +149,7 @@ def test_a_corpus_is_put_end_to_end_and_cut_into_blocks(tokenizer: Tokenizer, tm
     whole = [id for text in texts if text for id in [*tokenizer.bos_ids, *tokenizer.encode(text)]]
     assert [id for block in blocks for id in block.ids] == whole
     assert {len(block.ids) for block in blocks[:-1]} == {16} and all(block.labels == block.ids for block in blocks)
-    assert [bad.line for bad in found.bad] == [2, 5] and not any(example.cut for example in found.good)
+    assert [bad.line for bad in found.invalid] == [2, 5] and not any(example.cut for example in found.good)
     begins = [example.line for example in found.good]
     assert begins == sorted(begins) and begins[0] == 1 and begins[-1] == 4
     few = read_examples([tmp_path / "a.jsonl"], tokenizer, None, max_length=16, data_format="corpus", limit=2)
@@ -171,11 +171,11 @@ SHAPE = TunedShape(SIZES, tied=True)
 @pytest.mark.parametrize("method", ["full", "freeze", "lora", "ia3", "prompt", "prefix"])
 def test_the_plan_counts_what_the_method_trains(method: Any) -> None:
     pytest.importorskip("torch")
-    from ninestory.training.methods import prepare
+    from ninestory.training.methods import adapt_model
     from ninestory.training.settings import Method
     from tests.tiny_training import tiny_llama
 
-    tuned = prepare(tiny_llama(), Method(name=method, trainable_layers=2, virtual_tokens=5), seed=0, total_steps=1)
+    tuned = adapt_model(tiny_llama(), Method(name=method, trainable_layers=2, virtual_tokens=5), seed=0, total_steps=1)
     shape = ModelShape(layers=3, hidden=32, kv_heads=2, head_dim=8, ffn=48, vocabulary=300, heads=4)
     job = TuningJob(method, 10, 5, trainable_layers=2, virtual_tokens=5)
     assert sum(p.numel() for p in tuned.trainable.values()) == trainable_parameters(TunedShape(shape, tied=True), job)

@@ -51,7 +51,7 @@ def test_a_dialogue_of_several_turns_differs_in_its_last_answer() -> None:
         ("hh-rlhf", {"chosen": "\n\nHuman: a", "rejected": "\n\nHuman: b"}, "do not alternate"),
         ("pairs", {"prompt": "a", "chosen": "b"}, "'rejected' is missing"),
         ("pairs", {"prompt": "a", "chosen": "b", "rejected": 4}, "holds int"),
-        ("pairs", {"chosen": ["b"], "rejected": ["c"]}, "no list of messages"),
+        ("pairs", {"chosen": ["b"], "rejected": ["c"]}, "not a list of messages"),
         ("openai-preference", {"input": "a", "preferred_output": [A], "non_preferred_output": [WORSE]},
          "input.messages"),
     ],
@@ -62,8 +62,8 @@ def test_a_bad_row_says_why(form: str, row: dict[str, Any], why: str) -> None:
 
 
 def test_other_columns_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(InvalidRequest, match="No form of preferences has the columns instruction, output") as caught:
+    with pytest.raises(InvalidRequest, match="No preference format has the columns instruction, output") as caught:
         recognise_preference({"instruction": "a", "output": "b"})
     assert "prompt, chosen, rejected" in caught.value.hint
-    with pytest.raises(InvalidRequest, match="no form of preferences 'alpaca'"):
+    with pytest.raises(InvalidRequest, match="data.format is 'alpaca'"):
         find_preference_format("alpaca")

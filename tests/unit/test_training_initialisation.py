@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from ninestory.core.errors import InvalidRequest  # noqa: E402
 from ninestory.training.adapter_files import load_adapter  # noqa: E402
 from ninestory.training.adapter_save import save_adapter  # noqa: E402
-from ninestory.training.methods import prepare  # noqa: E402
+from ninestory.training.methods import adapt_model  # noqa: E402
 from ninestory.training.quantized_base import dequantize_model, quantize_model  # noqa: E402
 from ninestory.training.run_folder import RunFolder  # noqa: E402
 from ninestory.training.settings import Method, TrainSettings  # noqa: E402
@@ -31,7 +31,7 @@ def logits(model: Any) -> Any:
 @pytest.mark.parametrize("name", ["lora", "rslora"])
 def test_pissa_is_trained_on_the_rest_and_saved_for_the_original_base(name: Any, tmp_path: Path) -> None:
     base = logits(tiny_llama())
-    adapted = prepare(tiny_llama(), Method(name=name, rank=4, init="pissa"), seed=0, total_steps=8)
+    adapted = adapt_model(tiny_llama(), Method(name=name, rank=4, init="pissa"), seed=0, total_steps=8)
     torch.testing.assert_close(logits(adapted.module), base, rtol=1e-4, atol=1e-4)
     layer = adapted.module.get_base_model().model.layers[0].self_attn.q_proj
     weight = tiny_llama().model.layers[0].self_attn.q_proj.weight
@@ -55,7 +55,7 @@ def test_loftq_starts_nearer_to_the_float_model_than_the_packed_base(tmp_path: P
     quantize_model(packed)
     plain = logits(packed)
     method = Method(name="qlora", rank=16, init="loftq")
-    adapted = prepare(
+    adapted = adapt_model(
         packed, method, seed=0, total_steps=1, original=lambda path: whole.get_submodule(path).weight.detach()
     )
     started = logits(adapted.module)
@@ -76,14 +76,14 @@ def test_loftq_starts_nearer_to_the_float_model_than_the_packed_base(tmp_path: P
 @pytest.mark.parametrize(("name", "init"), [("qlora", "pissa"), ("dora", "pissa"), ("lora", "loftq"), ("ia3", "loftq")])
 def test_a_start_that_does_not_go_with_the_method_is_refused(name: Any, init: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"{init} does not go with {name}"):
-        prepare(tiny_llama(), Method(name=name, init=init), seed=0, total_steps=1)
+        adapt_model(tiny_llama(), Method(name=name, init=init), seed=0, total_steps=1)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_tables_of_the_vocabulary_are_trained_whole_beside_lora(tied: bool, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"pieces")
     method = Method(rank=2, modules_to_save=["embed_tokens", "lm_head"])
-    adapted = prepare(tiny_llama(tie_word_embeddings=tied), method, seed=0, total_steps=8)
+    adapted = adapt_model(tiny_llama(tie_word_embeddings=tied), method, seed=0, total_steps=8)
     settings = TrainSettings(max_steps=8, batch_size=6, learning_rate=1e-2, save_every=0)
     result = trainer(adapted, rows(6), settings, RunFolder(tmp_path / "run")).run()
     assert result.losses[-1] < result.losses[0]

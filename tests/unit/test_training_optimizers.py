@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from ninestory.core.errors import Cancelled, Unsupported  # noqa: E402
 from ninestory.core.progress import Silent  # noqa: E402
 from ninestory.training import checkpoints  # noqa: E402
-from ninestory.training.methods import prepare  # noqa: E402
+from ninestory.training.methods import adapt_model  # noqa: E402
 from ninestory.training.objectives.causal import causal_objective  # noqa: E402
 from ninestory.training.optimizers import check_optimizer, make_optimizer  # noqa: E402
 from ninestory.training.plan import TunedShape, TuningJob, plan_tuning  # noqa: E402
@@ -57,7 +57,7 @@ def test_the_state_of_an_8_bit_optimizer_is_resumed_to_the_bit(tmp_path: Path) -
 
     def run(folder: Path, progress: Silent) -> dict[str, Any]:
         folder.mkdir(exist_ok=True)
-        adapted = prepare(tiny_llama(), Method(name="full"), seed=0, total_steps=6)
+        adapted = adapt_model(tiny_llama(), Method(name="full"), seed=0, total_steps=6)
         make = lambda groups: bitsandbytes.optim.AdamW8bit(groups, lr=1e-2, min_8bit_size=64)  # noqa: E731
         Trainer(adapted, causal_objective, make, rows(8), [], settings, RunFolder(folder), progress).run()
         checkpoint = checkpoints.newest(folder / "checkpoints")

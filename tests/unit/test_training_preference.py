@@ -12,9 +12,9 @@ pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 
 from ninestory.core.progress import Silent  # noqa: E402
-from ninestory.training.batches import PreferencePair, Row  # noqa: E402
+from ninestory.training.batches import PreferencePair, TokenRow  # noqa: E402
 from ninestory.training.loss import chunked_label_losses  # noqa: E402
-from ninestory.training.methods import prepare  # noqa: E402
+from ninestory.training.methods import adapt_model  # noqa: E402
 from ninestory.training.objectives.causal import CausalObjective  # noqa: E402
 from ninestory.training.objectives.preference import (  # noqa: E402
     PairsWithReference,
@@ -35,11 +35,11 @@ def pairs(count: int = 6) -> list[PreferencePair]:
     for number, row in enumerate(rows(count)):
         half = len(row.ids) // 2
         worse = [*row.ids[:half], *((7 * token + number) % 299 + 1 for token in row.ids[half:]), 5]
-        made.append(PreferencePair(row, Row(worse, [-100] * half + worse[half:])))
+        made.append(PreferencePair(row, TokenRow(worse, [-100] * half + worse[half:])))
     return made
 
 
-def log_probability(model: Any, row: Row) -> Any:
+def log_probability(model: Any, row: TokenRow) -> Any:
     """Of the learned tokens, by the plain softmax over the model's own logits."""
     logs = torch.log_softmax(model(torch.tensor([row.ids])).logits[0], -1)
     return sum(logs[i - 1, row.ids[i]] for i in range(1, len(row.ids)) if row.labels[i] != -100)
@@ -110,7 +110,7 @@ def test_label_losses_have_the_gradient_of_the_plain_ones() -> None:
 def test_the_preference_is_learned(method: Any, tmp_path: Path) -> None:
     model = tiny_llama()
     given = with_reference(model, pairs(), tmp_path)
-    adapted = prepare(model, Method(name=method), seed=0, total_steps=25)
+    adapted = adapt_model(model, Method(name=method), seed=0, total_steps=25)
     settings = TrainSettings(max_steps=25, batch_size=6, learning_rate=1e-2, lr_scheduler="constant", save_every=0)
     folder = RunFolder(tmp_path)
     result = trainer(

@@ -21,9 +21,9 @@ torch = pytest.importorskip("torch")
 from ninestory.core.errors import Cancelled, Conflict, Damaged, DiskFull, InvalidRequest  # noqa: E402
 from ninestory.core.progress import Silent  # noqa: E402
 from ninestory.training import checkpoints  # noqa: E402
-from ninestory.training.batches import Row  # noqa: E402
-from ninestory.training.checkpoints import Checkpoint  # noqa: E402
-from ninestory.training.methods import prepare  # noqa: E402
+from ninestory.training.batches import TokenRow  # noqa: E402
+from ninestory.training.checkpoints import TrainingCheckpoint  # noqa: E402
+from ninestory.training.methods import adapt_model  # noqa: E402
 from ninestory.training.run_folder import RunFolder  # noqa: E402
 from ninestory.training.settings import Method, TrainSettings  # noqa: E402
 from ninestory.training.trainer import Diverged, Trainer  # noqa: E402
@@ -35,7 +35,7 @@ SETTINGS = TrainSettings(max_steps=12, batch_size=4, micro_batch_tokens=40, lear
 def training(folder: Path, method: Method, *, progress: Any = None, **changed: Any) -> Trainer:
     folder.mkdir(exist_ok=True)
     settings = TrainSettings(**{**vars(SETTINGS), "group_by_length": method.name == "prefix", **changed})
-    adapted = prepare(tiny_llama(), method, seed=settings.seed, total_steps=settings.max_steps)
+    adapted = adapt_model(tiny_llama(), method, seed=settings.seed, total_steps=settings.max_steps)
     return trainer(adapted, rows(11), settings, RunFolder(folder), progress or Silent(), rows(4, seed=9))
 
 
@@ -213,7 +213,7 @@ def test_early_stop_and_the_best_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "state.bin", "rng_state.pth", "x.pkl"])
 def test_a_pickle_in_a_checkpoint_is_refused(name: str, tmp_path: Path) -> None:
-    checkpoints.save(tmp_path, Checkpoint(1, {"weight.a": torch.ones(2)}, {}), keep=2)
+    checkpoints.save(tmp_path, TrainingCheckpoint(1, {"weight.a": torch.ones(2)}, {}), keep=2)
     (tmp_path / "step-00000001" / name).write_bytes(b"\x80\x04.")
     with pytest.raises(Damaged, match="never opened"):
         checkpoints.newest(tmp_path)
@@ -222,7 +222,7 @@ def test_a_pickle_in_a_checkpoint_is_refused(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["state.json", "state.safetensors"])
 @pytest.mark.parametrize("content", [None, b"", b"[]", b"\xff" * 40])
 def test_a_broken_checkpoint_is_named(file: str, content: bytes | None, tmp_path: Path) -> None:
-    path = checkpoints.save(tmp_path, Checkpoint(1, {"weight.a": torch.ones(2)}, {}), keep=2) / file
+    path = checkpoints.save(tmp_path, TrainingCheckpoint(1, {"weight.a": torch.ones(2)}, {}), keep=2) / file
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(Damaged, match="step-00000001"):
         checkpoints.newest(tmp_path)
@@ -271,8 +271,8 @@ def _tensorboard(folder: Path, tag: str) -> dict[int, float]:
 
 
 def test_no_rows_at_all_is_said(tmp_path: Path) -> None:
-    adapted = prepare(tiny_llama(), Method(), seed=0, total_steps=1)
-    empty: list[Row] = []
+    adapted = adapt_model(tiny_llama(), Method(), seed=0, total_steps=1)
+    empty: list[TokenRow] = []
     with pytest.raises(InvalidRequest, match="no row to train on"):
         trainer(adapted, empty, SETTINGS, RunFolder(tmp_path))
 

@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 
-from ninestory.training.batches import Row, epoch_order, micro_batches, rows_of_step  # noqa: E402
+from ninestory.training.batches import TokenRow, epoch_order, micro_batches, rows_of_step  # noqa: E402
 from ninestory.training.loss import chunked_cross_entropy, label_losses  # noqa: E402
 from ninestory.training.objectives.causal import CausalObjective  # noqa: E402
 from ninestory.training.schedule import learning_rate  # noqa: E402
@@ -17,7 +17,7 @@ from ninestory.training.settings import TrainSettings  # noqa: E402
 from tests.tiny_training import rows, seeded, tiny_llama  # noqa: E402
 
 
-def plain_loss(model: Any, texts: list[Row]) -> Any:
+def plain_loss(model: Any, texts: list[TokenRow]) -> Any:
     """Each row alone through the model's own loss; the sum over labels divided by their number."""
     total = sum(model(torch.tensor([row.ids]), labels=torch.tensor([row.labels])).loss * row.weight for row in texts)
     return total / sum(row.weight for row in texts)
@@ -52,7 +52,7 @@ def test_packed_rows_give_the_loss_and_the_gradients_of_the_rows_alone(budget: i
 def test_no_row_sees_its_neighbour_in_the_line() -> None:
     texts = rows(3)
     forward = CausalObjective(tiny_llama())
-    changed = [Row([7] * len(texts[0].ids), texts[0].labels), *texts[1:]]
+    changed = [TokenRow([7] * len(texts[0].ids), texts[0].labels), *texts[1:]]
     before, after = forward.token_losses(texts), forward.token_losses(changed)
     own = texts[0].weight
     assert not torch.allclose(before[:own], after[:own])
@@ -107,7 +107,7 @@ def test_chatglm_is_padded_on_the_right_and_gives_its_own_loss() -> None:
     texts = []
     for row in rows(4, vocabulary=200):
         ids = [*row.ids[:3], 253, 250, *row.ids[3:], 251]
-        texts.append(Row(ids, [-100] * 4 + ids[4:]))
+        texts.append(TokenRow(ids, [-100] * 4 + ids[4:]))
     forward = CausalObjective(model)
     assert not forward.packed
     loss = forward.loss(texts, 1 / sum(row.weight for row in texts))
@@ -175,7 +175,7 @@ def test_the_order_of_an_epoch_depends_on_its_number_and_the_seed_alone() -> Non
 def test_rows_grouped_by_length_come_once_an_epoch_in_steps_of_about_one_length(count: int) -> None:
     generator = torch.Generator().manual_seed(4)
     lengths = torch.randint(4, 200, (count,), generator=generator).tolist()
-    texts = [Row([1] * length, [1] * length) for length in lengths]
+    texts = [TokenRow([1] * length, [1] * length) for length in lengths]
     grouped, plain = (TrainSettings(batch_size=8, seed=5, group_by_length=on) for on in (True, False))
     padding = {}
     for settings in (grouped, plain):
@@ -193,7 +193,7 @@ def test_rows_grouped_by_length_come_once_an_epoch_in_steps_of_about_one_length(
 
 
 def test_steps_of_grouped_rows_are_shuffled() -> None:
-    texts = [Row([1] * length, [1] * length) for length in range(1, 401)]
+    texts = [TokenRow([1] * length, [1] * length) for length in range(1, 401)]
     settings = TrainSettings(batch_size=8, group_by_length=True)
     longest = [max(settings.rows_of_step(step, texts)) for step in range(50)]
     assert longest != sorted(longest) and longest != sorted(longest, reverse=True)

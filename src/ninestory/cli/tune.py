@@ -101,7 +101,7 @@ def inspect(
     objective: Objective = "",
     data: Data = None,
     changes: Set = None,
-    samples: Annotated[int, typer.Option(help="Rendered rows to show.")] = 3,
+    samples: Annotated[int, typer.Option(help="RenderedRow rows to show.")] = 3,
     as_json: Json = False,
 ) -> None:
     """What would be learned: rendered rows with the masked part dimmed, lengths, cuts, duplicates, steps, memory."""
@@ -277,14 +277,14 @@ def _show(found: Inspection, as_json: bool) -> None:
         for share in found.shares:
             print(f"  {share.name}: {share.rows} rows, weight {share.weight:g}: {share.used} an epoch")
     print(
-        f"{found.rows} rows to train on, {found.held_out} held out, {found.bad_count} cannot be used, "
+        f"{found.rows} rows to train on, {found.held_out} held out, {found.invalid_count} cannot be used, "
         f"{found.duplicates} duplicates, {found.cut} cut"
     )
     if found.lost_questions:
         print(f"{found.lost_questions} conversations ended with a question: that turn is left out, the rest is kept")
     if found.lost_greetings:
         print(f"{found.lost_greetings} lost the assistant's greeting, which the model's template has no place for")
-    for bad in found.bad[:20]:
+    for bad in found.invalid[:20]:
         print(f"  {bad.file}, line {bad.line}: {bad.why}")
     most = max(count for _, _, count in found.histogram)
     for low, high, count in found.histogram:

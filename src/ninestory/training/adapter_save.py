@@ -1,4 +1,4 @@
-"""What a run gives: an adapter folder, or a whole model after full tuning. Written whole or not at all.
+"""Results of a run: an adapter folder, or a whole model after full tuning. Written atomically.
 
 peft's methods are saved in peft's layout. Freeze saves the blocks it trained, ChatGLM's P-Tuning v2 its prefix encoder
 under the original keys; both say in adapter_config.json what they are, since peft has no such kind.
@@ -14,7 +14,7 @@ from typing import Any
 from ninestory.core.errors import Damaged, NinestoryError
 from ninestory.core.paths import sync_directory
 from ninestory.models.convert.safetensors_writer import copy_companions
-from ninestory.training.initialisation import against_the_original
+from ninestory.training.initialisation import relative_to_original
 from ninestory.training.methods import AdaptedModel
 
 OWN_KINDS = {"freeze": "NINESTORY_FREEZE", "p_tuning_v2": "NINESTORY_CHATGLM_PREFIX"}
@@ -29,7 +29,7 @@ def save_adapter(adapted: AdaptedModel, target: Path, base: str, note: dict[str,
         note: for `ninestory.json`: template, recipe, the base's fingerprint.
 
     Raises:
-        NinestoryError: nothing was trained, so the file would be empty.
+        NinestoryError: nothing was trained, so the adapter would be empty.
     """
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -53,11 +53,11 @@ def save_model(module: Any, target: Path, base_folder: Path, note: dict[str, Any
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    seen: set[int] = set()
+    addresses: set[int] = set()
     tensors = {}
     for name, tensor in module.state_dict().items():
-        if tensor.data_ptr() not in seen:  # a tied head is stored once
-            seen.add(tensor.data_ptr())
+        if tensor.data_ptr() not in addresses:  # a tied head is stored once
+            addresses.add(tensor.data_ptr())
             tensors[name] = tensor.contiguous()
     save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
@@ -92,7 +92,7 @@ def load_own(model: Any, folder: Path) -> None:
     wrong = [name for name, t in tensors.items() if name not in known or known[name].shape != t.shape]
     if wrong:
         raise Damaged(
-            f"The adapter in {folder.name} holds {wrong[0]}, which this base has no place for.",
+            f"The adapter in {folder.name} holds {wrong[0]}; this base has no such tensor.",
             hint="Take the base that ninestory.json names.",
             hint_zh="请使用 ninestory.json 中记录的基座模型。",
             code="adapter_for_another_base",
@@ -110,11 +110,11 @@ def _save_peft(adapted: AdaptedModel, folder: Path, base: str) -> None:
     from safetensors.torch import load_file, save_file
 
     weights, settings = folder / "adapter_model.safetensors", folder / "adapter_config.json"
-    made, table = against_the_original(
+    tensors, configuration = relative_to_original(
         load_file(weights), adapted.initial_factors, json.loads(settings.read_text(encoding="utf-8"))
     )
-    save_file(made, weights, metadata={"format": "pt"})
-    settings.write_text(json.dumps(table, indent=2), encoding="utf-8")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    settings.write_text(json.dumps(configuration, indent=2), encoding="utf-8")
 
 
 def _save_own(adapted: AdaptedModel, folder: Path, base: str) -> None:
@@ -136,7 +136,7 @@ def _check_not_empty(file: Path) -> None:
     with safe_open(file, "pt") as opened:
         if not list(opened.keys()):
             raise NinestoryError(
-                "The adapter that was to be saved holds no tensor.",
+                "The adapter holds no tensor; expected the trained ones.",
                 hint="Report this; the checkpoints of the run are whole.",
                 hint_zh="请反馈此问题；训练检查点完好。",
                 code="empty_adapter",

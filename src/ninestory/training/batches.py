@@ -1,4 +1,4 @@
-"""Which rows go into which step: a pure function of the seed and the step, so a resume needs one integer."""
+"""Training rows, and the rows of each step: a pure function of seed and step, so a resume needs one integer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RandomRows(Protocol):
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenRow:
     """One training text. `labels[i]` is `ids[i]` where it is learned, else −100; the first is never learned."""
 
     ids: list[int]
@@ -60,8 +60,8 @@ class Row:
 class PreferencePair:
     """Two answers to one question. `reference`: log p of each under the base, (chosen, rejected)."""
 
-    chosen: Row
-    rejected: Row
+    chosen: TokenRow
+    rejected: TokenRow
     reference: tuple[float, float] = (0.0, 0.0)
 
     @property

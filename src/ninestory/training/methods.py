@@ -1,4 +1,4 @@
-"""The tuning methods: what is trained, and how the base is prepared for it.
+"""Tuning methods: put the adapter on a base, freeze the rest.
 
 LoRA and its relatives, IA³, prompt and prefix tuning are peft's. Ours are full tuning, freeze (the last blocks, by
 exact module path), and ChatGLM's P-Tuning v2, whose prefix encoder keeps its original keys.
@@ -15,7 +15,7 @@ from torch import nn
 
 from ninestory.core.errors import InvalidRequest, Unsupported
 from ninestory.core.extras import require
-from ninestory.training.initialisation import check_init, start_from_what_packing_lost
+from ninestory.training.initialisation import check_init, initialise_loftq
 from ninestory.training.quantized_base import PACKED_LINEARS, with_packed_targets
 from ninestory.training.settings import Method
 
@@ -84,7 +84,7 @@ class AdaptedModel:
             self.module.peft_config["default"].rank_pattern = value
 
 
-def prepare(
+def adapt_model(
     model: Any,
     method: Method,
     *,
@@ -118,7 +118,7 @@ def prepare(
     start = _factors(module) if method.init == "pissa" else {}
     if method.init == "loftq":
         assert original is not None
-        start_from_what_packing_lost(module, original)
+        initialise_loftq(module, original)
     return AdaptedModel(module, method, trainable, start)
 
 

@@ -49,7 +49,7 @@ _HEADS = ("lm_head", "embed_out")
 
 @dataclass(frozen=True)
 class TunedShape:
-    """What the arithmetic needs to know of a model. `tied`: its head shares the embedding's memory."""
+    """Sizes of a model that the plan needs. `tied`: its head shares the embedding's memory."""
 
     sizes: ModelShape
     tied: bool
@@ -59,7 +59,7 @@ class TunedShape:
 
 @dataclass(frozen=True)
 class TuningJob:
-    """What the plan depends on besides the model.
+    """Settings of a run that the plan depends on.
 
     Attributes:
         method: its name (training/settings.py).
@@ -129,7 +129,7 @@ def plan_tuning(name: str, model: TunedShape, job: TuningJob, *, free: int | Non
 
 
 def nearest_that_fits(name: str, model: TunedShape, job: TuningJob) -> TuningPlan | None:
-    """The smallest change that makes it fit: fewer tokens at once, recomputed activations, then a smaller method."""
+    """Find the smallest change that fits: fewer tokens at once, recomputed activations, then a smaller method."""
     smaller = [dataclasses.replace(job, tokens=n, labels=max(1, job.labels * n // job.tokens))
                for n in (job.tokens // 2, job.tokens // 4, job.tokens // 8) if n >= 64]  # fmt: skip
     recomputed = [dataclasses.replace(j, checkpointing=True) for j in (job, *smaller) if job.method != "prefix"]
@@ -140,7 +140,7 @@ def nearest_that_fits(name: str, model: TunedShape, job: TuningJob) -> TuningPla
 
 
 def trainable_parameters(model: TunedShape, job: TuningJob) -> int:
-    """How many numbers the optimiser holds."""
+    """Number of parameters that the optimizer holds."""
     shape = model.sizes
     hidden, kv, ffn = shape.hidden, shape.kv_heads * shape.head_dim, shape.ffn
     per_block = linear_parameters(model) // shape.layers + 2 * hidden
@@ -169,7 +169,7 @@ def trained_tables(model: TunedShape, job: TuningJob) -> tuple[int, int]:
 
 
 def _activations(model: TunedShape, job: TuningJob, trainable: int) -> int:
-    """What lives beside weights and optimiser at the worst moment of a step."""
+    """Bytes beside weights and optimizer at the peak of a step."""
     shape = model.sizes
     tokens, hidden = job.tokens, shape.hidden
     layers = job.trainable_layers if job.method == "freeze" else shape.layers
@@ -186,7 +186,7 @@ def _activations(model: TunedShape, job: TuningJob, trainable: int) -> int:
 
 
 def _saved_floats(model: TunedShape, job: TuningJob) -> int:
-    """Numbers that one token leaves for the backward pass in one block."""
+    """Floats that one token saves for the backward pass in one block."""
     shape, gated = model.sizes, model.mlp_matrices == 3
     hidden, kv, ffn = shape.hidden, shape.kv_heads * shape.head_dim, shape.ffn
     # both residuals, the query and the attention's output; key and value; what the MLP's activation needs
@@ -213,7 +213,7 @@ def _dense_bytes(model: TunedShape, job: TuningJob) -> int:
 
 
 def packing_of(model: TunedShape, job: TuningJob) -> Literal["", "nf4", "gptq"]:
-    """How the linears lie in memory: as on disk, or packed by the method."""
+    """Packing of the linears in memory: as on disk, or by the method."""
     return "nf4" if job.spec.quantizes_base and not model.packing else model.packing
 
 
@@ -236,29 +236,29 @@ def tuning_plans_for(reference: str, jobs: Sequence[TuningJob], home: Home) -> l
 
 
 def _shape_by_reference(reference: str, home: Home) -> TunedShape:
-    """From the files, else from the catalogue."""
+    """Shape from the model's files, else from the catalogue."""
     ref = parse_reference(reference)
     try:
-        found = tuned_shape(resolve(ref, home))
+        shape = tuned_shape(resolve(ref, home))
     except NotFound:
         if ref.scheme != "catalogue":
             raise
         system = find(ref.source)
         shapes = [v.shape for v in system.variants if ref.quant in (None, v.name) and v.shape]
         matrices = 2 if system.family in UNGATED else 3
-        found = TunedShape(shapes[0], system.family in ("chatglm", "bloom"), matrices) if shapes else None
-    if found is None:
+        shape = TunedShape(shapes[0], system.family in ("chatglm", "bloom"), matrices) if shapes else None
+    if shape is None:
         raise NotFound(
-            f"Nothing states the shape of {reference}.",
+            f"The shape of {reference} is unknown.",
             hint="Pull it, or plan a checkpoint folder by its path.",
             hint_zh="请先下载，或用路径指定检查点目录。",
             param="model",
         )
-    return found
+    return shape
 
 
 def tuned_shape(model: ResolvedModel) -> TunedShape | None:
-    """What tuning's arithmetic needs, by the model's own header or config; None when it states no shape."""
+    """Read a model's shape from its own header or config; None when it states none."""
     sizes = shape_of(model)
     if sizes is None or model.path is None:
         return None
@@ -271,7 +271,7 @@ def tuned_shape(model: ResolvedModel) -> TunedShape | None:
 
 
 def _packing(model: ResolvedModel) -> Literal["", "nf4", "gptq"]:
-    """How the linears lie on disk, by the config."""
+    """Packing of the linears on disk, by the config."""
     described = read_config(model.path).get("quantization_config") if model.path and model.format != "gguf" else None
     if not isinstance(described, dict):
         return ""

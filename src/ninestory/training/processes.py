@@ -1,4 +1,4 @@
-"""The processes of one run that torchrun or accelerate started: who this one is, and what they add up together.
+"""Data-parallel processes of one run, started by torchrun or accelerate.
 
     torchrun --nproc-per-node 2 -m ninestory tune run RECIPE.yaml
 
@@ -38,24 +38,24 @@ class Processes:
         return self.rank == 0
 
     def share(self, items: Sequence[Item], rank: int | None = None) -> Sequence[Item]:
-        """Every `world`-th item: what this process (or that of `rank`) works on."""
+        """Return every `world`-th item: the share of this process, or of `rank`."""
         return items[self.rank if rank is None else rank :: self.world]
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait until every process has called this."""
         if self.world > 1:
             dist.barrier()
 
     def all_reduce(self, parameters: Iterable[torch.nn.Parameter], loss: float) -> float:
-        """Put the sum over all processes into every gradient, in one message; the losses' sum."""
+        """Sum gradients and loss over all processes in one message; return the summed loss."""
         if self.world == 1:
             return loss
-        held = list(parameters)
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in held]
+        owners = list(parameters)
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in owners]
         flat = torch.cat([*(grad.flatten() for grad in grads), torch.tensor([loss], device=own_device())])
         dist.all_reduce(flat)
         start = 0
-        for parameter in held:
+        for parameter in owners:
             parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
             start += parameter.numel()
         return float(flat[-1])
@@ -65,7 +65,7 @@ SINGLE_PROCESS = Processes()
 
 
 def join() -> Processes:
-    """What the environment says of this process; joins the group that torchrun opened."""
+    """Join the process group that torchrun opened; without one, return the single process."""
     if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
         return SINGLE_PROCESS
     if not dist.is_initialized():
@@ -74,12 +74,12 @@ def join() -> Processes:
 
 
 def own_device() -> str:
-    """Where this process computes: the graphics processor of its number on this machine, if there is one."""
+    """Return the device of this process: the CUDA card of its local rank, else the CPU."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def shard(adapted: AdaptedModel, processes: Processes) -> None:
-    """Cut every weight into one share a process, block by block (FSDP2); `adapted.trainable` then holds the shares.
+    """Shard every weight over the processes, block by block (FSDP2); `adapted.trainable` then holds the shards.
 
     Raises:
         Unsupported: a method whose parameters are changed from outside the backward pass, or packed weights.
@@ -105,12 +105,12 @@ def shard(adapted: AdaptedModel, processes: Processes) -> None:
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of which this process may hold a share, put together; every process has to ask."""
+    """Gather a tensor that may be sharded; every process has to call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Whole `values` cut as `like` is: this process's share, or all of them."""
+    """Shard full `values` as `like` is; return them unchanged if it is not sharded."""
     if not isinstance(like, DTensor):
         return values
     return distribute_tensor(values.to(like.device), like.device_mesh, like.placements)

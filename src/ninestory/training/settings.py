@@ -1,4 +1,4 @@
-"""What a recipe says of the method and of the loop. Plain data: importing it loads no torch."""
+"""Settings of method and trainer, as a recipe has them. Plain data: importing this loads no torch."""
 
 from __future__ import annotations
 
@@ -115,10 +115,10 @@ class TrainSettings:
     parallel: Literal["ddp", "fsdp2"] = "ddp"
 
     def steps(self, rows: int) -> int:
-        """Optimiser steps over `rows` training rows."""
+        """Number of optimizer steps over `rows` training rows."""
         return self.max_steps or max(1, math.ceil(self.epochs * steps_per_epoch(rows, self.batch_size)))
 
     def rows_of_step(self, step: int, rows: Sequence[TrainingRow]) -> list[int]:
-        """Indices of the rows that a step (from 0) learns."""
+        """Indices of the rows of a step (from 0)."""
         length = (lambda index: rows[index].size) if self.group_by_length else None
         return rows_of_step(step, len(rows), self.batch_size, self.seed, length=length)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ninestory.training import checkpoints
-from ninestory.training.checkpoints import Checkpoint
+from ninestory.training.checkpoints import TrainingCheckpoint
 from ninestory.training.methods import AdaptedModel
 from ninestory.training.objective import Objective
 from ninestory.training.processes import full_tensor, shard_like
@@ -35,7 +35,7 @@ class TrainState:
 
 def to_checkpoint(
     state: TrainState, adapted: AdaptedModel, objective: Objective[Any], optimizer: torch.optim.Optimizer, world: int
-) -> Checkpoint:
+) -> TrainingCheckpoint:
     """Collect all that a bit-exact resume needs; sharded tensors are gathered, so every process has to call it."""
     tensors = {f"weight.{name}": full_tensor(p.detach()) for name, p in adapted.trainable.items()}
     optimizer_numbers: dict[str, dict[str, float]] = {}
@@ -57,11 +57,11 @@ def to_checkpoint(
         "optimizer": optimizer_numbers,
         "environment": checkpoints.environment(world),
     }
-    return Checkpoint(state.step, tensors, numbers)
+    return TrainingCheckpoint(state.step, tensors, numbers)
 
 
 def from_checkpoint(
-    checkpoint: Checkpoint, adapted: AdaptedModel, objective: Objective[Any], optimizer: torch.optim.Optimizer
+    checkpoint: TrainingCheckpoint, adapted: AdaptedModel, objective: Objective[Any], optimizer: torch.optim.Optimizer
 ) -> TrainState:
     """Restore weights, optimizer, buffers and torch's random generator; return the counters."""
     load_trainable(adapted, checkpoint)
@@ -89,7 +89,7 @@ def from_checkpoint(
 
 
 @torch.no_grad()
-def load_trainable(adapted: AdaptedModel, checkpoint: Checkpoint) -> None:
+def load_trainable(adapted: AdaptedModel, checkpoint: TrainingCheckpoint) -> None:
     """Copy a checkpoint's weights into the trainable parameters."""
     for name, parameter in adapted.trainable.items():
         parameter.copy_(shard_like(checkpoint.tensors[f"weight.{name}"], parameter))
@@ -103,6 +103,6 @@ def _restored(value: Any, parameter: torch.nn.Parameter) -> Any:
     return shard_like(moved, parameter) if value.shape == parameter.shape else moved
 
 
-def _with_prefix(checkpoint: Checkpoint, prefix: str) -> dict[str, torch.Tensor]:
+def _with_prefix(checkpoint: TrainingCheckpoint, prefix: str) -> dict[str, torch.Tensor]:
     """Tensors whose names begin with `prefix`, by the rest of the name."""
     return {name.removeprefix(prefix): t for name, t in checkpoint.tensors.items() if name.startswith(prefix)}

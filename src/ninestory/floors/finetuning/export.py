@@ -1,4 +1,4 @@
-"""A tuned model as one: the adapter merged into the base that it was trained on."""
+"""Export of a tuned model: the adapter merged into the base that it was trained on."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def export_merged(name: str, target: Path, home: Home, progress: Progress) -> Pa
     recipe = recipe_from_dict(folder.recipe())
     if recipe.method.spec.prompt_like:
         raise Unsupported(
-            f"{recipe.method.name} puts trained states before the text; there is nothing to merge into the weights.",
+            f"method.name is {recipe.method.name}, which trains states before the text; nothing of it can be merged.",
             hint=f"Use it as it is: {folder.adapter}.",
             hint_zh=f"请直接使用：{folder.adapter}。",
         )

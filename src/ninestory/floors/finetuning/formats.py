@@ -1,6 +1,6 @@
-"""The shapes in which instruction data comes, recognised by their columns, as conversations or as text.
+"""Formats of instruction data, recognised by their columns, as conversations or as text.
 
-Every form is a function from a row to a `Sample`; it raises `InvalidRow` with the reason when the row does not have it.
+Every format is a function from a row to a `Sample`; it raises `InvalidRow` with the reason when the row does not fit.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _SPEAKERS = {
 
 
 class InvalidRow(ValueError):
-    """Why a row cannot be used."""
+    """A row cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One row's meaning.
+    """A row, independent of its format.
 
     Attributes:
         messages: a conversation; the answers are learned.
@@ -50,14 +50,14 @@ class Sample:
         return self.kind == "conversation" and begins_with_greeting(self.messages)
 
 
-Row = Mapping[str, Any]
+Values = Mapping[str, Any]
 
 
-def text_of(row: Row, column: str, *, may_be_empty: bool = False) -> str:
+def text_of(row: Values, column: str, *, may_be_empty: bool = False) -> str:
     """The text of a column. Raises InvalidRow: it is missing, empty or no text."""
     value = row.get(column)
     if not isinstance(value, str):
-        what = "is missing" if column not in row else f"holds {type(value).__name__}, and text was due"
+        what = "is missing" if column not in row else f"holds {type(value).__name__}; expected text"
         raise InvalidRow(f"the column {column!r} {what}")
     if not value.strip() and not may_be_empty:
         raise InvalidRow(f"the column {column!r} is empty")
@@ -76,30 +76,30 @@ def _assistant(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
 
-def _input_of(row: Row) -> str:
+def _input_of(row: Values) -> str:
     """`input` may be missing or null (then there is none); a single blank is an input."""
     return text_of(row, "input", may_be_empty=True) if row.get("input") is not None else ""
 
 
-def _alpaca(row: Row) -> Sample:
+def _alpaca(row: Values) -> Sample:
     more = {"input": given} if (given := _input_of(row)) else {}
     return _conversation(_user(text_of(row, "instruction"), **more), _assistant(text_of(row, "output")))
 
 
-def _belle(row: Row) -> Sample:
+def _belle(row: Values) -> Sample:
     """BELLE puts instruction and input together without anything between."""
     return _conversation(_user(text_of(row, "instruction") + _input_of(row)), _assistant(text_of(row, "output")))
 
 
-def _belle_target(row: Row) -> Sample:
+def _belle_target(row: Values) -> Sample:
     return _conversation(_user(text_of(row, "input")), _assistant(text_of(row, "target")))
 
 
-def _adgen(row: Row) -> Sample:
+def _adgen(row: Values) -> Sample:
     return _conversation(_user(text_of(row, "content")), _assistant(text_of(row, "summary")))
 
 
-def _chatglm(row: Row) -> Sample:
+def _chatglm(row: Values) -> Sample:
     """ChatGLM's chat data: prompt, response and a history of [question, answer] pairs."""
     history = row.get("history") or []
     if isinstance(history, str):
@@ -110,12 +110,12 @@ def _chatglm(row: Row) -> Sample:
     messages = []
     for pair in history if isinstance(history, list) else [None]:
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
-            raise InvalidRow("the column 'history' is no list of [question, answer] pairs")
+            raise InvalidRow("the column 'history' is not a list of [question, answer] pairs")
         messages += [_user(pair[0]), _assistant(pair[1])]
     return _conversation(*messages, _user(text_of(row, "prompt")), _assistant(text_of(row, "response")))
 
 
-def _sharegpt(row: Row) -> Sample:
+def _sharegpt(row: Values) -> Sample:
     """ShareGPT's and Vicuna's."""
     messages = []
     for number, turn in enumerate(_turns(row, "conversations"), 1):
@@ -130,7 +130,7 @@ def _sharegpt(row: Row) -> Sample:
     return answered(system, messages[len(system) :])
 
 
-def _messages(row: Row) -> Sample:
+def _messages(row: Values) -> Sample:
     """OpenAI's fine-tuning form."""
     messages = []
     for number, turn in enumerate(_turns(row, "messages"), 1):
@@ -149,10 +149,10 @@ def _messages(row: Row) -> Sample:
     return answered(system, messages[len(system) :])
 
 
-def _turns(row: Row, column: str) -> Sequence[Mapping[str, Any]]:
+def _turns(row: Values, column: str) -> Sequence[Mapping[str, Any]]:
     turns = row.get(column)
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
-        raise InvalidRow(f"the column {column!r} is no list of messages")
+        raise InvalidRow(f"the column {column!r} is not a list of messages")
     return turns
 
 
@@ -191,7 +191,7 @@ def alternating(system: list[dict[str, Any]], turns: list[dict[str, Any]]) -> Sa
     return _conversation(*system, *turns)
 
 
-def _moss(row: Row) -> Sample:
+def _moss(row: Values) -> Sample:
     chat = row.get("chat")
     if not isinstance(chat, dict) or any(not isinstance(chat.get(f"turn_{n}"), dict) for n in range(1, len(chat) + 1)):
         raise InvalidRow("the column 'chat' does not hold turn_1, turn_2, …")
@@ -200,24 +200,24 @@ def _moss(row: Row) -> Sample:
     return Sample("moss", moss={"meta_instruction": text_of(row, "meta_instruction", may_be_empty=True), "chat": chat})
 
 
-def _completion(prompt: str, completion: str) -> Callable[[Row], Sample]:
+def _completion(prompt: str, completion: str) -> Callable[[Values], Sample]:
     return lambda row: Sample(
         "text", prompt=text_of(row, prompt, may_be_empty=True), completion=text_of(row, completion)
     )
 
 
-def _xp3(row: Row) -> Sample:
+def _xp3(row: Values) -> Sample:
     """BLOOMZ's tasks: one blank stands between both, where neither brings white space; it belongs to the answer."""
     asked, answer = text_of(row, "inputs"), text_of(row, "targets")
     between = "" if asked[-1].isspace() or answer[0].isspace() else " "
     return Sample("text", prompt=asked, completion=between + answer)
 
 
-def _plain(column: str) -> Callable[[Row], Sample]:
+def _plain(column: str) -> Callable[[Values], Sample]:
     return lambda row: Sample("text", completion=text_of(row, column))
 
 
-def _chip2(row: Row) -> Sample:
+def _chip2(row: Values) -> Sample:
     """OIG's chip2: only the first reply is kept."""
     question, mark, reply = text_of(row, "text").partition("\n<bot>: ")
     if not mark:
@@ -226,7 +226,7 @@ def _chip2(row: Row) -> Sample:
     return _conversation(_user(question.removeprefix("<human>: ")), _assistant(answer))
 
 
-FORMATS: dict[str, Callable[[Row], Sample]] = {
+FORMATS: dict[str, Callable[[Values], Sample]] = {
     "messages": _messages,
     "sharegpt": _sharegpt,
     "moss": _moss,
@@ -244,7 +244,7 @@ FORMATS: dict[str, Callable[[Row], Sample]] = {
     "oasst1": _plain("text"),
     "corpus": _plain("text"),  # put end to end and cut into blocks, see `corpus.py`; never recognised, always named
 }
-# The columns by which a form is known; the first that fits is taken, so the more telling ones come first.
+# The columns by which a format is known; the first that fits is taken, so the more telling ones come first.
 _KNOWN_BY: list[tuple[set[str], str]] = [
     ({"messages"}, "messages"),
     ({"conversations"}, "sharegpt"),
@@ -260,14 +260,14 @@ _KNOWN_BY: list[tuple[set[str], str]] = [
 ]
 
 
-def recognise_format(row: Row) -> str:
-    """The form of a row by its columns.
+def recognise_format(row: Values) -> str:
+    """Recognise the format of a row by its columns.
 
     >>> recognise_format({"instruction": "Add.", "output": "2"}), recognise_format({"content": "a", "summary": "b"})
     ('alpaca', 'adgen')
 
     Raises:
-        InvalidRequest: no form has these columns.
+        InvalidRequest: no format has these columns.
     """
     for columns, form in _KNOWN_BY:
         if columns <= set(row):
@@ -275,21 +275,25 @@ def recognise_format(row: Row) -> str:
             return "chip2" if chip2 else form
     known = "; ".join(" + ".join(sorted(columns)) for columns, _ in _KNOWN_BY)
     raise InvalidRequest(
-        f"No data form has the columns {', '.join(sorted(map(str, row)))[:200] or '(none)'}.",
-        hint=f"Rename them to one of: {known}; or name the form with data.format.",
+        f"No data format has the columns {', '.join(sorted(map(str, row)))[:200] or '(none)'}.",
+        hint=f"Rename them to one of: {known}; or name the format with data.format.",
         hint_zh=f"请将列名改为以下之一：{known}；或用 data.format 指定格式。",
         param="data.format",
         code="unknown_format",
     )
 
 
-def find_format(name: str) -> Callable[[Row], Sample]:
-    """Raises InvalidRequest: there is no such form."""
+def find_format(name: str) -> Callable[[Values], Sample]:
+    """Find a format by name.
+
+    Raises:
+        InvalidRequest: an unknown name.
+    """
     if name in FORMATS:
         return FORMATS[name]
     raise InvalidRequest(
-        f"There is no data form {name!r}.",
-        hint=f"Take one of: {', '.join(FORMATS)}.",
-        hint_zh=f"可用的格式：{'、'.join(FORMATS)}。",
+        f"data.format is {name!r}; expected one of {', '.join(FORMATS)}.",
+        hint="Leave data.format empty to recognise the format by the columns.",
+        hint_zh="将 data.format 留空即可按列名自动识别。",
         param="data.format",
     )

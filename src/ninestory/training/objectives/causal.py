@@ -2,7 +2,7 @@
 
 Families that go through transformers' attention interface are packed: the rows of a micro-batch lie behind one another
 in one line, no position is wasted on padding. The others, and the methods that put keys before every row, are padded
-on the right. Which it is, is tried once with two short rows, not looked up by name.
+on the right. Packing is tried once with two short rows, not looked up by name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ninestory.training import attention
-from ninestory.training.batches import IGNORED, Row
+from ninestory.training.batches import IGNORED, TokenRow
 from ninestory.training.loss import chunked_cross_entropy, chunked_label_losses, label_losses
 from ninestory.training.methods import AdaptedModel
 from ninestory.training.objective import Objective
@@ -25,15 +25,15 @@ _LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What the model is given, and where the labels' states lie in its flattened output."""
+class ModelInputs:
+    """Model arguments, and where the labels' states lie in the flattened output."""
 
     arguments: dict[str, Any]
     positions: torch.Tensor  # int64 [labels]: index into [batch · sequence]
     labels: torch.Tensor  # int64 [labels]
 
 
-class CausalObjective(Objective[Row]):
+class CausalObjective(Objective[TokenRow]):
     """Cross-entropy of the labelled tokens. `packed`: the rows of a micro-batch lie in one line."""
 
     def __init__(self, model: Any, *, allow_packing: bool = True) -> None:
@@ -45,11 +45,11 @@ class CausalObjective(Objective[Row]):
         self.whole_logits = any(getattr(self.base.config, name, None) not in (None, 1, 1.0) for name in _LOGIT_CHANGES)
         self.packed = allow_packing and not self.whole_logits and self._packs()
 
-    def inputs(self, rows: Sequence[Row]) -> Inputs:
+    def inputs(self, rows: Sequence[TokenRow]) -> ModelInputs:
         """Packed: [1, sum of lengths] with positions that begin anew in every row. Padded: [rows, longest]."""
         return self._packed_inputs(rows) if self.packed else self._padded_inputs(rows)
 
-    def loss(self, rows: Sequence[Row], scale: float) -> torch.Tensor:
+    def loss(self, rows: Sequence[TokenRow], scale: float) -> torch.Tensor:
         """scale · Σ over the learned tokens of −log p, differentiable."""
         inputs = self.inputs(rows)
         states = self._states(inputs)
@@ -57,13 +57,13 @@ class CausalObjective(Objective[Row]):
             return torch.nn.functional.cross_entropy(states, inputs.labels, reduction="sum") * scale
         return chunked_cross_entropy(states, full_tensor(self.head.weight), self._bias(), inputs.labels, scale)
 
-    def evaluate(self, rows: Sequence[Row]) -> tuple[float, float]:
+    def evaluate(self, rows: Sequence[TokenRow]) -> tuple[float, float]:
         """Return (Σ −log p, count) of the labelled tokens."""
         losses = self.token_losses(rows)
         return float(losses.double().sum()), len(losses)
 
     @torch.no_grad()
-    def token_losses(self, rows: Sequence[Row]) -> torch.Tensor:
+    def token_losses(self, rows: Sequence[TokenRow]) -> torch.Tensor:
         """−log p of every learned token, float32 [labels], row after row."""
         inputs = self.inputs(rows)
         states = self._states(inputs)
@@ -71,7 +71,7 @@ class CausalObjective(Objective[Row]):
             return torch.nn.functional.cross_entropy(states, inputs.labels, reduction="none")
         return label_losses(states, full_tensor(self.head.weight), self._bias(), inputs.labels)
 
-    def row_log_probabilities(self, rows: Sequence[Row]) -> torch.Tensor:
+    def row_log_probabilities(self, rows: Sequence[TokenRow]) -> torch.Tensor:
         """Σ log p over the learned tokens of each row, float32 [rows], differentiable."""
         inputs = self.inputs(rows)
         states = self._states(inputs)
@@ -85,7 +85,7 @@ class CausalObjective(Objective[Row]):
 
     @contextmanager
     def masked_attention(self) -> Iterator[None]:
-        """Attention that heeds a mask, for answers of rows padded on the left; the packed rows' own has none."""
+        """Use masked attention, for generation from rows padded on the left; packed attention has no mask."""
         if not self.packed:
             yield
             return
@@ -99,8 +99,8 @@ class CausalObjective(Objective[Row]):
         bias = getattr(self.head, "bias", None)
         return None if bias is None else full_tensor(bias)
 
-    def _states(self, inputs: Inputs) -> torch.Tensor:
-        """[labels, hidden]: what the body gives at the labels' positions; logits for families that change them."""
+    def _states(self, inputs: ModelInputs) -> torch.Tensor:
+        """Hidden states [labels, hidden] that predict the labels; logits for families that rescale them."""
         if self.whole_logits:
             states = self.model(**inputs.arguments).logits.float()
         else:
@@ -111,16 +111,16 @@ class CausalObjective(Objective[Row]):
         states = states[:, -width:]  # prompt tuning puts its virtual tokens in front
         return states.flatten(0, 1).index_select(0, inputs.positions)
 
-    def _packed_inputs(self, rows: Sequence[Row]) -> Inputs:
+    def _packed_inputs(self, rows: Sequence[TokenRow]) -> ModelInputs:
         lengths = [len(row.ids) for row in rows]
         ids = self._long([token for row in rows for token in row.ids])[None]
         places = torch.cat([torch.arange(n, device=self.device) for n in lengths])[None]
         labels = self._long([label for row in rows for label in (IGNORED, *row.labels[1:])])
         learned = (labels != IGNORED).nonzero().squeeze(1)
         arguments = {"input_ids": ids, "position_ids": places, "use_cache": False, "seg": lengths}
-        return Inputs(arguments, learned - 1, labels[learned])
+        return ModelInputs(arguments, learned - 1, labels[learned])
 
-    def _padded_inputs(self, rows: Sequence[Row]) -> Inputs:
+    def _padded_inputs(self, rows: Sequence[TokenRow]) -> ModelInputs:
         """Causal models need no mask for padding on the right: no real token sees it, and no label stands on it."""
         longest = max(len(row.ids) for row in rows)
         pad = getattr(self.base.config, "pad_token_id", None) or 0
@@ -132,19 +132,19 @@ class CausalObjective(Objective[Row]):
         arguments: dict[str, Any] = {"input_ids": ids, "use_cache": False}
         if self.base.config.model_type != "chatglm":  # takes its mask as padding on the left; see its `layout`
             arguments["attention_mask"] = mask
-        return Inputs(arguments, learned - 1, labels[learned])
+        return ModelInputs(arguments, learned - 1, labels[learned])
 
     def _long(self, values: Any) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)
 
     @torch.no_grad()
     def _packs(self) -> bool:
-        """Whether two short rows in one line give what each gives alone."""
+        """Whether two short rows packed into one line give the same states as each row alone."""
         if not getattr(self.base, "_supports_attention_backend", False):
             return False
-        before, training = self.base.config._attn_implementation, self.model.training
+        implementation, training = self.base.config._attn_implementation, self.model.training
         ids = [i % self.base.config.vocab_size for i in (3, 5, 7, 11, 13, 17, 19)]
-        rows = [Row(ids[:3], ids[:3]), Row(ids[3:], ids[3:])]
+        rows = [TokenRow(ids[:3], ids[:3]), TokenRow(ids[3:], ids[3:])]
         self.model.eval()
         alone = torch.cat([self._states(self._padded_inputs([row])) for row in rows])
         attention.install(self.base)
@@ -153,7 +153,7 @@ class CausalObjective(Objective[Row]):
         except (TypeError, RuntimeError, ValueError):
             same = False
         if not same:
-            self.base.set_attn_implementation(before)
+            self.base.set_attn_implementation(implementation)
         self.model.train(training)
         return same
 
@@ -165,7 +165,7 @@ def causal_objective(adapted: AdaptedModel) -> CausalObjective:
 
 @contextmanager
 def _caught_output(module: torch.nn.Module) -> Iterator[list[Any]]:
-    """What `module` returns while the block runs. Adapters of every kind stay in the way the model itself runs."""
+    """Collect what `module` returns inside the block; the model runs as usual, adapters included."""
     caught: list[Any] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
     try:

@@ -27,7 +27,7 @@ from ninestory.training.objectives.causal import CausalObjective, causal_objecti
 
 
 class PairsWithReference(Sequence[PreferencePair]):
-    """Pairs as they are, each with the base's log-probabilities once `reference_log_probabilities` has been given them."""
+    """Pairs, each with its log-probabilities under the base (see `reference_log_probabilities`)."""
 
     def __init__(self, pairs: Sequence[PreferencePair], reference: Sequence[float]) -> None:
         self._pairs, self._reference = pairs, reference  # two numbers a pair
@@ -73,9 +73,11 @@ class PreferenceObjective(Objective[PreferencePair]):
         }
 
     def _losses(self, pairs: Sequence[PreferencePair]) -> torch.Tensor:
-        made = self.causal.row_log_probabilities([row for pair in pairs for row in (pair.chosen, pair.rejected)])
-        base = torch.tensor([pair.reference for pair in pairs], device=made.device)  # float32 [pairs, 2]
-        rewards = self.beta * (made.view(-1, 2) - base)
+        log_probabilities = self.causal.row_log_probabilities(
+            [row for pair in pairs for row in (pair.chosen, pair.rejected)]
+        )
+        base = torch.tensor([pair.reference for pair in pairs], device=log_probabilities.device)  # float32 [pairs, 2]
+        rewards = self.beta * (log_probabilities.view(-1, 2) - base)
         self._rewards.append(rewards.detach().T)
         return -torch.nn.functional.logsigmoid(rewards[:, 0] - rewards[:, 1])
 
@@ -92,7 +94,7 @@ def reference_log_probabilities(
     wanted: Iterable[int],
     budget: int,
     progress: Progress,
-    kept: Path,
+    file: Path,
 ) -> array[float]:
     """Log p of both answers of the wanted pairs under the base, two float32 a pair (0 for the others).
 
@@ -100,26 +102,26 @@ def reference_log_probabilities(
         base: the model before anything of the method is put on it.
         wanted: indices of the pairs that a run will see.
         budget: tokens of one forward pass.
-        kept: file where they stay for a resume, whose model is the base no more.
+        file: where they are kept for a resume, whose model is no longer the base.
     """
-    if kept.is_file() and kept.stat().st_size == 8 * len(pairs):
-        return array("f", kept.read_bytes())
+    if file.is_file() and file.stat().st_size == 8 * len(pairs):
+        return array("f", file.read_bytes())
     reference = array("f", bytes(8 * len(pairs)))
     places = sorted(set(wanted))
     training = base.model.training
     base.model.eval()
-    done = 0
+    finished = 0
     for start in range(0, len(places), 64):
         block = [pairs[i] for i in places[start : start + 64]]
         for piece in micro_batches([pair.size for pair in block], budget, padded=not base.packed):
             rows = [row for i in piece for row in (block[i].chosen, block[i].rejected)]
-            made = base.row_log_probabilities(rows).tolist()
+            log_probabilities = base.row_log_probabilities(rows).tolist()
             for number, i in enumerate(piece):
                 at = 2 * places[start + i]
-                reference[at], reference[at + 1] = made[2 * number], made[2 * number + 1]
-            done += len(piece)
-            progress.update(done, len(places), "log-probabilities of the base")
+                reference[at], reference[at + 1] = log_probabilities[2 * number], log_probabilities[2 * number + 1]
+            finished += len(piece)
+            progress.update(finished, len(places), "log-probabilities of the base")
     base.model.train(training)
-    with atomic_write(kept) as file:
-        file.write(reference.tobytes())
+    with atomic_write(file) as out:
+        out.write(reference.tobytes())
     return reference
