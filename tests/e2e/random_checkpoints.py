@@ -112,6 +112,23 @@ def trained_bpe(cut: str) -> Any:
     return tokenizer
 
 
+def byte_level_llama(folder: Path) -> Any:
+    """A LLaMA with a byte-level vocabulary, in which most Chinese characters are several tokens. Returns the model."""
+    model = checkpoint(folder, "llama-grouped", vocab_size=700, max_position_embeddings=512)
+    model.config.bos_token_id, model.config.eos_token_id = None, 0
+    model.config.save_pretrained(folder)
+    (folder / "generation_config.json").unlink()
+    (folder / "tokenizer.model").unlink()
+    trained_bpe("llama-bpe").save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|end|>",
+        "chat_template": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return model
+
+
 def tokens_by_llama_cpp(path: Path, texts: list[str]) -> list[list[int]]:
     from ninestory.runtimes.llamacpp.library import Library
 

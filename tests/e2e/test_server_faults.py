@@ -97,6 +97,12 @@ def test_a_full_queue_is_a_429_with_retry_after(server: ApiServer) -> None:
         assert waiting.result(60).status_code == 200
 
 
+def test_a_list_of_prompts_does_not_fill_the_queue_by_itself(server: ApiServer) -> None:
+    body = {"model": MODEL, "prompt": [f"Number {i} is" for i in range(5)], "max_tokens": 2}
+    answer = server.http.post("/v1/completions", json=body)
+    assert answer.status_code == 200 and len(answer.json()["choices"]) == 5
+
+
 def test_gateway_killed_leaves_no_worker(tmp_path: Path) -> None:
     server = ApiServer(tmp_path).start()
     server.http.post("/v1/chat/completions", json=SHORT).raise_for_status()

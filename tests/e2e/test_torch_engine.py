@@ -104,6 +104,24 @@ def seen(chunks: list[Chunk]) -> list[tuple[str, float]]:
     return [(lp.token, lp.logprob) for chunk in chunks if isinstance(chunk, Text) for lp in chunk.logprobs]
 
 
+@pytest.mark.parametrize("family", ["llama", "bloom", "falcon", "chatglm"])
+def test_a_prompts_log_probabilities_are_those_that_a_score_gives(family: str) -> None:
+    """ChatGLM's prompt is computed in one piece, the others' in chunks; the echo takes no tokens from the cache."""
+    engine = _engine(family, slots=2)
+    try:
+        [scores] = run(engine, ScoreRequest(context=LONG[:70], text=LONG[70:150]))
+        assert isinstance(scores, Scores)
+        suffix = [GMASK, SOP] if family == "chatglm" else []
+        ids = [*ByteTokenizer().encode(LONG[:70]), *suffix, *ByteTokenizer().encode(LONG[70:150])]
+        for _ in range(2):
+            chunks = run(engine, CompletionRequest(prompt=ids, echo=True, logprobs=1, max_tokens=0))
+            values = [logprob for _, logprob in seen(chunks)]
+            assert len(values) == len(ids) and values[0] is None
+            assert values[-80:] == pytest.approx(scores.values, abs=1e-5)
+    finally:
+        engine.close()
+
+
 # --- what is promised: the same request and seed, the same tokens ------------------------------------------------
 
 

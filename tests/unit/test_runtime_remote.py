@@ -135,6 +135,7 @@ def test_completion_and_embeddings(engine: RemoteEngine) -> None:
         (ask(continue_final_message=True), "continue_final_message"),
         (ask(constraint=Constraint(choices=["a"])), "constraint"),
         (CompletionRequest(prompt="a", logprobs=1), "logprobs"),
+        (CompletionRequest(prompt="a", logprobs=0, echo=True), "logprobs"),
         (EmbeddingRequest(inputs=["a"], role="query"), "input_type"),
         (TokenizeRequest(text="a"), "tokenize"),
     ],

@@ -47,7 +47,8 @@ def test_logprobs_come_with_the_text_they_belong_to() -> None:
     stream = TextStream(0, ["STOP"])
     entries = [TokenLogprob(token=t, logprob=-1.0, bytes=[]) for t in ("ST", "x")]
     assert list(stream.feed("ST", entries[0])) == []
-    assert [chunk.logprobs for chunk in stream.feed("x", entries[1])] == [entries]
+    [chunk] = stream.feed("x", entries[1])
+    assert [(entry.token, entry.text_offset) for entry in chunk.logprobs] == [("ST", 0), ("x", 2)]
 
 
 def test_thinking_is_marked_and_counted() -> None:

@@ -122,7 +122,10 @@ class ChatRequest(Generation):
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionRequest(Generation):
-    """Continue raw text (or ids). User text never produces special tokens."""
+    """Continue raw text (or ids). User text never produces special tokens.
+
+    With `echo` the prompt's text comes first; with `logprobs` too, so do its tokens' log-probabilities.
+    """
 
     kind: ClassVar[str] = "completion"
     prompt: str | list[int]
@@ -182,8 +185,9 @@ REQUESTS: dict[str, type] = {
 @dataclass(frozen=True, kw_only=True)
 class TokenLogprob:
     token: str
-    logprob: float
+    logprob: float | None  # None: a prompt's first token, which nothing foretells; unknown to the engine
     bytes: list[int]
+    text_offset: int = 0  # completions: index, in the choice's text, of the character that holds its first byte
     top: list[TokenLogprob] = field(default_factory=list)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from ninestory.runtimes.answer_edit import AnswerEdit
 from ninestory.runtimes.protocol import Text, TokenLogprob
@@ -37,6 +38,7 @@ class TextStream:
         self._asked, self._splitter, self._edit = stops, splitter, edit
         self._stops = [stop for stop in (*stops, *ends) if stop]
         self._held = ""
+        self._length = 0  # characters given so far
         self._logprobs: list[TokenLogprob] = []
 
     @property
@@ -44,12 +46,26 @@ class TextStream:
         """The stop string that was met, if the request named it."""
         return self.stop if self.stop in self._asked else None
 
+    def echo(self, tokens: Iterable[tuple[str, TokenLogprob]]) -> Text:
+        """The prompt's own text, to come before the answer's; no stop string is looked for in it.
+
+        Args:
+            tokens: text ("" while a character is incomplete) and log-probability of each token.
+        """
+        texts, logprobs = [], []
+        for text, logprob in tokens:
+            logprobs.append(self._placed(logprob))
+            texts.append(text)
+            self._length += len(text)
+        return Text(index=self.index, text="".join(texts), logprobs=logprobs)
+
     def feed(self, text: str, logprob: TokenLogprob | None = None) -> Iterator[Text]:
         """Text of one more token ("" while a character is incomplete)."""
         if self.stop is not None:
             return
         if logprob is not None:
-            self._logprobs.append(logprob)
+            self._logprobs.append(self._placed(logprob))
+        self._length += len(text)
         self._held += self._edit.push(text) if self._edit else text
         if found := self._earliest_stop():
             at, self.stop = found
@@ -74,6 +90,9 @@ class TextStream:
             yield self._text(text, thinking)
         if self._logprobs and self.stop is None:  # of tokens at the end that have no text
             yield self._text("", False)
+
+    def _placed(self, logprob: TokenLogprob) -> TokenLogprob:
+        return replace(logprob, text_offset=self._length)
 
     def _shown(self, text: str) -> Iterator[Text]:
         pieces = self._splitter.feed(text) if self._splitter else [(text, False)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from ninestory.serving.knowledge import KnowledgeReader
 from ninestory.serving.metrics import Metrics
 from ninestory.serving.pool import Pool
 from ninestory.serving.source_reader import SourceReader
-from ninestory.serving.streaming import until_gone
+from ninestory.serving.streaming import merged, until_gone
 
 
 @dataclass
@@ -48,5 +48,18 @@ class GatewayContext:
 
     def ask(self, request: HttpRequest, model: str, engine_request: Request) -> AsyncIterator[dict[str, Any]]:
         """The chunks of a model's engine for this HTTP request: under its id, counted, ended when the client goes."""
+        return until_gone(request, self._chunks(request, model, engine_request))
+
+    def ask_all(
+        self, request: HttpRequest, model: str, engine_requests: Sequence[Request]
+    ) -> AsyncIterator[tuple[int, dict[str, Any]]]:
+        """The same for several engine requests: (place in the list, chunk), as the chunks come.
+
+        As many run at a time as the model has slots, so that they do not fill its queue. The first error ends all.
+        """
+        chunks = [self._chunks(request, model, engine_request) for engine_request in engine_requests]
+        return until_gone(request, merged(chunks, lambda: (self.pool.engine_info(model) or {"slots": 1})["slots"]))
+
+    def _chunks(self, request: HttpRequest, model: str, engine_request: Request) -> AsyncIterator[dict[str, Any]]:
         engine_request = dataclasses.replace(engine_request, request_id=request.state.request_id)
-        return until_gone(request, self.metrics.observed(model, self.pool.run(model, engine_request)))
+        return self.metrics.observed(model, self.pool.run(model, engine_request))

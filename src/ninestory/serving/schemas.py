@@ -6,6 +6,7 @@ A field that changes nothing here is listed in `NO_OP` and accepted; any other t
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,7 +25,7 @@ from ninestory.runtimes.protocol import (
     ToolSpec,
 )
 
-MAX_TOKENS, MAX_STOP = 1_000_000, 16
+MAX_TOKENS, MAX_STOP, MAX_PROMPTS = 1_000_000, 16, 2048
 
 
 # FastAPI gives the body an alias, which a model whose build is deferred does not need; pydantic warns of it in the
@@ -252,32 +253,30 @@ def constraint_of(wanted: ResponseFormat | None) -> Constraint | None:
 
 class CompletionsRequest(SamplingFields):
     model: str
-    prompt: str | list[int] | list[str] | list[list[int]]
+    prompt: (
+        str
+        | list[int]
+        | Annotated[list[str], Field(max_length=MAX_PROMPTS)]
+        | Annotated[list[list[int]], Field(max_length=MAX_PROMPTS)]
+    )
     max_tokens: Annotated[int | None, Field(ge=0, le=MAX_TOKENS)] = 16
     logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
     echo: bool | None = None
     best_of: int | None = None
     suffix: str | None = None
 
-    def to_request(self, max_n: int) -> CompletionRequest:
+    def to_requests(self, max_n: int) -> list[CompletionRequest]:
+        """One request a prompt."""
         if self.best_of not in (None, 1):
             raise Unsupported("best_of is not supported.", hint="Use n.", hint_zh="请使用 n。", param="best_of")
         if self.suffix:
             raise Unsupported(
                 "suffix is not supported by this model.", hint="Leave it out.", hint_zh="请去掉。", param="suffix"
             )
-        prompt: Any = self.prompt
-        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-            if len(prompt) > 1:
-                raise Unsupported(
-                    f"{len(prompt)} prompts in one request are not supported.",
-                    hint="Send one request a prompt: they are decoded together all the same.",
-                    hint_zh="请每个提示发送一个请求：它们仍会一起解码。",
-                    param="prompt",
-                )
-            prompt = prompt[0]
-        return CompletionRequest(
-            prompt=prompt,
+        given: Any = self.prompt
+        several = isinstance(given, list) and given and not isinstance(given[0], int)
+        shared = CompletionRequest(
+            prompt="",
             max_tokens=self.max_tokens,
             stop=self.stops(),
             n=self.check_n(max_n),
@@ -286,6 +285,7 @@ class CompletionsRequest(SamplingFields):
             truncation=self.truncation,
             echo=bool(self.echo),
         )
+        return [replace(shared, prompt=prompt) for prompt in (given if several else [given])]
 
 
 class EmbeddingsRequest(NoOp):

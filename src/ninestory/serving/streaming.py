@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request
@@ -14,6 +14,7 @@ from ninestory.core.errors import Cancelled, NinestoryError
 from ninestory.serving.errors import error_body, internal_error
 
 DONE = b"data: [DONE]\n\n"
+Chunk = TypeVar("Chunk")
 
 
 def event(data: Any, name: str | None = None) -> bytes:
@@ -22,10 +23,10 @@ def event(data: Any, name: str | None = None) -> bytes:
     return head + b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-async def until_gone(request: Request, chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+async def until_gone(request: Request, chunks: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
     """The same chunks, ended by `Cancelled` as soon as the client is gone, in a silent prefill too."""
     gone = asyncio.ensure_future(_disconnected(request))
-    pull: asyncio.Future[dict[str, Any]] | None = None
+    pull: asyncio.Future[Chunk] | None = None
     try:
         while True:
             pull = asyncio.ensure_future(anext(chunks))
@@ -43,6 +44,37 @@ async def until_gone(request: Request, chunks: AsyncIterator[dict[str, Any]]) ->
             pull.cancel()
             await asyncio.gather(pull, return_exceptions=True)
         await chunks.aclose()  # type: ignore[attr-defined]
+
+
+async def merged(
+    iterators: Sequence[AsyncIterator[Chunk]], most: Callable[[], int]
+) -> AsyncIterator[tuple[int, Chunk]]:
+    """(place of the iterator, what it gave), as it comes; at most `most()` of them run at a time, the first ones first.
+
+    The first error ends all. Nothing piles up: an iterator is asked for more when its last chunk was taken.
+    """
+    waiting = list(enumerate(iterators))[::-1]
+    pulls: dict[asyncio.Future[Chunk], int] = {}
+    try:
+        while pulls or waiting:
+            while waiting and len(pulls) < most():
+                place, iterator = waiting.pop()
+                pulls[asyncio.ensure_future(anext(iterator))] = place
+            done, _ = await asyncio.wait(pulls, return_when=asyncio.FIRST_COMPLETED)
+            for pull in sorted(done, key=pulls.__getitem__):
+                place = pulls.pop(pull)
+                try:
+                    chunk = pull.result()
+                except StopAsyncIteration:
+                    continue
+                yield place, chunk
+                pulls[asyncio.ensure_future(anext(iterators[place]))] = place
+    finally:
+        for pull in pulls:
+            pull.cancel()
+        await asyncio.gather(*pulls, return_exceptions=True)
+        for iterator in iterators:
+            await iterator.aclose()  # type: ignore[attr-defined]
 
 
 async def _disconnected(request: Request) -> None:

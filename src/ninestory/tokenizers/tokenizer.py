@@ -75,9 +75,9 @@ class Decoder:
         self._drop = starts_text and tokenizer.drops_first_blank
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def push_bytes(self, token_id: int) -> bytes:
+    def push_bytes(self, token_id: int, *, skip_special: bool = True) -> bytes:
         """The bytes of the next token; none for a special one."""
-        if token_id in self._tokenizer.special_ids:
+        if skip_special and token_id in self._tokenizer.special_ids:
             return b""
         data = self._tokenizer.token_bytes(token_id)
         if self._drop and data:
@@ -85,8 +85,8 @@ class Decoder:
             data = data.removeprefix(b" ")
         return data
 
-    def push(self, token_id: int) -> str:
-        return self._utf8.decode(self.push_bytes(token_id))
+    def push(self, token_id: int, *, skip_special: bool = True) -> str:
+        return self._utf8.decode(self.push_bytes(token_id, skip_special=skip_special))
 
     def finish(self) -> str:
         """What is left of a character that never ended."""

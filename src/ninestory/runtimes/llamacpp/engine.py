@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ninestory.core.config import RuntimeSettings
@@ -123,19 +125,19 @@ class LlamaCppEngine:
         prompt = self._prompts.chat(request)
         ends = [*prompt.stops, *self._prompts.spellings(prompt.stop_ids)]
         choices = [
-            _Choice(i, request.logprobs, ThinkingSplitter(inside=prompt.thinking), ends, prompt.edit())
+            _Choice(i, request.logprobs, self._prompts, ThinkingSplitter(inside=prompt.thinking), ends, prompt.edit())
             for i in range(request.n)
         ]
         yield from self._generate(prompt, request, choices, cancel)
 
     def _complete(self, request: CompletionRequest, cancel: threading.Event) -> Iterator[Chunk]:
-        prompt, echo = self._prompts.completion(request), ""
-        if request.echo:
-            whole = isinstance(request.prompt, str)
-            echo = request.prompt if whole else self._prompts.detokenise(prompt.ids)  # type: ignore[assignment]
-        yield from self._generate(
-            prompt, request, [_Choice(i, request.logprobs) for i in range(request.n)], cancel, echo
-        )
+        prompt = self._prompts.completion(request)
+        echo = self._echo(prompt, request, cancel) if request.echo else Text(text="")
+        choices = [
+            _Choice(i, request.logprobs, self._prompts, completes=True, begins_at=len(echo.text))
+            for i in range(request.n)
+        ]
+        yield from self._generate(prompt, request, choices, cancel, echo)
 
     def _embed(self, request: EmbeddingRequest, cancel: threading.Event) -> Iterator[Chunk]:
         if request.role:
@@ -173,32 +175,61 @@ class LlamaCppEngine:
         yield Tokens(ids=[i for i, _ in pairs], pieces=[piece for _, piece in pairs])
 
     def _score(self, request: ScoreRequest, cancel: threading.Event) -> Iterator[Chunk]:
-        """One decode step a token: the token is forced, and its log-probability read before the forcing.
-
-        llama.cpp reports none for a token that ends inside a character; such texts are refused.
-        """
         ids = self._prompts.text(request.context) or ([self._prompts.bos_id] if self._prompts.bos_id >= 0 else [])
         targets = self._prompts.encode_segments([(request.text, False)])
         if not ids or not targets:
             raise InvalidRequest("A score needs a text, and something before it.", param="text")
         self._prompts.check_fits(len(ids) + len(targets), CompletionRequest(prompt="", max_tokens=0))
-        values: list[float] = []
-        for target in targets:
-            body = self._body(Prompt(ids), CompletionRequest(prompt="", max_tokens=1), seed=0)
-            body |= {"temperature": 0.0, "logit_bias": [[target, _FORCING_BIAS]], "n_probs": 1, "stream": False}
+        asked = CompletionRequest(prompt="", logprobs=0)
+        entries = self._scored([*ids, *targets], len(ids), asked, cancel, param="text")
+        yield Scores(values=[entry["logprob"] for entry in entries], prompt_tokens=len(ids) + len(targets))
+
+    def _echo(self, prompt: Prompt, request: CompletionRequest, cancel: threading.Event) -> Text:
+        """The prompt's text, with the log-probabilities of its tokens where they are asked for."""
+        given, ids = request.prompt, prompt.ids
+        text = given if isinstance(given, str) else self._prompts.detokenise(ids)
+        if request.logprobs is None:
+            return Text(text=text)
+        first = self._prompts.piece(ids[0])
+        if "\ufffd" in first:
+            raise _part_of_a_character(0, "prompt")
+        scored = self._scored(ids, 1, request, cancel, param="prompt")
+        entries = [
+            TokenLogprob(token=first, logprob=None, bytes=list(first.encode())),
+            *(_logprob(entry, request.logprobs, self._prompts) for entry in scored),
+        ]
+        # Special tokens are written out where the prompt was ids; SentencePiece puts a blank before a text.
+        hidden = isinstance(given, str)
+        pieces = ["" if hidden and self._prompts.is_special(i) else self._prompts.piece(i) for i in ids]
+        dropped = 1 if hidden and "".join(pieces) == f" {text}" else 0
+        ends = list(itertools.accumulate(map(len, pieces), initial=-dropped))
+        offsets = [max(0, end) for end in ends[:-1]]
+        placed = [replace(entry, text_offset=offset) for entry, offset in zip(entries, offsets, strict=True)]
+        return Text(text="".join(pieces)[dropped:], logprobs=placed)
+
+    def _scored(
+        self, ids: list[int], start: int, request: Generation, cancel: threading.Event, *, param: str
+    ) -> list[dict[str, Any]]:
+        """llama.cpp's entries of the tokens from place `start` on, each foretold by all before it.
+
+        One decode step a token: the token is forced, and its log-probability is that before the forcing.
+
+        Raises:
+            Unsupported: a token is a part of a character; llama.cpp gives no log-probabilities of those that end
+                inside one.
+        """
+        asked = CompletionRequest(prompt="", max_tokens=1, logprobs=request.logprobs, adapters=request.adapters)
+        entries: list[dict[str, Any]] = []
+        for place in range(start, len(ids)):
+            body = self._body(Prompt(ids[:place]), asked, seed=0)
+            body |= {"temperature": 0.0, "logit_bias": [[ids[place], _FORCING_BIAS]], "stream": False}
             body["return_progress"] = False
             for event in self._library.stream(body, cancel):
-                entries = (event["choices"][0]["logprobs"] or {}).get("content")
-                if not entries or entries[0]["id"] != target:
-                    raise Unsupported(
-                        f"Token {len(values)} of the text is a part of a character, which llama.cpp does not score.",
-                        hint="Use the model in safetensors form (the torch runtime).",
-                        hint_zh="请改用 safetensors 格式的模型（torch 运行时）。",
-                        param="text",
-                    )
-                values.append(entries[0]["logprob"])
-            ids = [*ids, target]
-        yield Scores(values=values, prompt_tokens=len(ids))
+                content = (event["choices"][0]["logprobs"] or {}).get("content")
+                if not content or content[0]["id"] != ids[place] or not _is_text(content[0]["bytes"]):
+                    raise _part_of_a_character(place - (start if param == "text" else 0), param)
+                entries.append(content[0])
+        return entries
 
     # --- generation ---------------------------------------------------------------------------------------------
 
@@ -208,13 +239,13 @@ class LlamaCppEngine:
         request: Generation,
         choices: list[_Choice],
         cancel: threading.Event,
-        echo: str = "",
+        echo: Text | None = None,
     ) -> Iterator[Chunk]:
         seed = secrets.randbits(31) if request.sampling.seed is None else request.sampling.seed
         body = self._body(prompt, request, seed)
         yield Started(seed=seed, template=prompt.template, dropped_messages=prompt.dropped_messages)
-        if echo:
-            yield from (Text(index=choice.index, text=echo) for choice in choices)
+        if echo is not None and (echo.text or echo.logprobs):
+            yield from (replace(echo, index=choice.index) for choice in choices)
         if request.max_tokens == 0:  # the library would still decode one
             yield from (Finished(index=choice.index, reason="length") for choice in choices)
             yield Usage(prompt_tokens=len(prompt.ids))
@@ -296,23 +327,30 @@ class _Choice:
         self,
         index: int,
         alternatives: int | None,
+        prompts: GgufPrompts,
         splitter: ThinkingSplitter | None = None,
         ends: Sequence[str] = (),
         edit: AnswerEdit | None = None,
+        *,
+        completes: bool = False,
+        begins_at: int = 0,
     ) -> None:
         self._edit = edit
+        self._prompts, self._completes = prompts, completes
+        self._begins_at, self._entries = begins_at, 0
+        self._text = self._pieces = ""  # what was sent, and what the tokens with a log-probability are written as
         self._ends = ends  # the prompt format's own stop strings, which nobody asked for by name
         self.index, self.tokens, self.reasoning_tokens = index, 0, 0
-        self._alternatives, self._splitter = alternatives or 0, splitter
+        self._alternatives, self._splitter = alternatives, splitter
         self._logprobs: list[TokenLogprob] = []  # of text that the splitter still holds
 
     def feed(self, event: dict[str, Any]) -> Iterator[Chunk]:
         choice = event["choices"][0]
-        self._logprobs += [
-            _logprob(entry, self._alternatives) for entry in (choice.get("logprobs") or {}).get("content", [])
-        ]
+        for entry in (choice.get("logprobs") or {}).get("content", []):
+            self._take(entry)
         text = self._edit.push(choice["text"]) if self._edit else choice["text"]
         text += self._edit.finish() if self._edit and choice["finish_reason"] else ""
+        self._text += choice["text"]
         if text:
             pieces = self._splitter.feed(text) if self._splitter else [(text, False)]
             self.reasoning_tokens += any(thinking for _, thinking in pieces)
@@ -322,11 +360,37 @@ class _Choice:
         yield from self._texts(self._splitter.flush() if self._splitter else [])
         self.tokens = event.get("usage", {}).get("completion_tokens", 0)
         met = event.get("__verbose", {}).get("stopping_word") or None
+        if self._completes and self._alternatives is not None:
+            self._add_missing_entries()
+            if self._logprobs and not met:  # of tokens at the end that have no text
+                yield from self._texts([("", False)])
         yield Finished(
             index=self.index,
             reason="stop" if choice["finish_reason"] == "stop" else "length",
             stop=None if met in self._ends else met,
         )
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        logprob = _logprob(entry, self._alternatives or 0, self._prompts)
+        self._logprobs.append(replace(logprob, text_offset=self._begins_at + len(self._pieces)))
+        self._entries += 1
+        self._pieces += "" if self._prompts.is_special(entry["id"]) else logprob.token
+
+    def _add_missing_entries(self) -> None:
+        """Add an entry without a log-probability for each token at the end of the answer that llama.cpp left out.
+
+        It leaves out tokens that end inside a character; a list that is one short would shift what clients cut from it.
+
+        Raises:
+            Unsupported: a token before the end is missing.
+        """
+        missing = self.tokens - self._entries
+        if not missing:
+            return
+        if not self._pieces.startswith(self._text):
+            raise _part_of_a_character(None, "logprobs")
+        end = self._begins_at + len(self._pieces)
+        self._logprobs += [TokenLogprob(token="", logprob=None, bytes=[], text_offset=end)] * missing
 
     def _texts(self, pieces: list[tuple[str, bool]]) -> Iterator[Text]:
         for text, thinking in pieces:
@@ -364,6 +428,32 @@ def _most_common_dtype(file: GgufFile) -> str:
     return max(sizes, key=lambda dtype: sizes[dtype])
 
 
-def _logprob(entry: dict[str, Any], alternatives: int) -> TokenLogprob:
-    top = [_logprob(t, 0) for t in entry.get("top_logprobs", [])[:alternatives]]
-    return TokenLogprob(token=entry["token"], logprob=entry["logprob"], bytes=entry["bytes"], top=top)
+def _logprob(entry: dict[str, Any], alternatives: int, prompts: GgufPrompts) -> TokenLogprob:
+    """llama.cpp names a chosen token by the text that it sent with it, which stop strings hold back."""
+    top = []
+    for other in entry.get("top_logprobs", [])[:alternatives]:
+        special = prompts.is_special(other["id"])  # llama.cpp gives them no text
+        token = prompts.piece(other["id"]) if special else other["token"]
+        data = list(token.encode()) if special else other["bytes"]
+        top.append(TokenLogprob(token=token, logprob=other["logprob"], bytes=data))
+    piece = prompts.piece(entry["id"])
+    data = entry["bytes"] if entry["token"] == piece else list(piece.encode())
+    return TokenLogprob(token=piece, logprob=entry["logprob"], bytes=data, top=top)
+
+
+def _is_text(data: list[int]) -> bool:
+    try:
+        bytes(data).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _part_of_a_character(place: int | None, param: str) -> Unsupported:
+    which = f"Token {place} of the {param}" if place is not None else "A token of the answer"
+    return Unsupported(
+        f"{which} is a part of a character, of which llama.cpp gives no log-probability.",
+        hint="Use the model in safetensors form (the torch runtime).",
+        hint_zh="请改用 safetensors 格式的模型（torch 运行时）。",
+        param=param,
+    )

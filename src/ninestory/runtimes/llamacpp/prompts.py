@@ -29,6 +29,7 @@ class GgufPrompts(Prompts):
             i: token for i, (token, kind) in enumerate(zip(tokens, kinds, strict=False)) if kind == _CONTROL_TOKEN
         }
         self._library = library
+        self._pieces: dict[int, str] = {}
         self._special = SpecialTokens({token: i for i, token in specials.items()})
         self.bos_id: int = metadata.get("tokenizer.ggml.bos_token_id", -1)
         eos_id: int = metadata.get("tokenizer.ggml.eos_token_id", -1)
@@ -68,6 +69,15 @@ class GgufPrompts(Prompts):
         for part in self._special.cut(segments):
             made += [(part, spellings[part])] if isinstance(part, int) else self._tokenise(part)
         return made
+
+    def piece(self, token_id: int) -> str:
+        """What a token is written as, special tokens too; U+FFFD stands for bytes that are no whole character."""
+        if token_id not in self._pieces:
+            self._pieces[token_id] = self.detokenise([token_id])
+        return self._pieces[token_id]
+
+    def is_special(self, token_id: int) -> bool:
+        return token_id in self._specials
 
     def detokenise(self, ids: list[int]) -> str:
         return str(self._library.post("/detokenize", {"tokens": ids})["content"])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import torch
 
-from ninestory.runtimes.protocol import Chunk, Finished, Prefill, TokenLogprob
+from ninestory.runtimes.protocol import Chunk, Finished, Prefill
 from ninestory.runtimes.text_stream import TextStream
 from ninestory.runtimes.torch.constraint import TokenConstraint
+from ninestory.runtimes.torch.logprobs import PromptLogprobs, token_logprobs
 from ninestory.runtimes.torch.sampling import Rule, sample
 from ninestory.tokenizers.tokenizer import Decoder as TextDecoder
 from ninestory.tokenizers.tokenizer import Tokenizer
@@ -52,9 +53,13 @@ class Answer:
     """One of the n answers of a request: samples, decodes, streams, and says when to stop.
 
     Args:
-        limit: tokens of the answer, at least 1.
-        end_ids: each of them ends the answer and is no part of it.
+        limit: tokens of the answer, at least 1 (with `prompt_logprobs`, at least 0).
+        end_ids: each of them ends the answer and is no part of its text.
         alternatives: log-probabilities are given with so many alternatives; None = none.
+        prompt_logprobs: the prompt comes first, with its tokens' log-probabilities. So nothing of it is taken from
+            the cache, which has no logits.
+        spells_specials: special tokens of that prompt are written out in the text.
+        end_logprob: the token that ends the answer has a log-probability too.
         emit: takes the chunks, in the batch's thread.
         finished: called at the end, with the error if there was one.
     """
@@ -74,15 +79,20 @@ class Answer:
         finished: Callable[[Exception | None], None],
         constraint: TokenConstraint | None = None,
         alternatives: int | None = None,
+        prompt_logprobs: PromptLogprobs | None = None,
+        spells_specials: bool = False,
+        end_logprob: bool = False,
         starts_text: bool = True,
     ) -> None:
-        self.prompt, self.first = prompt, len(prompt) - 1
+        self.prompt, self.first = prompt, 0 if prompt_logprobs else len(prompt) - 1
         self.cancelled, self.done = cancelled, finished
         self.tokens = self.reused = 0
         self.stream = stream
         self._tokenizer, self._rule, self._generator = tokenizer, rule, generator
         self._limit, self._end_ids, self._emit = limit, end_ids, emit
         self._constraint, self._alternatives = constraint, alternatives
+        self._prompt_logprobs, self._spells_specials = prompt_logprobs, spells_specials
+        self._end_logprob = end_logprob
         self._text = TextDecoder(tokenizer, starts_text=starts_text)
         self._seen: Counter[int] = Counter()
 
@@ -94,6 +104,14 @@ class Answer:
             self._emit(Prefill(done=done, total=len(self.prompt)))
 
     def accept(self, logits: torch.Tensor) -> int | None:
+        if self._prompt_logprobs is not None:
+            if not self._prompt_logprobs.take(logits):
+                return None  # more of the prompt comes
+            self._echo(self._prompt_logprobs)
+            self._prompt_logprobs = None
+            if self._limit == 0:
+                self._end("length")
+                return None
         allowed = self._constraint.allowed() if self._constraint else None
         token = sample(logits[-1], self._rule, self._seen, self._generator, allowed)
         self.tokens += 1
@@ -106,9 +124,16 @@ class Answer:
 
     def _take(self, token: int, logits: torch.Tensor) -> Literal["stop", "length"] | None:
         """Stream a token; why the answer ends with it, or None."""
-        if token in self._end_ids:
+        ends = token in self._end_ids
+        if ends and not self._end_logprob:
             return "stop"
-        logprob = None if self._alternatives is None else self._logprob(logits, token)
+        logprob = None
+        if self._alternatives is not None:
+            [logprob] = token_logprobs(self._tokenizer, logits[None], [token], self._alternatives)
+        if ends:
+            for chunk in self.stream.feed(self._text.finish(), logprob):
+                self._emit(chunk)
+            return "stop"
         for chunk in self.stream.feed(self._text.push(token), logprob):
             self._emit(chunk)
         if self._constraint:
@@ -122,18 +147,9 @@ class Answer:
             self._emit(chunk)
         self._emit(Finished(index=self.stream.index, reason=reason, stop=self.stream.named_stop))
 
-    def _logprob(self, logits: torch.Tensor, token: int) -> TokenLogprob:
-        """Of the model's own distribution, before penalties and temperature."""
-        values = logits.log_softmax(0)
-        best = values.topk(self._alternatives or 0)
-        top = [self._entry(int(i), float(v)) for i, v in zip(best.indices, best.values, strict=True)]
-        return self._entry(token, float(values[token]), top)
-
-    def _entry(self, token: int, logprob: float, top: Sequence[TokenLogprob] = ()) -> TokenLogprob:
-        data = self._tokenizer.token_bytes(token)
-        return TokenLogprob(
-            token=data.decode("utf-8", errors="replace"), logprob=logprob, bytes=list(data), top=list(top)
-        )
+    def _echo(self, prompt: PromptLogprobs) -> None:
+        texts = [self._text.push(token, skip_special=not self._spells_specials) for token in self.prompt]
+        self._emit(self.stream.echo(zip(texts, prompt.entries, strict=True)))
 
 
 class Score:

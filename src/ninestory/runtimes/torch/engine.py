@@ -40,6 +40,7 @@ from ninestory.runtimes.torch.batch import Batch
 from ninestory.runtimes.torch.constraint import Grammars
 from ninestory.runtimes.torch.decoder import Decoder
 from ninestory.runtimes.torch.defaults import default_rule, settled
+from ninestory.runtimes.torch.logprobs import PromptLogprobs
 from ninestory.runtimes.torch.prompts import TorchPrompts
 from ninestory.tokenizers.tokenizer import Tokenizer
 
@@ -128,7 +129,7 @@ class TorchEngine:
 
     def _complete(self, request: CompletionRequest, cancel: threading.Event) -> Iterator[Chunk]:
         prompt, echo = self._prompts.completion(request), ""
-        if request.echo:
+        if request.echo and request.logprobs is None:
             given = request.prompt
             echo = given if isinstance(given, str) else self._tokenizer.decode(given, skip_special=False)
         streams = [TextStream(i, request.stop) for i in range(request.n)]
@@ -173,7 +174,7 @@ class TorchEngine:
         yield Started(seed=seed, template=prompt.template, dropped_messages=prompt.dropped_messages)
         if echo:
             yield from (Text(index=stream.index, text=echo) for stream in streams)
-        if request.max_tokens == 0:
+        if request.max_tokens == 0 and not _scores_prompt(request):
             yield from (Finished(index=stream.index, reason="length") for stream in streams)
             yield Usage(prompt_tokens=len(prompt.ids))
             return
@@ -206,6 +207,8 @@ class TorchEngine:
         self._check_adapters(request)
         rule = settled(request.sampling, self._rule)
         room = self.info.context - len(prompt.ids)
+        completion = request if isinstance(request, CompletionRequest) else None
+        scores_prompt = _scores_prompt(request)
         return [
             Answer(
                 prompt.ids,
@@ -220,7 +223,12 @@ class TorchEngine:
                 finished=running.left,
                 constraint=self._grammars.compile(request.constraint) if request.constraint else None,
                 alternatives=request.logprobs,
-                starts_text=starts_text,
+                prompt_logprobs=(
+                    PromptLogprobs(self._tokenizer, prompt.ids, request.logprobs or 0) if scores_prompt else None
+                ),
+                spells_specials=completion is not None and not isinstance(completion.prompt, str),
+                end_logprob=completion is not None,
+                starts_text=starts_text or scores_prompt,
             )
             for stream in streams
         ]
@@ -234,6 +242,10 @@ class TorchEngine:
                 hint_zh="请以 名称+适配器=权重 的形式加载模型。",
                 param="adapters",
             )
+
+
+def _scores_prompt(request: Generation) -> bool:
+    return isinstance(request, CompletionRequest) and request.echo and request.logprobs is not None
 
 
 class _Requested:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,71 +16,109 @@ from ninestory.serving.routes.chat import usage_object
 from ninestory.serving.schemas import CompletionsRequest
 from ninestory.serving.streaming import DONE, event, stream
 
+Chunks = AsyncIterator[tuple[int, dict[str, Any]]]  # (place of the prompt, an engine's chunk)
+
 
 def router(context: GatewayContext) -> APIRouter:
     routes = APIRouter(tags=["completions"])
 
     @routes.post("/v1/completions", response_model=None)
     async def completions(body: CompletionsRequest, request: Request) -> dict[str, Any] | Response:
-        """Continue a prompt; streamed when `stream` is true."""
-        chunks = context.ask(request, body.model, body.to_request(context.settings.serve.max_n))
-        head = {
+        """Continue a prompt, or each of a list of prompts; streamed when `stream` is true.
+
+        The choices of prompt i have the indices i * n to i * n + n - 1.
+        """
+        requests = body.to_requests(context.settings.serve.max_n)
+        answer = CompletionAnswer(body, requests[0].n)
+        chunks = context.ask_all(request, body.model, requests)
+        if body.stream:
+            return await stream(request, answer.events(chunks))
+        return await answer.completion(chunks)
+
+    return routes
+
+
+class CompletionAnswer:
+    """Builds OpenAI's objects from the engine's chunks.
+
+    Args:
+        n: choices a prompt.
+    """
+
+    def __init__(self, body: CompletionsRequest, n: int) -> None:
+        self._body, self._n = body, n
+        self._head: dict[str, Any] = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": int(time.time()),
             "model": body.model,
         }
-        if body.stream:
-            return await stream(request, _events(head, body, chunks))
-        return await _whole(head, chunks)
+        self._usage: Counter[str] = Counter()  # of all prompts
 
-    return routes
+    async def completion(self, chunks: Chunks) -> dict[str, Any]:
+        """The whole answer."""
+        choices: dict[int, dict[str, Any]] = {}
+        async for piece in self._pieces(chunks):
+            choice = choices.setdefault(piece["index"], _choice(piece["index"]))
+            choice["text"] += piece["text"]
+            choice["logprobs"] = _joined(choice["logprobs"], piece["logprobs"])
+            choice["finish_reason"] = piece["finish_reason"]
+        return {**self._head, "choices": [choices[i] for i in sorted(choices)], "usage": usage_object(self._usage)}
 
+    async def events(self, chunks: Chunks) -> AsyncIterator[bytes]:
+        """The answer as a stream of pieces."""
+        async for piece in self._pieces(chunks):
+            yield event({**self._head, "choices": [piece]})
+        if self._body.stream_options and self._body.stream_options.include_usage:
+            yield event({**self._head, "choices": [], "usage": usage_object(self._usage)})
+        yield DONE
 
-async def _whole(head: dict[str, Any], chunks: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
-    choices: dict[int, dict[str, Any]] = {}
-    usage: dict[str, Any] = {}
-    async for chunk in chunks:
-        if chunk["kind"] == "text":
-            choice = choices.setdefault(chunk["index"], _choice(chunk["index"]))
-            choice["text"] += chunk["text"]
-            choice["logprobs"] = _joined(choice["logprobs"], _logprobs(chunk))
-        elif chunk["kind"] == "finished":
-            choices.setdefault(chunk["index"], _choice(chunk["index"]))["finish_reason"] = chunk["reason"]
-        elif chunk["kind"] == "usage":
-            usage = usage_object(chunk)
-    return {**head, "choices": [choices[i] for i in sorted(choices)], "usage": usage}
-
-
-async def _events(
-    head: dict[str, Any], body: CompletionsRequest, chunks: AsyncIterator[dict[str, Any]]
-) -> AsyncIterator[bytes]:
-    async for chunk in chunks:
-        if chunk["kind"] == "text":
-            choice = {**_choice(chunk["index"]), "text": chunk["text"], "logprobs": _logprobs(chunk)}
-            yield event({**head, "choices": [choice]})
-        elif chunk["kind"] == "finished":
-            yield event({**head, "choices": [{**_choice(chunk["index"]), "finish_reason": chunk["reason"]}]})
-        elif chunk["kind"] == "usage" and body.stream_options and body.stream_options.include_usage:
-            yield event({**head, "choices": [], "usage": usage_object(chunk)})
-    yield DONE
+    async def _pieces(self, chunks: Chunks) -> AsyncIterator[dict[str, Any]]:
+        """Pieces of choices; the usage is added up on the way."""
+        async for prompt, chunk in chunks:
+            kind = chunk["kind"]
+            if kind == "text":
+                index = prompt * self._n + chunk["index"]
+                yield {**_choice(index), "text": chunk["text"], "logprobs": _logprobs(chunk["logprobs"])}
+            elif kind == "finished":
+                yield {**_choice(prompt * self._n + chunk["index"]), "finish_reason": chunk["reason"]}
+            elif kind == "usage":
+                self._usage.update({key: value for key, value in chunk.items() if key.endswith("_tokens")})
 
 
 def _choice(index: int) -> dict[str, Any]:
     return {"index": index, "text": "", "logprobs": None, "finish_reason": None}
 
 
-def _logprobs(chunk: dict[str, Any]) -> dict[str, Any] | None:
+def _logprobs(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Completions write log-probabilities as parallel lists."""
-    entries = chunk["logprobs"]
     if not entries:
         return None
     return {
-        "tokens": [e["token"] for e in entries],
+        "tokens": [_spelling(e) for e in entries],
         "token_logprobs": [e["logprob"] for e in entries],
-        "top_logprobs": [{t["token"]: t["logprob"] for t in e["top"]} for e in entries],
-        "text_offset": [],
+        "top_logprobs": [_alternatives(e) for e in entries],
+        "text_offset": [e["text_offset"] for e in entries],
     }
+
+
+def _alternatives(entry: dict[str, Any]) -> dict[str, float] | None:
+    """The likeliest tokens and the token itself. Of two tokens of one spelling the likelier is named."""
+    if entry["logprob"] is None:
+        return None
+    named: dict[str, float] = {}
+    for token in (*entry["top"], entry):
+        named.setdefault(_spelling(token), token["logprob"])
+    return named
+
+
+def _spelling(entry: dict[str, Any]) -> str:
+    """A token's text; of one that is a part of a character its bytes, written as OpenAI does: bytes:\\xe4\\xb8."""
+    data = bytes(entry["bytes"])
+    try:
+        return data.decode() if data else str(entry["token"])
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def _joined(a: dict[str, Any] | None, b: dict[str, Any] | None) -> dict[str, Any] | None:
