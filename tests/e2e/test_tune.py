@@ -196,7 +196,7 @@ def test_preferences_are_learned_by_dpo_and_go_on_after_a_stop(method: str, home
 
 def test_what_cannot_be_run_is_refused_before_anything_is_loaded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = ["run", "--model", "./tiny.gguf"]
-    with pytest.raises(InvalidRequest, match="data.train is empty"):
+    with pytest.raises(InvalidRequest, match=r"data\.train is empty"):
         tune(*base)
     from tests.tiny_rwkv import write_release
 

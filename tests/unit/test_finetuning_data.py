@@ -107,7 +107,7 @@ def test_unknown_columns_and_forms_are_refused_with_the_known_ones() -> None:
     with pytest.raises(InvalidRequest, match="columns a, b") as raised:
         recognise_format({"a": 1, "b": 2})
     assert "instruction + output" in raised.value.hint and raised.value.hint_zh != raised.value.hint
-    with pytest.raises(InvalidRequest, match="data.format is .alpacca."):
+    with pytest.raises(InvalidRequest, match=r"data\.format is .alpacca."):
         find_format("alpacca")
 
 

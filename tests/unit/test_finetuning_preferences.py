@@ -65,5 +65,5 @@ def test_other_columns_are_refused_with_the_known_ones() -> None:
     with pytest.raises(InvalidRequest, match="No preference format has the columns instruction, output") as caught:
         recognise_preference({"instruction": "a", "output": "b"})
     assert "prompt, chosen, rejected" in caught.value.hint
-    with pytest.raises(InvalidRequest, match="data.format is 'alpaca'"):
+    with pytest.raises(InvalidRequest, match=r"data\.format is 'alpaca'"):
         find_preference_format("alpaca")

@@ -203,9 +203,10 @@ def _name(body: FineTuningRequest) -> str:
 
 
 def _method(recipe: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's `method`; a job of an older release says no kind."""
+    """OpenAI's `method`; a job of an older release has an objective instead of a kind."""
     given = _hyperparameters(recipe)
-    if recipe.get("kind") != "finetuning.dpo":
+    kind = recipe.get("kind") or f"finetuning.{recipe['train'].get('objective', 'sft')}"
+    if kind != "finetuning.dpo":
         return {"type": "supervised", "supervised": {"hyperparameters": given}}
     return {"type": "dpo", "dpo": {"hyperparameters": {**given, "beta": recipe["train"]["beta"]}}}
 
