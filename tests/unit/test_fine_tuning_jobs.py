@@ -11,9 +11,10 @@ from ninestory.serving.routes.fine_tuning import job_object
 
 
 def job(recipe: dict[str, Any]) -> Job:
-    return Job(
-        "job_1", "tune", "failed", {"recipe": recipe}, 0, None, "", 1, False, None, None, None, 1.0, None, None, 1.0
-    )
+    nothing = {name: None for name in ("total", "checkpoint", "result", "error", "started_at", "finished_at")}
+    numbers = {"done": 0.0, "attempts": 1, "created_at": 1.0, "updated_at": 1.0, "cancel_requested": False}
+    row: dict[str, Any] = {"id": "job_1", "kind": "tune", "state": "failed", "message": "", **nothing, **numbers}
+    return Job(**row, params={"recipe": recipe})
 
 
 @pytest.mark.parametrize(
