@@ -114,7 +114,7 @@ def tune(
     Returns: `TuningOutcome.as_dict()` of floors/finetuning: the tuned model's reference, both losses, verdict, report.
 
     Raises:
-        DoesNotFit: the memory plan says so, and not `force`. Diverged: the loss is no number any more.
+        DoesNotFit: the memory plan says so, and not `force`. Diverged: the loss is NaN or infinite.
     """
     if progress is None:
         with ProgressBar() as bar:
