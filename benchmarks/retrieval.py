@@ -29,7 +29,7 @@ from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.evaluate import Question
 from ninestory.floors.retrieval.hits import SearchOptions
 from ninestory.floors.retrieval.ingest import IngestReport, ingest, sync_folder
-from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL, KnowledgeBase, create, list_bases
+from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL, KnowledgeBase, base_ids, create, open_by_id
 from ninestory.floors.retrieval.rerank import CANDIDATES
 from ninestory.floors.retrieval.search import fused
 from ninestory.floors.retrieval.table import ChunkReader
@@ -97,7 +97,7 @@ def open_work(work: Path, root: Path | None = None) -> tuple[KnowledgeBase, Engi
     """The knowledge base in `work`, its engine and the questions; made, or gone on with, when `root` is given."""
     home, kept = Home(work / "home"), work / "questions.json"
     engine = load_engine(resolve(DEFAULT_MODEL, Home.default()), RuntimeSettings(threads=1))
-    base = next(iter(list_bases(home)), None) or create(home, "manuals")
+    base = next((open_by_id(home, base_id) for base_id in base_ids(home)), None) or create(home, "manuals")
     if root is not None:
         folder = work / "sections"
         if not kept.exists():

@@ -35,7 +35,14 @@ from ninestory.core.paths import Home
 from ninestory.core.progress import Silent
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.ingest import IngestReport, ingest, sync_folder
-from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL, KnowledgeBase, create, list_bases, remove_base
+from ninestory.floors.retrieval.knowledge_base import (
+    DEFAULT_MODEL,
+    KnowledgeBase,
+    base_ids,
+    create,
+    open_by_id,
+    remove_base,
+)
 from ninestory.floors.retrieval.parsing import parse
 from ninestory.floors.retrieval.table import ChunkReader, ChunkWriter
 from ninestory.models.resolve import resolve
@@ -387,7 +394,7 @@ def large_read(path: Path) -> None:
 
 def large_ingest(directory: Path, share: Path) -> None:
     home = Home(directory / "home")
-    base = next(iter(list_bases(home)), None) or create(home, "large", model="drawn")
+    base = next((open_by_id(home, base_id) for base_id in base_ids(home)), None) or create(home, "large", model="drawn")
     begun, report, name = time.perf_counter(), IngestReport(), "resumed, and indexed"
     sync_folder(base, directory / "files", report)
     progress = StopsAt(float(str(share)))

@@ -70,6 +70,8 @@ def write_gguf(path: Path, *, tokens: list[str] | None = None, **changed: Any) -
     writer.add_bos_token_id(given["bos"])
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
+    if given.get("chat_template"):
+        writer.add_chat_template(given["chat_template"])
     for name, weights in tensors().items():
         if weights.ndim == 1:
             writer.add_tensor(name, weights)

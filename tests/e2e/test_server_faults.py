@@ -72,6 +72,21 @@ def test_worker_killed_between_requests_is_restarted(server: ApiServer) -> None:
     assert worker(server)["pid"] != before
 
 
+def test_a_stopped_worker_is_noticed_told_and_replaced(server: ApiServer) -> None:
+    """SIGSTOP: the socket stays open and nothing comes any more."""
+    server.http.post("/v1/chat/completions", json=SHORT).raise_for_status()
+    with server.http.stream("POST", "/v1/chat/completions", json=LONG) as response:
+        lines = response.iter_lines()
+        next(line for line in lines if "content" in line)
+        began, stopped = time.monotonic(), worker(server)["pid"]
+        os.kill(stopped, signal.SIGSTOP)
+        events = [json.loads(line[5:]) for line in lines if line.startswith("data: {")]
+    assert events[-1]["error"]["code"] == "worker_died" and "SIGSTOP" in events[-1]["error"]["message"]
+    assert time.monotonic() - began < 10
+    assert server.http.post("/v1/chat/completions", json=SHORT).status_code == 200
+    assert worker(server)["pid"] != stopped
+
+
 def test_a_client_that_goes_away_frees_its_slot(server: ApiServer) -> None:
     with server.http.stream("POST", "/v1/chat/completions", json=LONG) as response:
         next(line for line in response.iter_lines() if "content" in line)

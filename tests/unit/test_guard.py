@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ninestory.core.config import ServeSettings
-from ninestory.core.errors import InvalidRequest
-from ninestory.serving.guard import MAX_JSON_DEPTH, Guard, KeyCheck, check_depth
+from ninestory.core.errors import Busy, InvalidRequest, Unauthorized
+from ninestory.serving.guard import FREE_ATTEMPTS, MAX_JSON_DEPTH, Guard, KeyCheck, check_depth
 
 DEEPEST = MAX_JSON_DEPTH * "[" + MAX_JSON_DEPTH * "]"
 
@@ -38,14 +38,21 @@ def test_the_depth_check_takes_time_in_proportion_to_the_body(piece: bytes) -> N
     assert time.process_time() - began < 20
 
 
-def call(guard: Guard, headers: dict[str, str], *, path: str = "/v1/models", pieces: tuple[bytes, ...] = ()) -> Any:
+def call(
+    guard: Guard,
+    headers: dict[str, str],
+    *,
+    path: str = "/v1/models",
+    pieces: tuple[bytes, ...] = (),
+    scope_headers: list[tuple[bytes, bytes]] | None = None,
+) -> Any:
     """(status, error code) of a request whose body comes in pieces."""
     sent: list[dict[str, Any]] = []
     scope = {
         "type": "http",
         "method": "POST" if pieces else "GET",
         "path": path,
-        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        "headers": scope_headers or [(name.lower().encode(), value.encode()) for name, value in headers.items()],
     }
     waiting = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
     waiting.append({"type": "http.request", "body": b"", "more_body": False})
@@ -85,6 +92,10 @@ def a_guard(key: str = "", **settings: Any) -> Guard:
         ("127.0.0.1.evil.example", 403),
         ("[::2]:8000", 403),
         ("evil.example:8000", 403),
+        ("user@localhost", 400),
+        ("localhost:80@evil.example", 400),
+        ("localhost, evil.example", 400),
+        ("localhost:999999", 400),
     ],
 )
 def test_only_the_servers_own_names_are_answered(host: str, status: int) -> None:
@@ -109,6 +120,55 @@ def test_key_is_taken_three_ways_and_a_wrong_one_in_none() -> None:
         assert call(guard, host | wrong)[0] == 401
     for path, status in (("/health", 200), ("/ui/app.js", 200), ("/uix", 401), ("/healthy", 401), ("/metrics", 401)):
         assert call(guard, host, path=path)[0] == status
+
+
+@pytest.mark.parametrize("name", ["Host", "Origin", "Authorization", "Content-Type"])
+def test_a_header_that_is_checked_is_sent_once(name: str) -> None:
+    """Of two a proxy in front may have checked the other one."""
+    scope_headers = [(b"host", b"localhost"), (name.lower().encode(), b"localhost"), (name.lower().encode(), b"x")]
+    assert call(a_guard(), {}, scope_headers=scope_headers) == (400, "repeated_header")
+
+
+def test_a_signed_out_cookie_ends_and_others_stay() -> None:
+    guard, host = a_guard("s3cret"), {"Host": "localhost"}
+    first, second = (guard._keys.sign_in("s3cret", "10.0.0.1") for _ in range(2))
+    guard._keys.end_sessions({b"cookie": f"a=b; ninestory_session={first}".encode()})
+    assert call(guard, host | {"Cookie": f"ninestory_session={first}"})[0] == 401
+    assert call(guard, host | {"Cookie": f"ninestory_session={second}"})[0] == 200
+
+
+def test_sign_in_slows_after_wrong_keys_and_only_for_who_sent_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("ninestory.serving.guard.time.monotonic", lambda: clock[0])
+    keys = KeyCheck("s3cret")
+    for _ in range(FREE_ATTEMPTS):
+        with pytest.raises(Unauthorized):
+            keys.sign_in("wrong", "10.0.0.1")
+    waits = []
+    for _ in range(9):
+        with pytest.raises(Busy) as refused:
+            keys.sign_in("s3cret", "10.0.0.1")  # the right key too: else the answer would say that it is the right one
+        waits.append(refused.value.details["retry_after"])
+        clock[0] += waits[-1]
+        with pytest.raises(Unauthorized):
+            keys.sign_in("wrong", "10.0.0.1")
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert keys.sign_in("s3cret", "10.0.0.2")
+    clock[0] += 60
+    assert keys.sign_in("s3cret", "10.0.0.1")
+    with pytest.raises(Unauthorized):  # counted from nothing again
+        keys.sign_in("wrong", "10.0.0.1")
+
+
+def test_sessions_and_addresses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ninestory.serving.guard.MAX_SESSIONS", 3)
+    keys = KeyCheck("s3cret")
+    cookies = [keys.new_session() for _ in range(5)]
+    assert [keys.session_is_right(cookie) for cookie in cookies] == [False, False, True, True, True]
+    for number in range(5):
+        with pytest.raises(Unauthorized):
+            keys.sign_in("wrong", f"10.0.0.{number}")
+    assert len(keys._attempts._of) == 3
 
 
 def test_a_body_is_counted_when_its_length_is_not_stated() -> None:

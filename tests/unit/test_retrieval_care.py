@@ -20,7 +20,7 @@ from ninestory.floors.retrieval.archive import export_base, import_base
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.hits import Hit, SearchOptions
 from ninestory.floors.retrieval.ingest import IngestReport, add_page, add_paths, compact, ingest
-from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, create, list_bases
+from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, base_ids, create
 from ninestory.floors.retrieval.search import search
 from ninestory.floors.retrieval.table import ChunkReader
 from ninestory.floors.retrieval.verify import verify_base
@@ -69,7 +69,7 @@ def test_an_archive_that_leads_out_or_is_cut_leaves_nothing(base: KnowledgeBase,
     for path in (evil, tmp_path / "cut.tar.gz", tmp_path / "junk.tar.gz"):
         with pytest.raises(Damaged):
             import_base(Home(tmp_path / "other"), path)
-    assert list_bases(Home(tmp_path / "other")) == [] and not (tmp_path / "x").exists()
+    assert base_ids(Home(tmp_path / "other")) == [] and not (tmp_path / "x").exists()
     assert not list((tmp_path / "other" / "kb").iterdir())
 
 

@@ -20,7 +20,7 @@ from ninestory.floors.retrieval import knowledge_base
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.hits import Hit, SearchOptions, merged
 from ninestory.floors.retrieval.ingest import IngestReport, add_paths, changed_files, ingest, sync_folder
-from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, create, list_bases, open_base, remove_base
+from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, base_ids, create, each_base, open_base, remove_base
 from ninestory.floors.retrieval.search import search
 from ninestory.floors.retrieval.table import ChunkReader
 from tests import documents
@@ -161,7 +161,7 @@ def test_filters_neighbours_and_several_bases(base: KnowledgeBase, folder: Path,
 def test_names_and_ids(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     first, second = create(home, "same", model=MODEL), create(home, "same", model=MODEL)
-    assert [base.id for base in list_bases(home)] == [first.id, second.id]
+    assert base_ids(home) == [first.id, second.id]
     with pytest.raises(Conflict):
         open_base(home, "same")
     assert open_base(home, second.id).id == second.id
@@ -283,9 +283,9 @@ def test_a_new_base_is_listed_whole_or_not_at_all(tmp_path: Path) -> None:
     create(home, "a", model=MODEL)
     (home.kb / ".new-vs_" / "x").mkdir(parents=True)
     (home.kb / ("vs_" + "1" * 24)).mkdir()
-    assert [base.name for base in list_bases(home)] == ["a"]
+    assert [base.name for base in each_base(home)] == ["a"]
     assert knowledge_base.DEFAULT_MODEL.startswith("starter:")
-    assert time.time() - list_bases(home)[0].get("created_at") < 60
+    assert time.time() - next(each_base(home)).get("created_at") < 60
 
 
 def test_a_large_base_is_indexed_and_answers_as_an_exact_scan_does(

@@ -67,14 +67,15 @@ def _of_the_api(options: dict[str, Any]) -> dict[str, Any]:
 
 def folder_base(folder: Path) -> str:
     """The knowledge base that follows `folder`: made on the first call, brought up to date on every one."""
-    from ninestory.floors.retrieval.knowledge_base import create, list_bases
+    from ninestory.floors.retrieval.knowledge_base import create, each_base, open_by_id
 
     place = folder.expanduser().resolve()
     if not place.is_dir():
         raise NotFound(f"{folder} is no folder.", hint="Name a folder of documents.", hint_zh="请指定文档目录。")
     name = f"{place.name or 'docs'}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
     home = Home.default().ensure()
-    base = next((b for b in list_bases(home) if b.name == name), None) or create(home, name)
+    base_id = next((b.id for b in each_base(home) if b.name == name), None)
+    base = open_by_id(home, base_id) if base_id else create(home, name)
     report = run_ingest(base, {"folders": [str(place)]}, quiet=False)
     for failure in report["failed"]:
         print(f"not read: {failure['file']}: {failure['message']}", file=sys.stderr)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ninestory.core.errors import InvalidRequest, from_dict
 from ninestory.core.paths import Home
+from ninestory.core.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     from ninestory.floors.chat import ChatModel
@@ -210,8 +210,8 @@ class DocumentSession:
         from ninestory.floors.retrieval.ingest import IngestReport, add_paths, ingest
         from ninestory.floors.retrieval.knowledge_base import create
 
-        folder = self._open.enter_context(tempfile.TemporaryDirectory(prefix="ninestory-ask-"))
-        base, report = create(Home(Path(folder)), file.name[:100]), IngestReport()
+        folder = self._open.enter_context(ScratchFolder("ninestory-ask-"))
+        base, report = create(Home(folder), file.name[:100]), IngestReport()
         self._open.callback(base.close)
         add_paths(base, [file], report)
         ingest(base, self._embedder, Silent(), report)

@@ -36,11 +36,11 @@ def create(
     if client := running_server(server):
         kb_server.create(client, name, model, as_json)
         return
-    from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL, list_bases
+    from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL, each_base
     from ninestory.floors.retrieval.knowledge_base import create as make
 
     home = Home.default().ensure()
-    if any(base.name == name for base in list_bases(home)):
+    if any(base.name == name for base in each_base(home)):
         raise Conflict(
             f"There is a knowledge base {name!r} already.",
             hint="Choose another name, or add to that one.",
@@ -109,9 +109,10 @@ def ls(
     if client := running_server(server):
         kb_server.ls(client, as_json)
         return
-    from ninestory.floors.retrieval.knowledge_base import list_bases
+    from ninestory.floors.retrieval.knowledge_base import each_base
 
-    rows = [_summary(base) for base in list_bases(Home.default())]
+    bases = [(base.get("created_at", 0.0), _summary(base)) for base in each_base(Home.default())]
+    rows = [row for _, row in sorted(bases, key=lambda base: base[0])]
     if as_json:
         print_json(rows)
         return

@@ -12,7 +12,7 @@ class _Readable(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         request_id = getattr(record, "request_id", "")
-        text = f"{clock} {record.levelname.lower():7} {record.getMessage()}" + (
+        text = f"{clock} {record.levelname.lower():7} {printable(record.getMessage())}" + (
             f"  [{request_id}]" if request_id else ""
         )
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
@@ -31,6 +31,15 @@ class _Json(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+def printable(text: str) -> str:
+    r"""The text with line ends, control and direction characters escaped: no value can write a log line of its own.
+
+    >>> printable("GET /v1/files/\r\n12:00:00 info")
+    'GET /v1/files/\\r\\n12:00:00 info'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def set_up_logs(level: str, as_json: bool) -> None:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,12 @@ from pathlib import Path
 from typing import IO
 
 from ninestory.core.errors import DiskFull, InvalidRequest
+from ninestory.core.text import is_text
+
+MAX_NAME_BYTES = 255  # of one file or folder, on every common file system
+
+_AT_FDCWD = -100  # paths as they are, from the working directory
+_RENAME_EXCHANGE = _RENAME_SWAP = 2
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,11 @@ class Home:
         return self.root / "cache"
 
     @property
+    def reserve(self) -> Path:
+        """Ballast that is given up when the disk is full (`core/reserve.py`)."""
+        return self.run_dir / "reserve"
+
+    @property
     def run_dir(self) -> Path:
         """Sockets and locks of running processes; mode 0700."""
         return self.root / "run"
@@ -75,11 +88,20 @@ def inside(base: Path, *parts: str) -> Path:
     """Join request-supplied `parts` below `base` and prove that the result stays there.
 
     Raises:
-        InvalidRequest: the joined, resolved path leaves `base` (through "..", an absolute part or a symlink).
+        InvalidRequest: the joined, resolved path leaves `base` (through "..", an absolute part or a symlink), or a part
+            is no file name (NUL, half a character, too long).
     """
+    names = "/".join(parts).split("/")
+    if bad := [n for n in names if "\0" in n or not is_text(n) or len(n.encode()) > MAX_NAME_BYTES]:
+        raise InvalidRequest(
+            f"{bad[0][:80]!r} is not a file name; expected at most {MAX_NAME_BYTES} bytes of text.",
+            hint="Use a plain, shorter name.",
+            hint_zh="请使用较短的普通名称。",
+            code="invalid_name",
+        )
     base = base.resolve()
     path = base.joinpath(*parts).resolve()
-    if not path.is_relative_to(base) or "\0" in "".join(parts):
+    if not path.is_relative_to(base):
         raise InvalidRequest(
             f"The path {'/'.join(parts)!r} leaves its directory.",
             hint="Use a plain name without '..' and without a leading '/'.",
@@ -116,6 +138,42 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO]:  # type: ignore[
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def replace_directory(made: Path, target: Path) -> None:
+    """Give the finished directory `made` the name of `target`; what had that name is removed.
+
+    The two change places in one step, so that at every moment one of them is there, whole. On a filesystem that cannot
+    do so, a kill between two renames leaves the old directory under `.NAME.old`, and the next call puts it back first.
+    """
+    for file in made.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+    old = target.with_name(f".{target.name}.old")
+    if old.is_dir() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    if not target.exists():
+        made.rename(target)
+    elif _exchange(made, target):
+        made.rename(old)
+    else:
+        target.rename(old)
+        made.rename(target)
+    sync_directory(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False where the system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if hasattr(libc, "renameat2"):
+        return bool(libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
+    if hasattr(libc, "renamex_np"):  # macOS
+        return bool(libc.renamex_np(*names, _RENAME_SWAP) == 0)
+    return False
 
 
 def sync_directory(path: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,9 +44,13 @@ class State:
                 path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
             )
             self._connection.row_factory = sqlite3.Row
-            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "cache_size=-1024"):
-                self._connection.execute(f"PRAGMA {pragma}")
-            self._connection.execute(_VERSIONS)
+            try:
+                for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "cache_size=-1024"):
+                    self._connection.execute(f"PRAGMA {pragma}")
+                self._connection.execute(_VERSIONS)
+            except BaseException:
+                self._connection.close()
+                raise
         path.chmod(0o600)
 
     def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[sqlite3.Row]:
@@ -86,9 +90,10 @@ class State:
         Raises:
             Conflict: the database was written by a newer ninestory.
         """
+        if self._version(owner) == len(scripts):  # the usual case writes nothing: it works on a full disk too
+            return
         with self.transaction():
-            rows = self.execute("SELECT version FROM schema_versions WHERE owner = ?", (owner,))
-            version = rows[0]["version"] if rows else 0
+            version = self._version(owner)
             if version > len(scripts):
                 raise Conflict(
                     f"{self.path.name} was written by a newer ninestory ({owner} {version}, this one knows "
@@ -101,6 +106,10 @@ class State:
                 for statement in _statements(script):
                     self.execute(statement)
             self.execute("INSERT OR REPLACE INTO schema_versions VALUES (?, ?)", (owner, len(scripts)))
+
+    def _version(self, owner: str) -> int:
+        rows = self.execute("SELECT version FROM schema_versions WHERE owner = ?", (owner,))
+        return int(rows[0]["version"]) if rows else 0
 
     def close(self) -> None:
         with self._lock:
@@ -200,6 +209,7 @@ def lock_home(home: Home) -> HomeLock:
             code="home_in_use",
         ) from None
     file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+    with suppress(OSError):  # on a full disk only the message to a second server lacks the process id
+        file.write(str(os.getpid()))
+        file.flush()
     return HomeLock(file)

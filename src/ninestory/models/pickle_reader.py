@@ -90,9 +90,9 @@ def read_pickle(path: Path) -> PickleFile:
     Raises:
         Damaged: not such a file, damaged, or asking for code; the message names what it asks for.
     """
-    if not zipfile.is_zipfile(path):
-        raise _damaged(path, _what_it_is(path))
     try:
+        if not zipfile.is_zipfile(path):
+            raise _damaged(path, _what_it_is(path))
         _check_directory(path)
         with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
             entries = {info.filename: info for info in archive.infolist()}

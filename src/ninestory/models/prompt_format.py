@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,7 @@ class PromptFormat:
         *,
         continue_final: bool = False,
         special_tokens: Iterable[str] = (),
+        cancel: threading.Event | None = None,
         **variables: Any,
     ) -> list[tuple[str, bool]]:
         """[(text, may hold special tokens)] of a conversation, ready for the answer.
@@ -60,6 +62,7 @@ class PromptFormat:
             messages: OpenAI-shaped, with string content.
             continue_final: the last message is the beginning of the answer.
             special_tokens: spellings that only the format may write.
+            cancel: ends the rendering of a checkpoint's template when it is set.
             variables: what a checkpoint's template may ask for (bos_token, enable_thinking, …).
 
         Raises:
@@ -69,7 +72,9 @@ class PromptFormat:
         asked = messages[:-1] if continue_final else messages
         if self.template is None:
             turns = [dict(message) for message in asked]
-            made = chat_template.render_segments(self.jinja, turns, special_tokens=special_tokens, **variables)
+            made = chat_template.render_segments(
+                self.jinja, turns, special_tokens=special_tokens, cancel=cancel, **variables
+            )
             return [*made, (begun, False)] if begun else made
         if not begun:
             return prompt_segments(self.template, asked)

@@ -47,12 +47,35 @@ def pull(
     """
     ref = parse_reference(reference) if isinstance(reference, str) else reference
     progress = progress or Silent()
+    check_pullable(ref)
     home.ensure()
     _pull_base(ref.base, home, hub_settings, progress)
     for adapter in ref.adapters:
         if adapter.source.startswith(("hf:", "ms:")):
             _pull_base(parse_reference(adapter.source), home, hub_settings, progress)
     return resolve(ref, home)
+
+
+def check_pullable(ref: Reference) -> Reference:
+    """`ref`, when it can be published somewhere; looks at no file and no network.
+
+    Raises:
+        InvalidRequest: a remote or tuned model or a path: there is nothing to fetch; or no such variant, or many.
+        NotFound: no such system or starter.
+    """
+    if ref.scheme in ("openai", "ft", "path"):
+        raise InvalidRequest(
+            f"{ref} cannot be pulled; expected a name of the catalogue, starter:name, hf:org/name or ms:org/name.",
+            hint="A remote model is asked as it is; tuned models and files are on this machine already.",
+            hint_zh="远程模型可直接使用；已微调的模型与文件已在本机。",
+            param="model",
+            code="nothing_to_pull",
+        )
+    if ref.scheme == "starter":
+        find_starter(ref.source)
+    else:
+        _one_source(ref)
+    return ref
 
 
 def _pull_base(ref: Reference, home: Home, settings: HubSettings, progress: Progress) -> None:
@@ -66,13 +89,7 @@ def _is_here(ref: Reference, home: Home) -> bool:
     """Whether `ref` resolves without a network. A damaged copy of a hub's model does not count: it is fetched anew."""
     try:
         resolve(ref, home)
-    except NotFound:
-        if ref.scheme in ("path", "ft"):
-            raise
-        return False
-    except Damaged:
-        if ref.scheme in ("path", "ft"):
-            raise
+    except (NotFound, Damaged):
         return False
     return True
 

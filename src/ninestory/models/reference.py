@@ -21,7 +21,9 @@ _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _SCHEMES: tuple[Scheme, ...] = ("hf", "ms", "starter", "openai", "ft")
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
 MAX_WEIGHT = 1000.0
+MAX_BYTES, MAX_NAME_BYTES, MAX_FILE_NAME_BYTES = 4096, 100, 255
 
 
 @dataclass(frozen=True)
@@ -67,16 +69,24 @@ def parse_reference(text: str) -> Reference:
     Raises:
         InvalidRequest: the text does not follow the grammar; the message names the part at fault.
     """
-    if not text or len(text) > 4096 or any(ord(c) < 32 for c in text):
-        raise _bad(text, "it is empty, too long or holds control characters")
+    if not text or any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in text):
+        raise _bad(text, "it is empty or holds control characters or half a character")
+    if len(text.encode()) > MAX_BYTES:
+        raise _bad(text, f"it is too long: {len(text.encode())} bytes; expected at most {MAX_BYTES}")
     head, *adapter_texts = text.split("+")
     adapters = tuple(_adapter(text, part) for part in adapter_texts)
     if _is_path(head):
+        _check_path(text, head)
         return Reference("path", head, adapters=adapters)
     scheme, rest = _scheme(head)
-    if scheme in ("openai", "ft"):  # remote names and aliases keep their own colons
-        if not rest:
-            raise _bad(text, "the name is empty")
+    if scheme in ("openai", "ft") and not rest:
+        raise _bad(text, "the name is empty")
+    if scheme == "openai":  # remote names keep their own colons
+        return Reference(scheme, rest, adapters=adapters)
+    _check_lengths(text, re.split("[:@/]", rest), MAX_NAME_BYTES)
+    if scheme == "ft":
+        if not _ALIAS.fullmatch(rest):
+            raise _bad(text, f"{rest[:80]!r} is not a tuned model's alias")
         return Reference(scheme, rest, adapters=adapters)
     rest, at, revision = rest.partition("@")
     source, colon, quant = rest.partition(":")
@@ -105,10 +115,21 @@ def _is_path(head: str) -> bool:
     return starts or head.endswith((".gguf", ".safetensors", ".pth", ".bin", ".pt"))
 
 
+def _check_path(text: str, path: str) -> None:
+    """Refuse what no file system takes, here and not where it is opened."""
+    _check_lengths(text, re.split(r"[/\\]", path), MAX_FILE_NAME_BYTES)
+
+
+def _check_lengths(text: str, parts: list[str], most: int) -> None:
+    if long := [part for part in parts if len(part.encode()) > most]:
+        raise _bad(text, f"{long[0][:40]!r}… has {len(long[0].encode())} bytes; expected at most {most}")
+
+
 def _adapter(text: str, part: str) -> Adapter:
     source, equals, weight = part.partition("=")
     if not source:
         raise _bad(text, "an adapter has no name")
+    _check_path(text, source)
     if not equals:
         return Adapter(source)
     try:

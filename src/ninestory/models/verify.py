@@ -5,23 +5,32 @@ No torch, no unpickling. What it cannot see are changed weight bytes: compare sh
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged, NotFound
-from ninestory.core.json_file import read_json, refuse_pointer
+from ninestory.core.json_file import MAX_JSON_BYTES, read_json, refuse_pointer
 from ninestory.models import pickle_reader, safetensors_reader
 from ninestory.models.gguf_reader import read_gguf
-from ninestory.models.gguf_semantics import MAX_LAYERS, check_gguf
+from ninestory.models.gguf_semantics import MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH, check_gguf
 
 _JSON_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 _TRAINING_FILES = ("training_args", "optimizer", "scheduler", "rng_state", "random_states", "scaler")
-_CONFIG_LIMITS = {
-    ("num_hidden_layers", "num_layers", "n_layer"): MAX_LAYERS,
-    ("hidden_size", "n_embd", "d_model", "intermediate_size", "num_attention_heads", "n_head"): 1 << 20,
-    ("vocab_size",): 1 << 24,
+_CONFIG_LIMITS = {  # whole numbers: names → least, most
+    ("num_hidden_layers", "num_layers", "n_layer"): (0, MAX_LAYERS),
+    ("intermediate_size",): (0, MAX_WIDTH),
+    ("hidden_size", "n_embd", "d_model", "num_attention_heads", "n_head", "num_key_value_heads", "head_dim"): (
+        1,
+        MAX_WIDTH,
+    ),
+    ("vocab_size",): (1, 1 << 24),
+    ("max_position_embeddings", "n_positions", "seq_length"): (1, MAX_CONTEXT),
 }
+_EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon", "norm_eps")
+_PARTS_OF_CONFIG = ("text_config", "vision_config", "qformer_config")  # each has sizes of its own
+_PIECE_TYPES = range(1, 7)  # sentencepiece_model.proto: NORMAL … BYTE
 
 
 @dataclass(frozen=True)
@@ -138,26 +147,70 @@ def _check_index(path: Path, reports: list[VerifyReport]) -> None:
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:
-    """Sizes that code multiplies and allocates by must be plain numbers of a sane size."""
-    for names, limit in _CONFIG_LIMITS.items():
+    """Sizes that code multiplies, divides and allocates by must be plain numbers of a sane size."""
+    for names, (least, most) in _CONFIG_LIMITS.items():
         for name in names:
             value = config.get(name)
-            if value is not None and not (type(value) is int and 0 <= value <= limit):
-                raise Damaged(
-                    f"{path.name} says {name} = {str(value)[:80]}, and a number from 0 to {limit} was due.",
-                    hint="Download it again, or compare it with the publisher's.",
-                    hint_zh="请重新下载，或与发布者的文件比对。",
-                )
+            if value is not None and not (type(value) is int and least <= value <= most):
+                raise _unsound(path, f"{name} is {str(value)[:80]}; expected a whole number from {least} to {most}")
+    for name in _EPSILONS:
+        value = config.get(name)
+        if value is not None and not (type(value) in (int, float) and 0 < value < 1):  # NaN is in no range
+            raise _unsound(path, f"{name} is {str(value)[:80]}; expected a number between 0 and 1")
+    theta = config.get("rope_theta")
+    if theta is not None and not (type(theta) in (int, float) and 0 < theta < math.inf):
+        raise _unsound(path, f"rope_theta is {str(theta)[:80]}; expected a positive number")
+    heads, width = config.get("num_attention_heads"), config.get("hidden_size")
+    if heads and width and config.get("head_dim") is None and width % heads:
+        raise _unsound(path, f"hidden_size is {width} and num_attention_heads {heads}; expected a multiple")
+    if (shared := config.get("num_key_value_heads")) and heads and heads % shared:
+        raise _unsound(path, f"num_key_value_heads is {shared} of {heads} heads; expected a divisor")
+    for name in _PARTS_OF_CONFIG:
+        if isinstance(config.get(name), dict):
+            _check_config(path, config[name])
+
+
+def _unsound(path: Path, why: str) -> Damaged:
+    return Damaged(
+        f"{path.name} is not sound: {why}.",
+        hint="Download it again, or compare it with the publisher's.",
+        hint_zh="请重新下载，或与发布者的文件比对。",
+    )
 
 
 def _check_sentencepiece(path: Path) -> None:
-    """A SentencePiece model is a protocol-buffer message that begins with its first piece (field 1)."""
+    """A SentencePiece model is a protocol-buffer message: its pieces must be readable, different and scored."""
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
     refuse_pointer(path)
-    with path.open("rb") as file:
-        start = file.read(16)
-    if start[:1] != b"\x0a":
-        raise Damaged(
-            f"{path.name} is no SentencePiece model: it starts with {start!r}.",
-            hint="Download it again (ninestory pull).",
-            hint_zh="请重新下载（ninestory pull）。",
-        )
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise _no_sentencepiece(path, f"it has {size:,} bytes; expected at most {MAX_JSON_BYTES:,}")
+    data = path.read_bytes()
+    if data[:1] != b"\x0a":  # the first piece: field 1
+        raise _no_sentencepiece(path, f"it starts with {data[:16]!r}")
+    messages: Any = sentencepiece_model_pb2  # its classes are made at import; mypy sees none
+    try:
+        model = messages.ModelProto.FromString(data)
+        pieces = [piece.piece for piece in model.pieces]
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise _no_sentencepiece(path, str(error)[:200]) from error
+    seen: set[str] = set()
+    for number, piece in enumerate(model.pieces):
+        if not pieces[number] or pieces[number] in seen:
+            raise _no_sentencepiece(path, f"piece {number} is {pieces[number][:40]!r}, which is empty or there before")
+        if not math.isfinite(piece.score) or piece.type not in _PIECE_TYPES:
+            raise _no_sentencepiece(path, f"piece {number} has the score {piece.score} and the type {piece.type}")
+        seen.add(pieces[number])
+    unknown = sum(piece.type == messages.ModelProto.SentencePiece.UNKNOWN for piece in model.pieces)
+    if unknown != 1:
+        raise _no_sentencepiece(path, f"it has {unknown} unknown pieces; expected 1")
+
+
+def _no_sentencepiece(path: Path, why: str) -> Damaged:
+    return Damaged(
+        f"{path.name} is no SentencePiece model: {why}.",
+        hint="Download it again (ninestory pull).",
+        hint_zh="请重新下载（ninestory pull）。",
+    )

@@ -7,6 +7,7 @@ what does not fit into the context, and what a request asks for that the model h
 from __future__ import annotations
 
 import json
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,18 +80,19 @@ class Prompts(ABC):
     def encode_segments(self, segments: Sequence[Segment]) -> list[int]:
         """Ids of a rendered prompt; special tokens only where a segment may hold them."""
 
-    def chat(self, request: ChatRequest) -> Prompt:
+    def chat(self, request: ChatRequest, cancel: threading.Event | None = None) -> Prompt:
         """Render and tokenise; with truncation "auto" the oldest turns are left out until the rest fits.
 
         Raises:
             ContextOverflow: with both numbers.
             InvalidRequest: no template, or the template refuses the conversation.
+            Cancelled: `cancel` was set.
         """
         form = self.format_of(request.template)
         messages, dropped = request.messages, 0
         kept_system = 1 if messages and messages[0].role in ("system", "developer") else 0
         while True:
-            segments = self.render(messages, request)
+            segments = self.render(messages, request, cancel)
             opened = segments[-1][0].rstrip().endswith("<think>") if segments else False
             if opened and request.constraint:  # which holds for all that is written: no thinking fits into it
                 segments, opened = [*segments, ("\n</think>\n\n", True)], False
@@ -146,8 +148,14 @@ class Prompts(ABC):
             raise no_format(self._model)
         return form
 
-    def render(self, messages: list[Message], request: ChatRequest) -> list[Segment]:
-        """[(text, may hold special tokens)] of a conversation, ready for the answer."""
+    def render(
+        self, messages: list[Message], request: ChatRequest, cancel: threading.Event | None = None
+    ) -> list[Segment]:
+        """[(text, may hold special tokens)] of a conversation, ready for the answer.
+
+        Raises:
+            Cancelled: `cancel` was set while the checkpoint's template ran.
+        """
         form = self.format_of(request.template)
         thinks = "enable_thinking" in form.jinja or "<think>" in form.jinja
         if request.thinking and not thinks:
@@ -173,6 +181,7 @@ class Prompts(ABC):
             turns,
             continue_final=request.continue_final_message,
             special_tokens=self._specials.values(),
+            cancel=cancel,
             **self._marks,
             **variables,
         )

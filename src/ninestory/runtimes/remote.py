@@ -51,6 +51,7 @@ class RemoteEngine:
         if not settings.allow_http:
             _check_url(model.endpoint)
         self._key = os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key
+        self._lacks_key = api_key is None and not self._key and not _takes_no_key(model.endpoint)
         self._client = httpx.Client(
             base_url=model.endpoint.rstrip("/") + "/",
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
@@ -67,6 +68,12 @@ class RemoteEngine:
         )
 
     def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
+        if self._lacks_key:  # it would be refused, and the texts would have left this machine for nothing
+            raise Unauthorized(
+                f"No key is set for {self._client.base_url.host}; nothing was sent.",
+                hint="Set OPENAI_API_KEY (to any word if this endpoint wants none).",
+                hint_zh="请设置 OPENAI_API_KEY（若该服务端不需要密钥，可填任意字符）。",
+            )
         if isinstance(request, ChatRequest):
             return self._generate("chat/completions", chat_body(self._name, request), request, cancel)
         if isinstance(request, CompletionRequest):
@@ -229,15 +236,23 @@ def _retry_after(response: Any, otherwise: float) -> float:
         return otherwise
 
 
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _takes_no_key(url: str) -> bool:
+    """Whether an endpoint may well want none: a server on this machine, or one in a network that the user trusts."""
+    return _is_loopback(url) or urlsplit(url).scheme == "http"
+
+
 def _check_url(url: str) -> None:
     """A key and texts travel only over TLS, or to this machine."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
+    scheme = urlsplit(url).scheme
+    if scheme != "https" and not (scheme == "http" and _is_loopback(url)):
         raise InvalidRequest(
             f"The endpoint {url!r} is neither https nor on this machine.",
             hint="Set OPENAI_BASE_URL to an https address, or runtime.allow_http to true for a network you trust.",

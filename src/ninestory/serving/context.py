@@ -13,6 +13,7 @@ from fastapi import Request as HttpRequest
 
 from ninestory.core.config import Loaded, Settings
 from ninestory.core.paths import Home
+from ninestory.core.reserve import DiskReserve
 from ninestory.core.state import State
 from ninestory.jobs.store import JobStore
 from ninestory.runtimes.protocol import Request
@@ -37,10 +38,12 @@ class GatewayContext:
     stopping: bool = False  # set by the signal that ends the server: endless streams end themselves
     knowledge: KnowledgeReader = field(init=False)
     sources: SourceReader = field(default_factory=SourceReader)
+    reserve: DiskReserve = field(init=False)
     requests: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=500))
 
     def __post_init__(self) -> None:
         self.knowledge = KnowledgeReader(self.home)
+        self.reserve = DiskReserve(self.home.reserve)
 
     @property
     def settings(self) -> Settings:

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from ninestory.core.errors import InvalidRequest, NinestoryError
 
@@ -56,6 +57,7 @@ def documented(body: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
 
 
 log = logging.getLogger("ninestory.api")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -82,11 +84,13 @@ def error_body(error: NinestoryError, request_id: str, path: str = "") -> dict[s
 
 
 def error_response(error: NinestoryError, request: Request) -> Response:
-    headers = {}
-    if "retry_after" in error.details:
-        headers["Retry-After"] = str(error.details["retry_after"])
     body = error_body(error, request.state.request_id, request.url.path)
-    return Response(orjson.dumps(body), error.status, headers, "application/json")
+    return Response(orjson.dumps(body), error.status, retry_header(error), "application/json")
+
+
+def retry_header(error: NinestoryError) -> dict[str, str]:
+    """When the same request may be sent again, if the error knows."""
+    return {"Retry-After": str(error.details["retry_after"])} if "retry_after" in error.details else {}
 
 
 def internal_error(error: Exception, request: Request) -> NinestoryError:
@@ -119,6 +123,8 @@ def install_handlers(app: FastAPI) -> None:
         response.status_code = error.status_code
         if error.headers:
             response.headers.update(error.headers)
+        if error.status_code == 405:
+            response.headers["Allow"] = ", ".join(allowed_methods(request))
         return response
 
     async def on_bug(request: Request, error: Exception) -> Response:
@@ -128,6 +134,16 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(Exception, on_bug)
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """Every method that some route answers at this path; a router names only those of the first that fits."""
+    routes = request.app.router.routes
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
 
 
 def _first_fault(error: RequestValidationError) -> InvalidRequest:

@@ -28,7 +28,7 @@ from ninestory.floors.retrieval.answer import (
     writes_answers,
 )
 from ninestory.floors.retrieval.hits import Hit
-from ninestory.floors.retrieval.knowledge_base import open_base
+from ninestory.floors.retrieval.knowledge_base import open_by_id
 from ninestory.floors.retrieval.rerank import searched_text
 from ninestory.floors.retrieval.web_search import search_web
 from ninestory.runtimes.protocol import ChatRequest
@@ -155,7 +155,7 @@ async def answer_from_files(
         InvalidRequest: the conversation does not end with a question. NotFound: no such vector store.
     """
     for store in tool.vector_store_ids:
-        open_base(context.home, store).close()
+        open_by_id(context.home, store).close()
     if not chat.messages or chat.messages[-1].role != "user" or not chat.messages[-1].text.strip():
         raise InvalidRequest(
             "file_search answers the last user message, and there is none.",
@@ -229,10 +229,8 @@ async def _with_web(
 
 
 def _embedding_model(context: GatewayContext, store: str) -> str:
-    base = open_base(context.home, store)
-    model = base.published.model if base.published else base.model
-    base.close()
-    return model
+    with open_by_id(context.home, store) as base:
+        return base.published.model if base.published else base.model
 
 
 async def _written_here(text: str) -> AsyncIterator[dict[str, Any]]:

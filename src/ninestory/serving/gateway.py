@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI
+from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse
 
 from ninestory import __version__
@@ -16,6 +17,7 @@ from ninestory.serving.guard import Guard
 from ninestory.serving.job_process import JobProcess
 from ninestory.serving.query import refuse_unknown_query
 from ninestory.serving.request_log import note_request
+from ninestory.serving.request_text import NAME_PATTERN, refuse_broken_text
 from ninestory.serving.routes import (
     catalogue,
     chat,
@@ -81,6 +83,15 @@ def create_app(context: GatewayContext) -> Any:
         context.sources.close()
         await context.pool.close()
 
+    async def keep_room_on_disk(request: HTTPConnection) -> AsyncIterator[None]:
+        """On a full disk the reserve is lent to what reads and deletes."""
+        lent = request.scope.get("method") in ("GET", "DELETE")
+        if lent:
+            context.reserve.release_if_low()
+        yield
+        if lent:
+            context.reserve.make()
+
     app = FastAPI(
         title="ninestory",
         version=__version__,
@@ -89,7 +100,7 @@ def create_app(context: GatewayContext) -> Any:
         redoc_url=None,
         lifespan=lifespan,
         responses=documented(ErrorBody),
-        dependencies=[Depends(refuse_unknown_query)],
+        dependencies=[Depends(refuse_unknown_query), Depends(refuse_broken_text), Depends(keep_room_on_disk)],
     )
     install_handlers(app)
     for module in ROUTES:
@@ -100,7 +111,26 @@ def create_app(context: GatewayContext) -> Any:
         return RedirectResponse("/ui/")
 
     _mount_page(app)
+    _document_names(app)
     return Guard(app, context.settings.serve, context.keys, note_request(context))
+
+
+def _document_names(app: FastAPI) -> None:
+    """State in the document what `refuse_broken_text` asks of every path and query parameter."""
+    generated = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            for operations in generated()["paths"].values():
+                for operation in operations.values():
+                    for parameter in operation.get("parameters", ()):
+                        schema = parameter["schema"]
+                        for option in schema.get("anyOf", [schema]):
+                            if parameter["in"] in ("path", "query") and option.get("type") == "string":
+                                option.setdefault("pattern", NAME_PATTERN)
+        return generated()
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _mount_page(app: FastAPI) -> None:

@@ -21,6 +21,7 @@ import orjson
 
 from ninestory.core.config import HubSettings
 from ninestory.core.errors import NinestoryError
+from ninestory.core.logs import set_up_logs
 from ninestory.core.paths import Home
 from ninestory.core.state import State
 from ninestory.jobs.runner import JobRunner
@@ -94,7 +95,7 @@ def main() -> None:
     die_with_parent(int(sys.argv[1]))
     spec = orjson.loads(sys.stdin.buffer.read())
     home = Home(Path(spec["home"]))
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    set_up_logs("info", as_json=False)
     runner = JobRunner(JobStore(State(home.state_db), holder=spec["holder"]), works(home, HubSettings(**spec["hub"])))
     signal.signal(signal.SIGTERM, lambda *_: runner.stop())
     runner.run_until_idle(IDLE_SECONDS)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from ninestory.core.errors import NinestoryError, Unavailable, from_dict
 from ninestory.core.paths import Home
 from ninestory.floors.retrieval.filters import chosen_files
 from ninestory.floors.retrieval.hits import Hit, SearchOptions, merged
-from ninestory.floors.retrieval.knowledge_base import check_one_model, lowest_threshold, open_base
+from ninestory.floors.retrieval.knowledge_base import check_one_model, lowest_threshold, open_by_id
 from ninestory.floors.retrieval.rerank import CANDIDATES, LATE, reranked, searched_text
 from ninestory.runtimes.protocol import EmbeddingRequest, RerankRequest
 
@@ -141,18 +142,17 @@ async def find(
     Raises:
         InvalidRequest: the bases are of different models. NotFound: one does not exist.
     """
-    bases = [open_base(context.home, base_id) for base_id in base_ids]
-    model = check_one_model(bases)
-    vector = (await embed(context, request, model, [question[:2000]], "query"))[0]
-    found = []
-    for base in bases:
-        chosen = chosen_files(base, filters) if filters else None
-        limit = max(options.limit, CANDIDATES) if reranker else options.limit
-        own = replace(options, file_ids=chosen, limit=limit)
-        found.append(await context.knowledge.search(base.id, question, vector, own))
-    threshold = lowest_threshold(bases)
-    for base in bases:
-        base.close()
+    with ExitStack() as opened:
+        bases = [opened.enter_context(open_by_id(context.home, base_id)) for base_id in base_ids]
+        model = check_one_model(bases)
+        vector = (await embed(context, request, model, [question[:2000]], "query"))[0]
+        found = []
+        for base in bases:
+            chosen = chosen_files(base, filters) if filters else None
+            limit = max(options.limit, CANDIDATES) if reranker else options.limit
+            own = replace(options, file_ids=chosen, limit=limit)
+            found.append(await context.knowledge.search(base.id, question, vector, own))
+        threshold = lowest_threshold(bases)
     if not reranker:
         return merged(found, options.limit), threshold, vector
     hits = merged(found, max(options.limit, CANDIDATES))

@@ -16,9 +16,11 @@ import orjson
 from ninestory.core.errors import NinestoryError
 from ninestory.core.paths import Home
 from ninestory.floors.retrieval.hits import SearchOptions
-from ninestory.floors.retrieval.knowledge_base import open_base
+from ninestory.floors.retrieval.knowledge_base import open_by_id
 from ninestory.floors.retrieval.search import search
 from ninestory.floors.retrieval.table import ChunkReader
+
+OPEN_BASES = 16  # each holds a database and a table with their descriptors
 
 
 class Readers:
@@ -47,10 +49,14 @@ class Readers:
         return ways[call["op"]](call["file"], call["first"], call["last"])
 
     def _reader(self, base_id: str) -> ChunkReader:
-        reader = self._open.get(base_id)
-        if reader is None or not reader.base.folder.exists():
-            self._open.pop(base_id, None)
-            reader = self._open[base_id] = ChunkReader(open_base(self._home, base_id))
+        """The open base, made the newest of those kept; the one not asked for the longest makes room."""
+        reader = self._open.pop(base_id, None)
+        if reader is not None and not reader.base.folder.exists():
+            reader.base.close()
+            reader = None
+        self._open[base_id] = reader = reader or ChunkReader(open_by_id(self._home, base_id))
+        if len(self._open) > OPEN_BASES:
+            self._open.pop(next(iter(self._open))).base.close()
         return reader
 
 

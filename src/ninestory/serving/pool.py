@@ -19,7 +19,7 @@ from ninestory.core.machine import available_bytes
 from ninestory.core.paths import Home
 from ninestory.models.reference import parse_reference
 from ninestory.runtimes.protocol import Request
-from ninestory.serving.references import check_requested
+from ninestory.serving.references import requested
 from ninestory.serving.supervisor import WorkerProcess
 
 log = logging.getLogger("ninestory.pool")
@@ -62,7 +62,7 @@ class Pool:
         self._idle_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._idle_task = asyncio.create_task(self._unload_idle())
+        self._idle_task = asyncio.create_task(self._watch_workers())
 
     async def close(self, timeout: float = _DRAIN_SECONDS) -> None:
         """Refuse new requests, let the running ones end, stop every worker."""
@@ -281,11 +281,14 @@ class Pool:
         others = (m.worker for m in self._models.values() if m.loaded and m.worker is not newcomer)
         return limit - sum(worker.needed_bytes for worker in others if worker)
 
-    async def _unload_idle(self) -> None:
+    async def _watch_workers(self) -> None:
+        """Once a second: end the workers that were stopped, unload the models that have been idle for long enough."""
         while True:
             await asyncio.sleep(1.0)
             now = time.monotonic()
             for model in list(self._models.values()):
+                if model.worker is not None:
+                    model.worker.end_if_stopped()
                 idle = model.loaded and not model.running and not model.waiting
                 if idle and 0 <= model.keep_alive < now - model.used_at:
                     log.info("unloading %s after %.0f idle seconds", model.reference, now - model.used_at)
@@ -296,7 +299,7 @@ class Pool:
     def _model(self, reference: str) -> Model:
         key = self._key(reference)
         if key not in self._models:
-            check_requested(parse_reference(reference), self._home, self._settings.serve.preload)
+            requested(reference, self._home, self._settings.serve.preload)
             self._models[key] = Model(key, self._settings.serve.keep_alive)
         return self._models[key]
 

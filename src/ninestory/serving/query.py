@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import Request
+from starlette.requests import HTTPConnection
 
 from ninestory.core.errors import InvalidRequest
 
 NO_OP = frozenset({"beta"})  # Anthropic's client marks its beta methods with it
 
 
-def refuse_unknown_query(request: Request) -> None:
-    """A dependency of every route.
+def refuse_unknown_query(request: HTTPConnection) -> None:
+    """A dependency of every route, of WebSockets too.
 
     Raises:
         InvalidRequest: naming the first parameter the route does not know.

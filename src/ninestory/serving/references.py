@@ -1,26 +1,47 @@
-"""Which model references a request may hold: names, and files below the home. Other files are the operator's to name."""
+"""Which model references a request may hold: names, and files below the home. Other files are the operator's to name.
+
+The one check: everything that comes from a request passes `requested` before it is queued, planned, verified, pulled
+or opened.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Annotated
 
-from ninestory.core.errors import Forbidden
+from pydantic import Field
+
+from ninestory.core.errors import Forbidden, InvalidRequest
 from ninestory.core.paths import Home
 from ninestory.models.reference import Reference, parse_reference
 
+_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+_REVISION = "[A-Za-z0-9](\\.?[A-Za-z0-9_/-]){0,49}"
+_SOURCE = f"(((hf|ms):{_NAME}/{_NAME}|(starter:)?{_NAME})(:{_NAME})?(@{_REVISION})?|ft:{_NAME}(:{_NAME})?)"
+_ADAPTER = f"\\+((hf|ms):{_NAME}/)?{_NAME}(=-?[0-9]{{1,2}}(\\.[0-9]{{1,9}})?)?"
+REFERENCE_PATTERN = f"^({_SOURCE}({_ADAPTER}){{0,8}}|openai:[^+\\x00-\\x1f]{{1,500}})$"
+# What a body's `model` may be, for the document; `requested` is what checks it and says what is wrong.
+ModelReference = Annotated[
+    str,
+    Field(
+        description="NAME[:VARIANT][@REVISION][+ADAPTER[=WEIGHT]]…", json_schema_extra={"pattern": REFERENCE_PATTERN}
+    ),
+]
 
-def check_requested(reference: Reference, home: Home, preload: Collection[str]) -> None:
-    """Refuse a path that leaves the home, of the model or of an adapter, before anything looks at the file system.
+
+def requested(text: str, home: Home, preload: Collection[str] = ()) -> Reference:
+    """A reference of a request. Refuses a path that leaves the home, of the model or of an adapter, and looks at no file.
 
     Args:
         preload: references of the settings; what the operator loads may be asked for as it is written there.
 
     Raises:
-        Forbidden: it names a file elsewhere on the server's machine.
+        InvalidRequest: it is no reference. Forbidden: it names a file elsewhere on the server's machine.
     """
+    reference = parse_reference(text)
     if str(reference) in preload:
-        return
+        return reference
     paths = [reference.source] if reference.scheme == "path" else []
     paths += [adapter.source for adapter in reference.adapters if not _is_plain_name(adapter.source)]
     for path in paths:
@@ -32,6 +53,24 @@ def check_requested(reference: Reference, home: Home, preload: Collection[str]) 
                 param="model",
                 code="path_not_allowed",
             )
+    return reference
+
+
+def requested_name(text: str, home: Home) -> Reference:
+    """A reference that names a model of the store or of a hub, for what keeps, checks and plans models.
+
+    Raises:
+        InvalidRequest: it is no reference, or a path. Forbidden: as `requested`.
+    """
+    if parse_reference(text).scheme == "path":
+        raise InvalidRequest(
+            f"{text[:200]!r} is a path; this route takes names.",
+            hint="Take the file into the store with 'ninestory import PATH', then use its name.",
+            hint_zh="请先用 ninestory import 路径 导入，再使用其名称。",
+            param="model",
+            code="path_not_allowed",
+        )
+    return requested(text, home)
 
 
 def _is_plain_name(text: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from ninestory.core.config import Loaded, ServeSettings
 from ninestory.core.errors import Conflict, InvalidRequest
 from ninestory.core.paths import Home
+from ninestory.core.reserve import DiskReserve
 from ninestory.core.state import State, lock_home
 from ninestory.jobs.store import JobStore
 from ninestory.serving.context import GatewayContext
@@ -23,6 +24,7 @@ from ninestory.serving.metrics import Metrics
 from ninestory.serving.pool import Pool
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+MAX_PORT = 65535
 
 
 def serve(loaded: Loaded, home: Home, announce: Callable[[str], None] = print) -> None:
@@ -49,10 +51,22 @@ def serve(loaded: Loaded, home: Home, announce: Callable[[str], None] = print) -
 
 
 def api_key(settings: ServeSettings) -> str:
-    """The key from the settings or from its file."""
-    if settings.api_key_file:
+    """The key from the settings or from its file.
+
+    Raises:
+        InvalidRequest: the file cannot be read as text.
+    """
+    if not settings.api_key_file:
+        return settings.api_key
+    try:
         return Path(settings.api_key_file).expanduser().read_text(encoding="utf-8").strip()
-    return settings.api_key
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(
+            f"The key file {settings.api_key_file} cannot be read: {error}.",
+            hint="Write the key into that file, or name another with --api-key-file.",
+            hint_zh="请将密钥写入该文件，或用 --api-key-file 指定其他文件。",
+            param="serve.api_key_file",
+        ) from error
 
 
 def check_bind(settings: ServeSettings, key: str) -> None:
@@ -71,13 +85,18 @@ async def _serve(
 ) -> None:
     import uvicorn
 
+    from ninestory.serving.http_protocol import BoundedHttpProtocol
+
+    reserve = DiskReserve(home.reserve)
+    reserve.release_if_low()  # a server starts on a full disk too: to read, and to delete
     state = State(home.state_db)
+    reserve.make()
     pool = Pool(loaded.settings, home)
     context = GatewayContext(loaded, home, pool, state, JobStore(state), KeyCheck(key), Metrics())
     config = uvicorn.Config(
         create_app(context),
         loop="none",
-        http="httptools",
+        http=BoundedHttpProtocol,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -126,6 +145,14 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _listen(settings: ServeSettings) -> socket.socket:
+    """Raises InvalidRequest: there is no such port. Conflict: it cannot be used."""
+    if not 0 <= settings.port <= MAX_PORT:
+        raise InvalidRequest(
+            f"serve.port is {settings.port}; expected 0 to {MAX_PORT}.",
+            hint="Choose another port with --port; 0 picks a free one.",
+            hint_zh="请用 --port 选择其他端口；0 表示自动选择空闲端口。",
+            param="serve.port",
+        )
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -9,7 +9,7 @@ import warnings
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ninestory.core.errors import InvalidRequest, Unsupported
 from ninestory.runtimes.json_schema import check_schema
@@ -24,6 +24,7 @@ from ninestory.runtimes.protocol import (
     ToolCall,
     ToolSpec,
 )
+from ninestory.serving.references import ModelReference
 
 MAX_TOKENS, MAX_STOP, MAX_PROMPTS = 1_000_000, 16, 2048
 
@@ -34,7 +35,20 @@ warnings.filterwarnings("ignore", message="The 'alias' attribute with value 'bod
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", defer_build=True, hide_input_in_errors=True)
+    """A body that is valid exactly when its JSON schema says so: no field is converted from another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, fields: Any) -> Any:
+        """JSON knows one kind of number: 5.0 is an integer too."""
+        if not isinstance(fields, dict):
+            return fields
+        return {
+            name: int(value) if isinstance(value, float) and value.is_integer() else value
+            for name, value in fields.items()
+        }
 
 
 class NoOp(Strict):
@@ -146,8 +160,8 @@ class StreamOptions(Strict):
 class SamplingFields(NoOp):
     """Sampling of chat and completions; the last four are this server's extensions."""
 
-    temperature: Annotated[float | None, Field(ge=0, le=10)] = None
-    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
+    temperature: Annotated[float | None, Field(ge=0, le=2)] = None
+    top_p: Annotated[float | None, Field(ge=0, le=1, description="0 keeps the likeliest token alone.")] = None
     presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     seed: Annotated[int | None, Field(ge=0, le=2**32 - 1)] = None
@@ -193,7 +207,7 @@ class SamplingFields(NoOp):
 
 
 class ChatCompletionRequest(SamplingFields):
-    model: str
+    model: ModelReference
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
     max_tokens: Annotated[int | None, Field(ge=0, le=MAX_TOKENS)] = None
     max_completion_tokens: Annotated[int | None, Field(ge=0, le=MAX_TOKENS)] = None
@@ -252,7 +266,7 @@ def constraint_of(wanted: ResponseFormat | None) -> Constraint | None:
 
 
 class CompletionsRequest(SamplingFields):
-    model: str
+    model: ModelReference
     prompt: (
         str
         | list[int]
@@ -289,7 +303,7 @@ class CompletionsRequest(SamplingFields):
 
 
 class EmbeddingsRequest(NoOp):
-    model: str
+    model: ModelReference
     input: str | Annotated[list[str], Field(min_length=1, max_length=2048)] | list[int] | list[list[int]]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int | None, Field(ge=1)] = None

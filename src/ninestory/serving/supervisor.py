@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import NinestoryError, TimedOut, Unavailable, from_dict
+from ninestory.core.scratch import LLAMA_SOCKETS, sweep_scratch
 from ninestory.runtimes.protocol import Request
 from ninestory.serving.frames import FrameProtocol, Kind, encode
 
@@ -69,6 +71,8 @@ class WorkerProcess:
         self.dead = asyncio.Event()
         self._streams: dict[int, Stream] = {}
         self._next_id = 1
+        self._seen_stopped = False
+        self._cause = ""
         self._hello: asyncio.Queue[dict[str, Any] | NinestoryError] = asyncio.Queue()
         self._frames = FrameProtocol(self._on_frame, self._on_lost)
         self._process, self._socket = self._spawn(settings, home)
@@ -103,6 +107,7 @@ class WorkerProcess:
         for line in process.stderr:
             self.stderr.append(line.decode("utf-8", errors="replace").rstrip())
         process.wait()
+        sweep_scratch(LLAMA_SOCKETS)  # a killed worker's
 
     async def resolve(self, timeout: float) -> None:
         """Wait until the worker has found its files and said what it needs (`needed_bytes`)."""
@@ -193,10 +198,21 @@ class WorkerProcess:
         if self._process.poll() is None:
             self._process.kill()
 
+    def end_if_stopped(self) -> None:
+        """Kill a worker that two looks in a row find stopped (SIGSTOP): its clients would wait without an answer."""
+        if not is_stopped(self.pid):
+            self._seen_stopped = False
+        elif not self._seen_stopped:
+            self._seen_stopped = True
+        else:
+            self._cause = "was stopped (SIGSTOP) and then ended"
+            self.kill()
+
     def death(self) -> Unavailable:
         """Why it is gone, with its last words."""
         code = self._process.poll()
         how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with status {code}"
+        how = self._cause or how
         words = " | ".join(list(self.stderr)[-3:])
         return Unavailable(
             f"The worker of {self.reference} {how} while it was needed.",
@@ -240,6 +256,14 @@ class WorkerProcess:
         if not drained:
             self._hello.put_nowait(error)
         self.dead.set()
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False
 
 
 def _too_slow(unread_bytes: int) -> Unavailable:

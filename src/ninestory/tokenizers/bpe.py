@@ -15,6 +15,7 @@ from typing import Any
 
 from ninestory.core.errors import Damaged
 from ninestory.tokenizers.tokenizer import Segment, SpecialTokens, decode_bytes
+from ninestory.tokenizers.tokenizer_json import call_native, check_tokenizer_json
 
 _CONTROL = re.compile(r"<[^<>\s]+>|\[[A-Z0-9_]+\]")
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -46,6 +47,7 @@ class BpeTokenizer:
     ) -> None:
         from tokenizers import AddedToken, Tokenizer
 
+        description = check_tokenizer_json(description)
         added = {t["content"]: t for t in description.get("added_tokens", [])}
         for spelling, number in (special or {}).items():
             known = added.setdefault(spelling, {"content": spelling, "id": number, **_PLAIN_ADDED})
@@ -54,7 +56,9 @@ class BpeTokenizer:
             token["special"] = token["special"] or bool(_CONTROL.fullmatch(token["content"]))
         description = {**description, "added_tokens": sorted(added.values(), key=lambda t: t["id"])}
         try:
-            self._model = Tokenizer.from_str(json.dumps(description))
+            self._model = call_native(lambda: Tokenizer.from_str(json.dumps(description)))
+        except Damaged:
+            raise
         except Exception as error:  # the library raises plain Exception
             raise Damaged(
                 f"tokenizer.json is refused: {error}.",
@@ -165,9 +169,12 @@ class BpeTokenizer:
         if not text:
             return []
         if begins or not self._first_only:
-            return list(self._model.encode(text, add_special_tokens=False).ids)
-        ids = self._model.encode(_CARRIED_ON + text, add_special_tokens=False).ids
+            return self._encoded(text)
+        ids = self._encoded(_CARRIED_ON + text)
         return [i for i in ids if i != self._carried_on]
+
+    def _encoded(self, text: str) -> list[int]:
+        return call_native(lambda: list(self._model.encode(text, add_special_tokens=False).ids))
 
 
 _PLAIN_ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged, NinestoryError
-from ninestory.core.paths import sync_directory
+from ninestory.core.paths import replace_directory
 from ninestory.models.convert.safetensors_writer import copy_companions
 from ninestory.training.initialisation import relative_to_original
 from ninestory.training.methods import AdaptedModel
@@ -42,7 +42,7 @@ def save_adapter(adapted: AdaptedModel, target: Path, base: str, note: dict[str,
         copy_companions(base_folder, part)
     (part / "ninestory.json").write_text(json.dumps(note, ensure_ascii=False, indent=2), encoding="utf-8")
     _check_not_empty(part / "adapter_model.safetensors")
-    _put_in_place(part, target)
+    replace_directory(part, target)
     return target
 
 
@@ -65,7 +65,7 @@ def save_model(module: Any, target: Path, base_folder: Path, note: dict[str, Any
     (part / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2), encoding="utf-8")
     copy_companions(base_folder, part)
     (part / "ninestory.json").write_text(json.dumps(note, ensure_ascii=False, indent=2), encoding="utf-8")
-    _put_in_place(part, target)
+    replace_directory(part, target)
     return target
 
 
@@ -141,13 +141,3 @@ def _check_not_empty(file: Path) -> None:
                 hint_zh="请反馈此问题；训练检查点完好。",
                 code="empty_adapter",
             )
-
-
-def _put_in_place(part: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    part.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-    sync_directory(target.parent)

@@ -67,7 +67,8 @@ def save(folder: Path, checkpoint: TrainingCheckpoint, *, keep: int, best: int |
         raise
     for old in _named(folder)[:-keep]:
         if best is None or _step(old) != best:
-            shutil.rmtree(old)
+            going = old.rename(folder / f".tmp-{old.name}")  # half of a folder would be taken for a checkpoint
+            shutil.rmtree(going)
     return target
 
 

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from ninestory.core.errors import Damaged, InvalidRequest, NotFound
 from ninestory.core.extras import require
+from ninestory.core.text import broken_string
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt")
 _BLOCK = 1 << 16  # characters of a JSON list that are read at once
@@ -125,6 +126,8 @@ def _jsonl(path: Path) -> Iterator[SourceRow]:
 
 
 def _row(path: Path, line: int, value: Any) -> SourceRow:
+    if (place := broken_string(value)) is not None:
+        return SourceRow(path.name, line, {}, f"{place or 'it'} holds half a character (a lone surrogate)")
     if isinstance(value, dict):
         return SourceRow(path.name, line, value)
     return SourceRow(path.name, line, {}, f"it is {str(value)[:40]!r}; expected a JSON object")

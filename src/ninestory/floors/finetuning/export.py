@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ninestory.core.errors import Conflict, Unsupported
 from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
+from ninestory.core.scratch import ScratchFolder
 from ninestory.floors.finetuning.base import Base, load_weights, open_base
 from ninestory.floors.finetuning.recipe import FineTuningRecipe
 from ninestory.floors.finetuning.runs import find_run
@@ -69,8 +69,8 @@ def export_gguf(name: str, target: Path, home: Home, progress: Progress, *, quan
     if target.exists():
         raise Conflict(f"{target} exists.", hint="Choose another name.", hint_zh="请更换名称。", param="out")
     home.cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.cache) as room:
-        merged = export_merged(name, Path(room) / name, home, progress)
+    with ScratchFolder(".export-", home.cache) as room:
+        merged = export_merged(name, room / name, home, progress)
         template = merged / "chat_template.jinja"
         return convert_to_gguf(
             merged,

@@ -32,7 +32,13 @@ def run_ingest(home: Home, settings: RuntimeSettings, params: dict[str, Any], pr
     Returns:
         The `IngestReport` as plain data.
     """
-    base = open_base(home, params["knowledge_base"])
+    with open_base(home, params["knowledge_base"]) as base:
+        return _ingested(base, home, settings, params, progress)
+
+
+def _ingested(
+    base: KnowledgeBase, home: Home, settings: RuntimeSettings, params: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
     report = IngestReport(**params.get("report", {}))
     for folder in params.get("folders", []):
         sync_folder(base, Path(folder), report)
@@ -45,7 +51,6 @@ def run_ingest(home: Home, settings: RuntimeSettings, params: dict[str, Any], pr
             return ingest(base, Embedder(engine), progress, report, pool).as_dict()
     finally:
         engine.close()
-        base.close()
 
 
 def embedding_processes(base: KnowledgeBase, settings: RuntimeSettings) -> int:

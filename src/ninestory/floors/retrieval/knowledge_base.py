@@ -13,10 +13,10 @@ import secrets
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from ninestory.core.errors import Conflict, InvalidRequest, NotFound
 from ninestory.core.paths import Home, inside
@@ -25,6 +25,7 @@ from ninestory.core.state import State
 DEFAULT_MODEL = "starter:multilingual-e5-small"
 _ID = re.compile(r"vs_[0-9a-f]{24}")
 _NAME_CHARACTERS = 200
+_HALF_MADE_SECONDS = 3600.0
 
 SCHEMA = (
     """
@@ -114,9 +115,20 @@ class KnowledgeBase:
         self.folder = folder
         self.id = folder.name
         self._state = State(folder / "kb.db")
-        self._state.migrate("knowledge_base", SCHEMA)
+        try:
+            self._state.migrate("knowledge_base", SCHEMA)
+        except BaseException:
+            self._state.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
+        """Give its file descriptors back; needed, since the garbage collector comes when it likes."""
         self._state.close()
 
     # --- settings -----------------------------------------------------------------------------------------------
@@ -345,28 +357,43 @@ def create(
 
 
 def open_base(home: Home, name: str) -> KnowledgeBase:
-    """A knowledge base by id or name.
+    """A knowledge base by id or name. An id goes straight to its folder; for a name every base is looked at.
 
     Raises:
         NotFound: no such one. Conflict: several have that name; the message lists their ids.
     """
-    if _ID.fullmatch(name) and (home.kb / name / "kb.db").is_file():
-        return KnowledgeBase(home.kb / name)
-    found = [base for base in list_bases(home) if base.name == name]
-    if len(found) > 1:
+    if _ID.fullmatch(name):
+        return open_by_id(home, name)
+    ids = [base.id for base in each_base(home) if base.name == name]
+    if len(ids) > 1:
         raise Conflict(
-            f"{len(found)} knowledge bases are named {name!r}: {', '.join(base.id for base in found)}.",
+            f"{len(ids)} knowledge bases are named {name!r}: {', '.join(ids)}.",
             hint="Use the id.",
             hint_zh="请使用 id。",
         )
-    if not found:
-        raise NotFound(
-            f"There is no knowledge base {name[:80]!r}.",
-            hint=f"'ninestory kb ls' lists them; 'ninestory kb create {name[:40]}' makes one.",
-            hint_zh=f"ninestory kb ls 可列出全部；ninestory kb create {name[:40]} 可新建。",
-            code="knowledge_base_not_found",
-        )
-    return found[0]
+    if not ids:
+        raise _no_base(name)
+    return open_by_id(home, ids[0])
+
+
+def open_by_id(home: Home, base_id: str) -> KnowledgeBase:
+    """A knowledge base by its id; no other base is touched. Raises NotFound."""
+    return KnowledgeBase(_folder_of(home, base_id))
+
+
+def _folder_of(home: Home, base_id: str) -> Path:
+    if not _ID.fullmatch(base_id) or not (home.kb / base_id / "kb.db").is_file():
+        raise _no_base(base_id)
+    return home.kb / base_id
+
+
+def _no_base(name: str) -> NotFound:
+    return NotFound(
+        f"There is no knowledge base {name[:80]!r}.",
+        hint=f"'ninestory kb ls' lists them; 'ninestory kb create {name[:40]}' makes one.",
+        hint_zh=f"ninestory kb ls 可列出全部；ninestory kb create {name[:40]} 可新建。",
+        code="knowledge_base_not_found",
+    )
 
 
 def check_one_model(bases: Sequence[KnowledgeBase]) -> str:
@@ -392,19 +419,44 @@ def lowest_threshold(bases: Sequence[KnowledgeBase]) -> float | None:
     return None if None in thresholds else min(thresholds)
 
 
-def list_bases(home: Home) -> list[KnowledgeBase]:
-    """All knowledge bases, oldest first."""
-    if not home.kb.is_dir():
-        return []
-    folders = [path for path in home.kb.iterdir() if _ID.fullmatch(path.name) and (path / "kb.db").is_file()]
-    return sorted((KnowledgeBase(path) for path in folders), key=lambda base: base.get("created_at", 0.0))
+def base_ids(home: Home) -> list[str]:
+    """The ids of all knowledge bases, oldest first."""
+    return [base_id for _, base_id in sorted((base.get("created_at", 0.0), base.id) for base in each_base(home))]
+
+
+def each_base(home: Home) -> Iterator[KnowledgeBase]:
+    """All knowledge bases in no order, one open at a time: each is closed when the next is asked for."""
+    for folder in list(home.kb.iterdir()) if home.kb.is_dir() else ():
+        if _ID.fullmatch(folder.name) and (folder / "kb.db").is_file():
+            with KnowledgeBase(folder) as base:
+                yield base
 
 
 def remove_base(base: KnowledgeBase) -> None:
     """Delete a knowledge base with its copies; files of synced folders stay."""
     base.close()
-    gone = base.folder.with_name(f".gone-{base.id}")
-    base.folder.rename(gone)
+    _remove_folder(base.folder)
+
+
+def remove_by_id(home: Home, base_id: str) -> None:
+    """As `remove_base`, without opening it: works on a full disk, and on a damaged one. Raises NotFound."""
+    _remove_folder(_folder_of(home, base_id))
+
+
+def sweep(home: Home) -> None:
+    """Remove what killed processes left of bases half made or half deleted; a server does it at its start.
+
+    Those being made by somebody else now are young, and stay.
+    """
+    for folder in home.kb.glob(".*-vs_*") if home.kb.is_dir() else ():
+        made = folder.name.startswith(".new-") and time.time() - folder.stat().st_mtime > _HALF_MADE_SECONDS
+        if made or folder.name.startswith(".gone-"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_folder(folder: Path) -> None:
+    gone = folder.with_name(f".gone-{folder.name}")
+    folder.rename(gone)
     shutil.rmtree(gone)
 
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ninestory.core.paths import sync_directory
+from ninestory.core.scratch import ScratchFolder
 
 Pooling = Literal["mean", "cls", "score"]
 _MS = "com.microsoft"
@@ -81,18 +80,16 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     """`folder`, filled by `make` in a temporary one and renamed when it is whole; several processes may ask at once."""
     if not (folder / "ninestory.json").is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
-        try:
-            make(made)
-            for file in made.iterdir():
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
-            made.replace(folder)
-        except OSError:  # another process was faster: its folder is as good
-            if not (folder / "ninestory.json").is_file():
-                raise
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+        with ScratchFolder(".making-", folder.parent) as made:
+            try:
+                make(made)
+                for file in made.iterdir():
+                    with file.open("rb") as written:
+                        os.fsync(written.fileno())
+                made.replace(folder)
+            except OSError:  # another process was faster: its folder is as good
+                if not (folder / "ninestory.json").is_file():
+                    raise
         sync_directory(folder.parent)
     return folder
 

@@ -122,7 +122,7 @@ class LlamaCppEngine:
     # --- one function a kind of request -------------------------------------------------------------------------
 
     def _chat(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
-        prompt = self._prompts.chat(request)
+        prompt = self._prompts.chat(request, cancel)
         ends = [*prompt.stops, *self._prompts.spellings(prompt.stop_ids)]
         choices = [
             _Choice(i, request.logprobs, self._prompts, ThinkingSplitter(inside=prompt.thinking), ends, prompt.edit())
@@ -166,11 +166,11 @@ class LlamaCppEngine:
             tokens += answer.get("usage", {}).get("prompt_tokens", 0)
         yield Relevance(values=values, prompt_tokens=tokens)
 
-    def _tokenize(self, request: TokenizeRequest, _: threading.Event) -> Iterator[Chunk]:
+    def _tokenize(self, request: TokenizeRequest, cancel: threading.Event) -> Iterator[Chunk]:
         segments = [(request.text or "", False)]
         if request.messages is not None:
             chat = ChatRequest(messages=request.messages, template=request.template)
-            segments = self._prompts.render(request.messages, chat)
+            segments = self._prompts.render(request.messages, chat, cancel)
         pairs = self._prompts.pieces(segments)
         yield Tokens(ids=[i for i, _ in pairs], pieces=[piece for _, piece in pairs])
 

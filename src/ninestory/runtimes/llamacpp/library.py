@@ -13,15 +13,14 @@ import json
 import os
 import queue
 import secrets
-import shutil
 import socket
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Cancelled, ContextOverflow, InvalidRequest, NinestoryError, Unavailable, Unsupported
+from ninestory.core.scratch import LLAMA_SOCKETS, ScratchFolder
 
 _PREFILL_SECONDS = 0.5  # between two chances to cancel
 # Bytes of weights times tokens that one thread works through in a second, on the slowest pair measured (Q4_1, AVX2).
@@ -64,7 +63,7 @@ class Library:
         )  # an abort would start gdb and keep the dying process for seconds
         import xllamacpp
 
-        self._directory = Path(tempfile.mkdtemp(prefix="ninestory-"))  # mkdtemp gives mode 0700
+        self._directory = ScratchFolder(LLAMA_SOCKETS)  # in the system's folder: a socket's path is short
         self._key = secrets.token_urlsafe(24)
         self._closed = threading.Event()
         self._calls: set[threading.Thread] = set()
@@ -85,6 +84,9 @@ class Library:
         params.hostnames = [str(self._socket)]
         params.api_keys = [self._key]
         params.ui = False
+        # Prompts come as ids. The file's own template would be parsed and run on loading, without limits: a loop in it
+        # never ends, and recursion ends the process.
+        params.chat_template = "chatml"
         if exact:
             params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
             params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -99,17 +101,18 @@ class Library:
         try:
             self._server = xllamacpp.Server(params)
         except Exception as error:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory.close()
             raise Unsupported(
                 f"llama.cpp could not load {path.name}: {error}.",
                 hint="'ninestory verify' checks the file, 'ninestory plan' the memory.",
                 hint_zh="可用 ninestory verify 检查文件，用 ninestory plan 检查内存。",
                 code="load_failed",
             ) from error
+        self.post("/tokenize", {"content": ""})  # a server that is closed before it listens never ends
 
     @property
     def _socket(self) -> Path:
-        return self._directory / "llama.sock"
+        return self._directory.path / "llama.sock"
 
     def stream(self, body: dict[str, Any], cancel: threading.Event) -> Iterator[dict[str, Any]]:
         """Run one completion in a thread of its own and yield what it calls back with.
@@ -204,7 +207,7 @@ class Library:
         for thread in list(self._calls):
             thread.join(_CLOSE_SECONDS)
         self._server = None
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.close()
 
 
 def prefill_batch(weight_bytes: int, threads: int) -> int:

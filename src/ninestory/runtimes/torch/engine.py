@@ -113,7 +113,7 @@ class TorchEngine:
     # --- one function a kind of request -------------------------------------------------------------------------
 
     def _chat(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
-        prompt = self._prompts.chat(request)
+        prompt = self._prompts.chat(request, cancel)
         streams = [
             TextStream(
                 i,
@@ -135,11 +135,11 @@ class TorchEngine:
         streams = [TextStream(i, request.stop) for i in range(request.n)]
         yield from self._generate(prompt, request, streams, cancel, echo=echo, starts_text=False)
 
-    def _tokenize(self, request: TokenizeRequest, _: threading.Event) -> Iterator[Chunk]:
+    def _tokenize(self, request: TokenizeRequest, cancel: threading.Event) -> Iterator[Chunk]:
         segments = [(request.text or "", False)]
         if request.messages is not None:
             chat = ChatRequest(messages=request.messages, template=request.template)
-            segments = self._prompts.render(request.messages, chat)
+            segments = self._prompts.render(request.messages, chat, cancel)
         ids = self._prompts.encode_segments(segments)
         pieces = [self._tokenizer.token_bytes(i).decode("utf-8", errors="replace") for i in ids]
         yield Tokens(ids=ids, pieces=pieces)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from ninestory.floors.retrieval.knowledge_base import open_base
+from ninestory.floors.retrieval.knowledge_base import open_by_id
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.schemas import Strict
 
@@ -27,19 +27,13 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.post("", status_code=201)
     def give(vector_store_id: str, body: Thumb) -> dict[str, Any]:
         """Keep a thumb up or down for an answer."""
-        base = open_base(context.home, vector_store_id)
-        try:
+        with open_by_id(context.home, vector_store_id) as base:
             return base.add_feedback(**body.model_dump())
-        finally:
-            base.close()
 
     @routes.get("")
     def given(vector_store_id: str, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
         """Thumbs given, newest first."""
-        base = open_base(context.home, vector_store_id)
-        try:
+        with open_by_id(context.home, vector_store_id) as base:
             return {"object": "list", "data": base.feedback(limit)}
-        finally:
-            base.close()
 
     return routes

@@ -7,11 +7,15 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.concurrency import run_in_threadpool
+from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import FileResponse
 
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.stores.files import FileStore
 
+Unwritten = SkipJsonSchema[None]  # a form has no way to write null, so the document does not allow it
+Lifetime = Annotated[int, Field(ge=3600, le=2592000, description="Seconds.")]
 Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 
 
@@ -25,8 +29,8 @@ def router(context: GatewayContext) -> APIRouter:
     async def upload(
         file: Annotated[UploadFile, File(description="The file; only the last part of its name is kept.")],
         purpose: Annotated[Purpose, Form()],
-        expires_anchor: Annotated[Literal["created_at"] | None, Form(alias="expires_after[anchor]")] = None,
-        expires_seconds: Annotated[int | None, Form(alias="expires_after[seconds]", ge=3600, le=2592000)] = None,
+        expires_anchor: Annotated[Literal["created_at"] | Unwritten, Form(alias="expires_after[anchor]")] = None,
+        expires_seconds: Annotated[Lifetime | Unwritten, Form(alias="expires_after[seconds]")] = None,
     ) -> dict[str, Any]:
         """Store a file."""
         return await run_in_threadpool(

@@ -18,10 +18,9 @@ from fastapi.concurrency import run_in_threadpool
 
 from ninestory.core.errors import InvalidRequest, NotFound
 from ninestory.jobs.store import Job, JobEvent
-from ninestory.models.reference import parse_reference
 from ninestory.models.resolve import resolve
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.references import check_requested
+from ninestory.serving.references import requested
 from ninestory.serving.routes.fine_tuning_schemas import DEFAULT_RATE, FineTuningRequest
 from ninestory.serving.stores.files import FileStore
 
@@ -140,9 +139,7 @@ def tuning_params(body: FineTuningRequest, context: GatewayContext, files: FileS
     """The job's parameters: a recipe that has been checked, with the files' places put in."""
     from ninestory.floors.recipes import recipe_from_dict
 
-    reference = parse_reference(body.model)
-    check_requested(reference, context.home, context.settings.serve.preload)
-    resolve(reference, context.home)
+    resolve(requested(body.model, context.home, context.settings.serve.preload), context.home)
     kind = _kind(files, body.training_file, "training_file")
     table = body.recipe_table(_name(body))
     _refuse_paths(body.ninestory)

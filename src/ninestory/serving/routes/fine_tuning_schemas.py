@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from ninestory.core.errors import InvalidRequest
+from ninestory.serving.references import ModelReference
 from ninestory.serving.schemas import Strict
 
 DEFAULT_RATE = 2e-4  # what a learning_rate_multiplier multiplies
@@ -36,6 +37,15 @@ class Preference(Strict):
 class TuningMethod(Strict):
     """`dpo` learns from pairs of answers (input, preferred_output, non_preferred_output; or chosen, rejected)."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"type": {"const": "supervised"}, "dpo": {"type": "null"}}},
+                {"properties": {"type": {"const": "dpo"}, "supervised": {"type": "null"}}, "required": ["type"]},
+            ]
+        }
+    )
+
     type: Literal["supervised", "dpo"] = "supervised"
     supervised: Supervised | None = None
     dpo: Preference | None = None
@@ -50,7 +60,7 @@ class TuningMethod(Strict):
 class FineTuningRequest(Strict):
     """`metadata` is kept and given back; `integrations` (other companies' trackers) must be empty."""
 
-    model: str = Field(min_length=1, max_length=500)
+    model: ModelReference
     training_file: str = Field(max_length=100)
     validation_file: str | None = Field(None, max_length=100)
     suffix: str | None = Field(None, max_length=20, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from ninestory.serving.context import GatewayContext
 
@@ -18,7 +18,7 @@ def router(context: GatewayContext) -> APIRouter:
         """Whether the gateway answers, and the state of each model's worker."""
         return {"status": "ok", "models": {row["model"]: row["state"] for row in context.pool.loaded()}}
 
-    @routes.get("/metrics")
+    @routes.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Figures in Prometheus' text form."""
         context.metrics.workers.clear()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 
 from ninestory.core.errors import InvalidRequest
-from ninestory.models.reference import parse_reference
+from ninestory.models.pull import check_pullable
 from ninestory.models.resolve import resolve
 from ninestory.models.store import InstalledModel, list_installed, remove
 from ninestory.models.verify import verify
 from ninestory.serving.context import GatewayContext
+from ninestory.serving.references import ModelReference, requested_name
 from ninestory.serving.routes.jobs import job_object
 from ninestory.serving.schemas import Strict
 
@@ -24,7 +25,7 @@ MAX_KEEP_ALIVE_SECONDS = 365 * 86400.0
 class ModelName(Strict):
     model_config = _EXAMPLE
 
-    model: str = Field(min_length=1, max_length=4096)
+    model: ModelReference
 
 
 class LoadRequest(ModelName):
@@ -48,24 +49,6 @@ class LoadRequest(ModelName):
     )
 
 
-def named(text: str) -> str:
-    """A reference from a request in canonical form. Files of the server's machine are not named over HTTP.
-
-    Raises:
-        InvalidRequest: it is no reference, or a path.
-    """
-    reference = parse_reference(text)
-    if reference.scheme == "path":
-        raise InvalidRequest(
-            f"{text[:200]!r} is a path; this route takes names.",
-            hint="Take the file into the store with 'ninestory import PATH', then use its name.",
-            hint_zh="请先用 ninestory import 路径 导入，再使用其名称。",
-            param="model",
-            code="path_not_allowed",
-        )
-    return str(reference)
-
-
 def router(context: GatewayContext) -> APIRouter:
     routes = APIRouter(prefix="/ninestory/v1", tags=["models on this machine"])
 
@@ -78,9 +61,9 @@ def router(context: GatewayContext) -> APIRouter:
         return {"object": "list", "data": rows, "has_more": False}
 
     @routes.delete("/models")
-    async def delete(model: Annotated[str, Query(min_length=1, max_length=4096)]) -> dict[str, Any]:
+    async def delete(model: ModelReference) -> dict[str, Any]:
         """Delete a model's files; it is unloaded first."""
-        reference = named(model)
+        reference = str(requested_name(model, context.home))
         await context.pool.unload(reference)
         removed = await asyncio.to_thread(remove, context.home, reference)
         return {"id": removed.reference, "object": "model.deleted", "deleted": True}
@@ -88,7 +71,7 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.post("/models/verify")
     async def verify_model(body: ModelName) -> dict[str, Any]:
         """Check every file of a model; the first fault is the error."""
-        reference = named(body.model)
+        reference = str(requested_name(body.model, context.home))
         model = await asyncio.to_thread(resolve, reference, context.home)
         if model.path is None:
             raise InvalidRequest(
@@ -111,7 +94,7 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.post("/models/pull", status_code=202)
     async def pull(body: ModelName) -> dict[str, Any]:
         """Fetch a model: a job of kind `pull`; the unfinished one when this model is already being fetched."""
-        reference = named(body.model)
+        reference = str(check_pullable(requested_name(body.model, context.home)))
         for state in ("queued", "running"):
             for job in context.jobs.list(state=state, kind="pull", limit=200):
                 if job.params["model"] == reference:
@@ -127,12 +110,12 @@ def router(context: GatewayContext) -> APIRouter:
     async def load(body: LoadRequest) -> dict[str, Any]:
         """Load a model and answer when it is ready."""
         given = body.model_dump(include={"template", "dtype", "fast"}, exclude_none=True)
-        return await context.pool.load(named(body.model), body.keep_alive, given)
+        return await context.pool.load(str(requested_name(body.model, context.home)), body.keep_alive, given)
 
     @routes.post("/unload")
     async def unload(body: ModelName) -> dict[str, Any]:
         """Unload a model when its requests are done, and answer when its memory is free."""
-        reference = named(body.model)
+        reference = str(requested_name(body.model, context.home))
         return {"model": reference, "unloaded": await context.pool.unload(reference)}
 
     return routes

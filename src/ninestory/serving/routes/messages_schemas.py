@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 from ninestory.core.errors import InvalidRequest
 from ninestory.runtimes.json_schema import check_schema
 from ninestory.runtimes.protocol import ChatRequest, Constraint, Message, Sampling, ToolCall, ToolSpec
+from ninestory.serving.references import ModelReference
 from ninestory.serving.schemas import Strict
 
 
@@ -95,7 +96,7 @@ class OutputConfig(Strict):
 class CountRequest(Strict):
     """The body of `POST /v1/messages/count_tokens`."""
 
-    model: str = Field(min_length=1, max_length=4096)
+    model: ModelReference
     messages: list[Turn] = Field(min_length=1)
     system: str | list[TextBlock] = ""
 
@@ -115,14 +116,14 @@ class MessagesRequest(Strict):
         },
     )
 
-    model: str = Field(min_length=1, max_length=4096)
+    model: ModelReference
     max_tokens: int = Field(ge=1)
     messages: list[Turn] = Field(min_length=1)
     system: str | list[TextBlock] = ""
     stop_sequences: list[str] = Field(default=[], max_length=16)
     stream: bool = False
     temperature: float | None = Field(default=None, ge=0, le=1)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=0)
     tools: list[Tool] = Field(default=[], max_length=128)
     tool_choice: ToolChoice | None = None

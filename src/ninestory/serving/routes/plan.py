@@ -12,7 +12,8 @@ from pydantic import Field
 from ninestory.models.plan import Plan, largest_that_fits
 from ninestory.models.planning import plans_for
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.routes.installed import ModelName, named
+from ninestory.serving.references import requested_name
+from ninestory.serving.routes.installed import ModelName
 
 
 class PlanRequest(ModelName):
@@ -30,7 +31,9 @@ def router(context: GatewayContext) -> APIRouter:
         settings = dataclasses.replace(
             settings, context=body.context or settings.context, slots=body.concurrency or settings.slots
         )
-        plans = await asyncio.to_thread(plans_for, named(body.model), settings, context.home)
+        plans = await asyncio.to_thread(
+            plans_for, str(requested_name(body.model, context.home)), settings, context.home
+        )
         best = largest_that_fits(plans)
         return {
             **plan_object(plans[0]),

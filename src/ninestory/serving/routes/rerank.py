@@ -15,6 +15,7 @@ from ninestory.core.errors import Unsupported
 from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.knowledge import embed, relevance
+from ninestory.serving.references import ModelReference
 from ninestory.serving.schemas import Strict
 
 
@@ -23,7 +24,7 @@ class Document(Strict):
 
 
 class RerankRequest(Strict):
-    model: str = Field(default=DEFAULT_MODEL, min_length=1, max_length=4096)
+    model: ModelReference = DEFAULT_MODEL
     query: str = Field(min_length=1, max_length=20_000)
     documents: Annotated[list[str | Document], Field(min_length=1, max_length=1000)]
     top_n: int | None = Field(default=None, ge=1)

@@ -55,7 +55,10 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.get("/v1/responses/{response_id}")
     async def retrieve(
         response_id: str,
-        stream: Annotated[bool, Query(description="Only false: a stored response is given whole.")] = False,
+        stream: Annotated[
+            bool,
+            Query(description="Only false: a stored response is given whole.", json_schema_extra={"enum": [False]}),
+        ] = False,
     ) -> dict[str, Any]:
         """A stored response."""
         if stream:

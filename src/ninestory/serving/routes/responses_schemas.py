@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 from ninestory.core.errors import InvalidRequest
 from ninestory.runtimes.json_schema import check_schema
 from ninestory.runtimes.protocol import ChatRequest, Constraint, Message, Sampling, ToolCall, ToolSpec
+from ninestory.serving.references import ModelReference
 from ninestory.serving.routes.vector_stores_schemas import FileSearchTool
 from ninestory.serving.schemas import Strict
 
@@ -135,13 +136,13 @@ class ResponseRequest(Strict):
         },
     )
 
-    model: str = Field(min_length=1, max_length=4096)
+    model: ModelReference
     input: str | list[InputItem]
     instructions: str | None = None
     previous_response_id: str | None = Field(default=None, max_length=100)
     max_output_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     seed: int | None = Field(default=None, description="An addition of ours.")
     stream: bool | None = False
@@ -169,7 +170,7 @@ class ResponseRequest(Strict):
 class TokenCountRequest(Strict):
     """The body of `POST /v1/responses/input_tokens`."""
 
-    model: str = Field(min_length=1, max_length=4096)
+    model: ModelReference
     input: str | list[InputItem]
     instructions: str | None = None
     previous_response_id: str | None = Field(default=None, max_length=100)

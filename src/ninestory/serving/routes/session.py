@@ -8,7 +8,6 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from ninestory.core.errors import Unauthorized
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.guard import COOKIE
 from ninestory.serving.schemas import Strict
@@ -29,17 +28,11 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.post("", status_code=204)
     async def sign_in(body: SignIn, request: Request) -> Response:
         """Exchange the key for a cookie that no script can read and no other site can send."""
-        if context.keys.required and not context.keys.key_is_right(body.api_key):
-            raise Unauthorized(
-                "The API key is wrong.",
-                hint="It is the one the server was started with (--api-key or its file).",
-                hint_zh="请使用启动服务时设置的密钥（--api-key 或密钥文件）。",
-                param="api_key",
-            )
+        cookie = context.keys.sign_in(body.api_key, request.client.host if request.client else "")
         response = Response(status_code=204)
         response.set_cookie(
             COOKIE,
-            context.keys.new_session(),
+            cookie,
             httponly=True,
             samesite="strict",
             secure=request.url.scheme == "https",
@@ -48,8 +41,9 @@ def router(context: GatewayContext) -> APIRouter:
         return response
 
     @routes.delete("", status_code=204)
-    async def sign_out() -> Response:
-        """Forget the cookie."""
+    async def sign_out(request: Request) -> Response:
+        """End the session: its cookie signs nobody in from now on."""
+        context.keys.end_sessions(dict(request.headers.raw))
         response = Response(status_code=204)
         response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
         return response

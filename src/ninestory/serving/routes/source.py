@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
 from ninestory.core.errors import InvalidRequest, NotFound
-from ninestory.floors.retrieval.knowledge_base import KnowledgeFile, open_base
+from ninestory.floors.retrieval.knowledge_base import KnowledgeFile, open_by_id
 from ninestory.floors.retrieval.source import PAGES_OF_A_PASSAGE, kind_of
 from ninestory.serving.context import GatewayContext
 
@@ -69,11 +69,8 @@ def router(context: GatewayContext) -> APIRouter:
 
 
 def _file(context: GatewayContext, vector_store_id: str, file_id: str) -> tuple[str, KnowledgeFile]:
-    base = open_base(context.home, vector_store_id)
-    try:
+    with open_by_id(context.home, vector_store_id) as base:
         return base.id, base.file(file_id)
-    finally:
-        base.close()
 
 
 async def _page(context: GatewayContext, base_id: str, file: KnowledgeFile, page: int) -> dict[str, Any]:

@@ -6,8 +6,7 @@ Files are taken in by an "ingest" job in the job process; a search never waits f
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -17,14 +16,14 @@ from ninestory.floors.retrieval.knowledge_base import (
     DEFAULT_MODEL,
     KnowledgeBase,
     create,
-    list_bases,
-    open_base,
-    remove_base,
+    each_base,
+    open_by_id,
+    remove_by_id,
+    sweep,
 )
-from ninestory.models.reference import parse_reference
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.knowledge import find
-from ninestory.serving.references import check_requested
+from ninestory.serving.references import requested
 from ninestory.serving.routes.vector_stores_schemas import (
     FileAttach,
     FileBatchCreate,
@@ -47,6 +46,7 @@ FileStatus = Annotated[Literal["in_progress", "completed", "failed", "cancelled"
 
 def router(context: GatewayContext) -> APIRouter:
     routes = APIRouter(prefix="/v1/vector_stores", tags=["vector stores"])
+    sweep(context.home)
     _add_stores(routes, context)
     _add_files(routes, context)
     _add_content(routes, context)
@@ -58,51 +58,47 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
     @routes.post("")
     def create_store(body: VectorStoreCreate) -> dict[str, Any]:
         """Make a vector store, with files if some are named."""
-        model = body.embedding_model or DEFAULT_MODEL
-        check_requested(parse_reference(model), context.home, context.settings.serve.preload)
+        model = DEFAULT_MODEL if body.embedding_model is None else body.embedding_model
+        requested(model, context.home, context.settings.serve.preload)
         attached = [FileAttach(file_id=f, chunking_strategy=body.chunking_strategy) for f in body.file_ids]
         _check_files(context, attached)
-        base = create(context.home, body.name or "", model=model, metadata=body.metadata)
-        base.put(description=body.description)
-        _attach(context, base, attached)
-        return store_object(base)
+        with create(context.home, body.name or "", model=model, metadata=body.metadata) as base:
+            base.put(description=body.description)
+            _attach(context, base, attached)
+            return store_object(base)
 
     @routes.get("")
     def list_stores(
         limit: Limit = 20, order: Order = "desc", after: Cursor = None, before: Cursor = None
     ) -> dict[str, Any]:
         """All vector stores."""
-        bases = list_bases(context.home)
-        try:
-            return _page([store_object(base) for base in bases], limit, order, after, before)
-        finally:
-            for base in bases:
-                base.close()
+        stores = [(base.get("created_at", 0.0), store_object(base)) for base in each_base(context.home)]
+        stores.sort(key=lambda store: (store[0], store[1]["id"]))
+        return _page([store for _, store in stores], limit, order, after, before)
 
     @routes.get("/{vector_store_id}")
     def retrieve_store(vector_store_id: str) -> dict[str, Any]:
         """One vector store."""
-        with _opened(context, vector_store_id) as base:
+        with open_by_id(context.home, vector_store_id) as base:
             return store_object(base)
 
     @routes.post("/{vector_store_id}")
     def update_store(vector_store_id: str, body: VectorStoreUpdate) -> dict[str, Any]:
         """Change a vector store's name or metadata."""
-        with _opened(context, vector_store_id) as base:
+        with open_by_id(context.home, vector_store_id) as base:
             base.put(**body.model_dump(exclude_unset=True, exclude={"expires_after"}))
             return store_object(base)
 
     @routes.delete("/{vector_store_id}")
     def delete_store(vector_store_id: str) -> dict[str, Any]:
         """Delete a vector store; the files it was made of stay under /v1/files."""
-        with _opened(context, vector_store_id) as base:
-            remove_base(base)
+        remove_by_id(context.home, vector_store_id)
         return {"id": vector_store_id, "object": "vector_store.deleted", "deleted": True}
 
     @routes.post("/{vector_store_id}/search")
     async def search(vector_store_id: str, body: SearchRequest, request: Request) -> dict[str, Any]:
         """The passages nearest to a question, best first."""
-        with _opened(context, vector_store_id) as base:
+        with open_by_id(context.home, vector_store_id) as base:
             hits, threshold, _ = await find(
                 context, request, [base.id], body.query, body.options(), body.filter(), body.rerank
             )
@@ -121,7 +117,7 @@ def _add_files(routes: APIRouter, context: GatewayContext) -> None:
     @routes.post("/{vector_store_id}/files")
     def attach_file(vector_store_id: str, body: FileAttach) -> dict[str, Any]:
         """Take an uploaded file in; its status tells when it can be found."""
-        with _opened(context, vector_store_id) as base:
+        with open_by_id(context.home, vector_store_id) as base:
             _check_files(context, [body])
             _attach(context, base, [body])
             return file_object(base, base.file(body.file_id))
@@ -136,26 +132,26 @@ def _add_files(routes: APIRouter, context: GatewayContext) -> None:
         filter: FileStatus = None,
     ) -> dict[str, Any]:
         """The files of a vector store."""
-        with _opened(context, vector_store_id) as base:
+        with open_by_id(context.home, vector_store_id) as base:
             return _page(_files(base, filter), limit, order, after, before)
 
     @routes.get("/{vector_store_id}/files/{file_id}")
     def retrieve_store_file(vector_store_id: str, file_id: str) -> dict[str, Any]:
         """What became of a file."""
-        with _opened(context, vector_store_id) as base:
+        with open_by_id(context.home, vector_store_id) as base:
             return file_object(base, base.file(file_id))
 
     @routes.post("/{vector_store_id}/files/{file_id}")
     def update_store_file(vector_store_id: str, file_id: str, body: FileUpdate) -> dict[str, Any]:
         """Change a file's attributes."""
-        with _opened(context, vector_store_id) as base:
+        with open_by_id(context.home, vector_store_id) as base:
             base.set_attributes(file_id, dict(body.attributes or {}))
             return file_object(base, base.file(file_id))
 
     @routes.delete("/{vector_store_id}/files/{file_id}")
     def detach_file(vector_store_id: str, file_id: str) -> dict[str, Any]:
         """Take a file out: it is found no more from now on."""
-        with _opened(context, vector_store_id) as base:
+        with open_by_id(context.home, vector_store_id) as base:
             base.remove_file(file_id)
             context.jobs.create("ingest", {"knowledge_base": base.id})
         return {"id": file_id, "object": "vector_store.file.deleted", "deleted": True}
@@ -170,7 +166,7 @@ def _add_content(routes: APIRouter, context: GatewayContext) -> None:
         limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
     ) -> dict[str, Any]:
         """A file's passages in order, with page, heading and offsets."""
-        with _opened(context, vector_store_id) as base:
+        with open_by_id(context.home, vector_store_id) as base:
             name = base.file(file_id).name
             rows = await context.knowledge.passages(base.id, file_id, first, limit)
         kept = ("id", "ordinal", "context", "page", "start", "end")
@@ -192,7 +188,7 @@ def _add_batches(routes: APIRouter, context: GatewayContext) -> None:
         attached = body.attached()
         if not attached:
             raise InvalidRequest("The batch names no file.", hint="Send file_ids or files.", param="file_ids")
-        with _opened(context, vector_store_id) as base:
+        with open_by_id(context.home, vector_store_id) as base:
             _check_files(context, attached)
             batch = f"vsfb_{secrets.token_hex(12)}"
             _attach(context, base, attached, batch)
@@ -201,13 +197,13 @@ def _add_batches(routes: APIRouter, context: GatewayContext) -> None:
     @routes.get("/{vector_store_id}/file_batches/{batch_id}")
     def retrieve_batch(vector_store_id: str, batch_id: str) -> dict[str, Any]:
         """How far a batch is."""
-        with _opened(context, vector_store_id) as base:
+        with open_by_id(context.home, vector_store_id) as base:
             return batch_object(base, batch_id, _batch(base, batch_id))
 
     @routes.post("/{vector_store_id}/file_batches/{batch_id}/cancel")
     def cancel_batch(vector_store_id: str, batch_id: str) -> dict[str, Any]:
         """Leave out the files of a batch that were not taken in yet."""
-        with _opened(context, vector_store_id) as base:
+        with open_by_id(context.home, vector_store_id) as base:
             for file in _batch(base, batch_id):
                 if file.status == "pending":
                     base.mark(file.id, "cancelled")
@@ -224,18 +220,9 @@ def _add_batches(routes: APIRouter, context: GatewayContext) -> None:
         filter: FileStatus = None,
     ) -> dict[str, Any]:
         """The files of a batch."""
-        with _opened(context, vector_store_id) as base:
+        with open_by_id(context.home, vector_store_id) as base:
             _batch(base, batch_id)
             return _page(_files(base, filter, batch_id), limit, order, after, before)
-
-
-@contextmanager
-def _opened(context: GatewayContext, vector_store_id: str) -> Iterator[KnowledgeBase]:
-    base = open_base(context.home, vector_store_id)
-    try:
-        yield base
-    finally:
-        base.close()
 
 
 def _check_files(context: GatewayContext, attached: Sequence[FileAttach]) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from ninestory.floors.retrieval.hits import Hit, SearchOptions
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, KnowledgeFile
+from ninestory.serving.references import ModelReference
 from ninestory.serving.schemas import Strict
 
 Metadata = Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)]
@@ -47,7 +48,7 @@ class VectorStoreCreate(Strict):
     metadata: Metadata | None = None
     chunking_strategy: ChunkingStrategy | None = None
     expires_after: None = Field(default=None, description="Only null: vector stores here do not expire.")
-    embedding_model: str | None = Field(default=None, max_length=4096, description="An addition of ours.")
+    embedding_model: ModelReference | None = Field(default=None, description="An addition of ours.")
 
 
 class VectorStoreUpdate(Strict):
@@ -67,6 +68,17 @@ class FileUpdate(Strict):
 
 
 class FileBatchCreate(Strict):
+    """Files by their ids, or with settings of their own; at least one."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": [name], "properties": {name: {"type": "array", "minItems": 1}}}
+                for name in ("file_ids", "files")
+            ]
+        }
+    )
+
     file_ids: FileIds | None = None
     files: Annotated[list[FileAttach], Field(max_length=500)] | None = None
     attributes: Attributes | None = None

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ninestory.core.errors import InvalidRequest, NotFound, TooLarge
+from ninestory.core.errors import DiskFull, InvalidRequest, NotFound, TooLarge
 from ninestory.core.paths import atomic_write, inside
 from ninestory.core.state import State
 
@@ -111,10 +111,18 @@ class FileStore:
         return path
 
     def delete(self, file_id: str) -> None:
-        """Raises NotFound."""
+        """On a full disk the content goes first, which makes room for the row's deletion. Raises NotFound."""
+        content = inside(self.directory, file_id)
+        try:
+            self._delete_row(file_id)
+        except DiskFull:
+            content.unlink(missing_ok=True)
+            self._delete_row(file_id)
+        content.unlink(missing_ok=True)
+
+    def _delete_row(self, file_id: str) -> None:
         if not self.state.execute("DELETE FROM files WHERE id = ? RETURNING id", (file_id,)):
             raise _missing(file_id)
-        inside(self.directory, file_id).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what a killed server left: contents without a row. Only while no upload runs (server start)."""
