@@ -117,6 +117,8 @@ def test_changes_by_dotted_key() -> None:
         change_recipe(FineTuningRecipe(), {"train.batches": 3})
     with pytest.raises(InvalidRequest, match="unknown key"):
         change_recipe(FineTuningRecipe(), {"trian.batch": 3})
+    with pytest.raises(InvalidRequest, match=r"unknown key 'name\.x'"):
+        change_recipe(FineTuningRecipe(name="y"), {"name.x": 3})
 
 
 def test_the_ready_recipes_name_models_formats_and_forms_that_exist() -> None:

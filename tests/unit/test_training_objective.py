@@ -20,7 +20,7 @@ import pytest
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 
-from ninestory.core.progress import Progress, Silent  # noqa: E402
+from ninestory.core.progress import Progress  # noqa: E402
 from ninestory.training import checkpoints  # noqa: E402
 from ninestory.training.batches import row_seed  # noqa: E402
 from ninestory.training.methods import AdaptedModel  # noqa: E402
@@ -28,7 +28,7 @@ from ninestory.training.objective import Objective  # noqa: E402
 from ninestory.training.run_folder import RunFolder  # noqa: E402
 from ninestory.training.settings import Method, TrainSettings  # noqa: E402
 from ninestory.training.trainer import Diverged, Trainer  # noqa: E402
-from tests.tiny_training import trainer  # noqa: E402
+from tests.tiny_training import KilledAt, trainer  # noqa: E402
 
 SETTINGS = TrainSettings(
     max_steps=10, batch_size=4, micro_batch_tokens=2, learning_rate=1e-2, save_every=4, evaluate_every=5, seed=7
@@ -129,18 +129,6 @@ def curves_imported() -> None:
     """What draws a run's curves is imported once, outside the tests' own time."""
     pytest.importorskip("torch.utils.tensorboard")
     pytest.importorskip("matplotlib.figure")
-
-
-class KilledAt(Silent):
-    """Ends the process as the system would, without a chance to clean up."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def event(self, kind: str, **data: Any) -> None:
-        if kind == "step" and data["step"] == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def adversarial(

@@ -27,7 +27,7 @@ from ninestory.training.methods import adapt_model  # noqa: E402
 from ninestory.training.run_folder import RunFolder  # noqa: E402
 from ninestory.training.settings import Method, TrainSettings  # noqa: E402
 from ninestory.training.trainer import Diverged, Trainer  # noqa: E402
-from tests.tiny_training import rows, tiny_llama, trainer  # noqa: E402
+from tests.tiny_training import KilledAt, rows, tiny_llama, trainer  # noqa: E402
 
 SETTINGS = TrainSettings(max_steps=12, batch_size=4, micro_batch_tokens=40, learning_rate=1e-2, save_every=4, seed=3)
 
@@ -49,18 +49,6 @@ def fingerprint(folder: Path) -> str:
     for line in RunFolder(folder).lines("step"):
         digest.update(f"{line['step']} {line['loss'].hex()} {line['gradient_norm'].hex()}".encode())
     return digest.hexdigest()
-
-
-class KilledAt(Silent):
-    """Ends the process as the system would, without a chance to clean up."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def event(self, kind: str, **data: Any) -> None:
-        if kind == "step" and data["step"] == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 METHODS = {

@@ -142,6 +142,8 @@ def with_values(table: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any
         owner = changed.setdefault(part, {}) if part else changed
         if isinstance(owner, dict):
             owner[name] = value
+        else:
+            changed[dotted] = value  # the schema refuses it as an unknown key
     return changed
 
 
