@@ -15,23 +15,16 @@ from typing import Any
 from ninestory.core.errors import Damaged, NotFound, Unsupported
 from ninestory.core.json_file import read_json
 from ninestory.models.convert.tokenizer_json import open_tokenizer_json
+from ninestory.tokenizers.gguf_vocabulary import BYTE_LEVEL, DIGITS, PRE_TOKENIZERS
 from ninestory.tokenizers.rwkv import WORLD_FILE, WORLD_ROWS, packaged_world_vocabulary
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6
 _MOST_TOKENS = 1 << 22
 # llama.cpp's RWKV tokenizer finds every token in a user's text, the end mark too: so it is spelled in noncharacters.
 _RWKV_END = "\uffff\uffff"
-_BYTES = "bytes"  # GPT-2's own splitting
-_GPT4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{%s}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-# How text is cut before merging, step by step → llama.cpp's name for it
-SPLITS: dict[tuple[str, ...], str] = {
-    (_BYTES,): "gpt-2",
-    (r" ?[^(\s|[.,!?…。，、।۔،])]+",): "bloom",
-    (_GPT4 % "1,3",): "llama-bpe",
-    (_GPT4.replace("{%s}", ""),): "qwen2",
-    ("digits", _BYTES): "smollm",
-    ("punctuation", _BYTES, "runs of digits", "[0-9][0-9][0-9]"): "falcon",
-}
+# How text is cut before merging, step by step → llama.cpp's name for it; of equal cuts, the first name
+SPLITS: dict[tuple[str, ...], str] = {steps: name for name, steps in reversed(PRE_TOKENIZERS.items())}
+SPLITS["punctuation", BYTE_LEVEL, "runs of digits", "[0-9][0-9][0-9]"] = "falcon"  # as its own tokenizer.json has it
 
 
 @dataclass
@@ -189,9 +182,9 @@ def _steps(path: Path, pre: dict[str, Any]) -> tuple[str, ...]:
     if kind == "ByteLevel":
         if pre.get("add_prefix_space"):
             raise _unreadable(path, "it puts a blank in front of every text")
-        return (_BYTES,) if pre.get("use_regex", True) else ()
+        return (BYTE_LEVEL,) if pre.get("use_regex", True) else ()
     if kind == "Digits":
-        return ("digits" if pre.get("individual_digits") else "runs of digits",)
+        return (DIGITS if pre.get("individual_digits") else "runs of digits",)
     if kind == "Punctuation":
         return ("punctuation",)
     if kind == "Split":
