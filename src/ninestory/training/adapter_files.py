@@ -69,7 +69,7 @@ def loralib_delta(
     fan_in_fan_out: bool = False,
     enabled: tuple[bool, ...] | None = None,
 ) -> torch.Tensor:
-    """What microsoft/LoRA adds to `weight` when it merges: scaling · B·A in the layout of `weight`.
+    """Compute the delta that microsoft/LoRA adds to `weight` on merging: scaling · B·A in the layout of `weight`.
 
     Args:
         lora_a, lora_b: [r, in] and [out, r] for a linear; for a convolution [r·k, in·k] and [out·k, r·k], whose product

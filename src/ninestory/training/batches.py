@@ -14,7 +14,7 @@ POOL = 50  # steps whose rows are sorted by length together: enough to be alike,
 
 
 class TrainingRow(Protocol):
-    """What the trainer needs to know of a row."""
+    """Size and weight of a row, all that the trainer needs."""
 
     @property
     def size(self) -> float:

@@ -121,7 +121,7 @@ def _inputs_of(block: nn.Module, model: PreTrainedModel, batches: Iterable[torch
 
 
 def _hessians(block: nn.Module, inputs: list[tuple[tuple, dict]]) -> dict[str, Hessian]:
-    """What each linear of `block` sees when it runs over `inputs`."""
+    """Accumulate the Hessian of each linear's inputs while `block` runs over `inputs`."""
     linears = {name: module for name, module in block.named_modules() if type(module) is nn.Linear}
     hessians = {name: Hessian(linear.in_features, linear.weight.device) for name, linear in linears.items()}
 

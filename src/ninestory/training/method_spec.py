@@ -1,4 +1,4 @@
-"""What each tuning method is, in one table: read by its preparation, the memory plan, exports and the page."""
+"""Properties of the tuning methods in one table, read by its preparation, the memory plan, exports and the page."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class AdaptedModel:
             self.module.base_model.update_and_allocate(step)
 
     def buffers(self) -> dict[str, torch.Tensor]:
-        """What the method itself remembers between steps: AdaLoRA's importance averages."""
+        """State that the method keeps between steps: AdaLoRA's importance averages."""
         if self.method.name != "adalora":
             return {}
         allocator = self.module.base_model.rankallocator

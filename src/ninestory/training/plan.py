@@ -79,7 +79,7 @@ class TuningJob:
 
     @property
     def spec(self) -> MethodSpec:
-        """What the method is."""
+        """Properties of the method."""
         return METHODS[self.method]
 
 

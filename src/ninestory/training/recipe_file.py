@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Summary(Protocol):
-    """What a run or a look at its data gives."""
+    """Result of a run or of an inspection."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -31,7 +31,7 @@ class Summary(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What can be done with recipes of one kind.
+    """Schema and actions of one kind of recipe.
 
     Attributes:
         schema: the dataclass of its values.

@@ -29,7 +29,7 @@ RENAMED_KEYS = {
 
 @dataclass(frozen=True)
 class Method:
-    """What is trained.
+    """The tuning method and its size.
 
     Attributes:
         name: full, freeze, lora, rslora, dora, adalora, ia3, prompt, prefix, p_tuning_v2 or qlora.
@@ -59,13 +59,13 @@ class Method:
 
     @property
     def spec(self) -> MethodSpec:
-        """What the method is."""
+        """Properties of the method."""
         return METHODS[self.name]
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How it is trained.
+    """Settings of the trainer.
 
     Attributes:
         seed: of the batch order, new parameters and dropout.

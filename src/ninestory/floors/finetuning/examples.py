@@ -1,4 +1,4 @@
-"""From data files to training rows: each sample rendered in the model's prompt format, tokenised and masked."""
+"""Training rows from data files: each sample rendered in the model's prompt format, tokenised and masked."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Kind = Literal["finetuning.sft", "finetuning.dpo"]
 
 @dataclass(frozen=True)
 class ModelPart:
-    """What is tuned.
+    """The base model and its prompt format.
 
     Attributes:
         name: a model reference; a GGUF of LLaMA's shape is turned into float32 once.
@@ -36,7 +36,7 @@ class ModelPart:
 
 @dataclass(frozen=True)
 class DataPart:
-    """Which rows.
+    """The training data.
 
     Attributes:
         train: files or folders (json, jsonl, csv, tsv, parquet, txt).
@@ -61,7 +61,7 @@ class DataPart:
 
 @dataclass(frozen=True)
 class EvaluatePart:
-    """What is compared afterwards, base against tuned.
+    """The comparison of base and tuned after training.
 
     Attributes:
         eval_samples: held-out rows that both models answer (for ROUGE, BLEU and exact match); 0 = losses only.
@@ -78,7 +78,7 @@ class EvaluatePart:
 
 @dataclass(frozen=True)
 class FineTuningRecipe:
-    """What a run of a language model makes: supervised fine-tuning, the answers' tokens are learned.
+    """A recipe of supervised fine-tuning: the answers' tokens are learned.
 
     Attributes:
         kind: finetuning.sft, or finetuning.dpo (the better of two answers; rows of chosen and rejected).
@@ -105,13 +105,13 @@ class FineTuningRecipe:
 
     @property
     def objective(self) -> Objective:
-        """What is learned from: sft = answers, dpo = preferences."""
+        """The objective: sft = answers, dpo = preferences."""
         return "dpo" if self.kind == "finetuning.dpo" else "sft"
 
 
 @dataclass(frozen=True)
 class PreferenceTrainSettings(TrainSettings):
-    """How it is trained.
+    """Settings of the trainer, and DPO's beta.
 
     Attributes:
         beta: how strongly the model is held to its base; smaller lets it move further away.
@@ -122,7 +122,7 @@ class PreferenceTrainSettings(TrainSettings):
 
 @dataclass(frozen=True)
 class PreferenceRecipe(FineTuningRecipe):
-    """What a run makes that learns from preferences (DPO)."""
+    """A recipe that learns from preferences (DPO)."""
 
     kind: Kind = "finetuning.dpo"
     train: PreferenceTrainSettings = PreferenceTrainSettings()

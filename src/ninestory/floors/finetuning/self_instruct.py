@@ -39,7 +39,7 @@ class SeedTask:
 
 @dataclass(frozen=True)
 class Completion:
-    """What the model answered. `finish_reason` "length" means that its last task was cut."""
+    """The model's answer. `finish_reason` "length" means that its last task was cut."""
 
     text: str
     finish_reason: str
@@ -335,7 +335,7 @@ def run(
 
 
 def _is_new(task: SeedTask, novelty: Novelty, limit: float) -> bool:
-    """Whether nothing in the pool is too like it; if so it joins the pool at once."""
+    """Whether no instruction of the pool is too similar; a new task joins the pool at once."""
     if max(novelty.similarities(task.instruction), default=0.0) > limit:
         return False
     novelty.add(task.instruction)

@@ -1,1 +1,1 @@
-"""What language models are trained for: next tokens, and preferences. Other floors bring objectives of their own."""
+"""Objectives of language models: next tokens, and preferences. Other floors bring objectives of their own."""
