@@ -10,7 +10,7 @@ import typer
 from ninestory.cli.output import Json, print_json, print_table, size
 
 if TYPE_CHECKING:
-    from ninestory.models.plan_tuning import TuningJob
+    from ninestory.training.plan import TuningJob
 
 app = typer.Typer()
 
@@ -31,7 +31,7 @@ def plan(
 ) -> None:
     """Predict the memory of a model, or of tuning it, part by part, and say whether it fits on this machine."""
     if method:
-        from ninestory.models.plan_tuning import TuningJob
+        from ninestory.training.plan import TuningJob
 
         saved = tuple(modules_to_save or ())
         job = TuningJob(method, tokens, max(1, tokens // 2), rank, checkpointing=checkpointing, modules_to_save=saved)
@@ -79,14 +79,12 @@ def plan(
 
 def _plan_tuning(model: str, job: TuningJob, as_json: bool) -> None:
     """One row a method; the methods are those of recipes, and `all`."""
-    from typing import get_args
-
     from ninestory.core.errors import InvalidRequest
     from ninestory.core.paths import Home
-    from ninestory.models.planning import tuning_plans_for
-    from ninestory.training.settings import MethodName
+    from ninestory.training.method_spec import METHODS
+    from ninestory.training.plan import tuning_plans_for
 
-    known = get_args(MethodName)
+    known = tuple(METHODS)
     if job.method not in (*known, "all"):
         raise InvalidRequest(
             f"There is no tuning method {job.method!r}.",

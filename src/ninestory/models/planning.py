@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal
 
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import NotFound
 from ninestory.core.paths import Home
 from ninestory.models.catalogue import Variant, find
-from ninestory.models.gguf_reader import read_gguf
-from ninestory.models.plan import DEFAULT_CONTEXT, Plan, plan, plan_shape, shape_of
-from ninestory.models.plan_tuning import UNGATED, TunedShape, TuningJob, TuningPlan, plan_tuning
+from ninestory.models.plan import DEFAULT_CONTEXT, Plan, plan, plan_shape
 from ninestory.models.reference import parse_reference
-from ninestory.models.resolve import read_config, resolve
-from ninestory.models.resolved import ResolvedModel
+from ninestory.models.resolve import resolve
 
 
 def plans_for(reference: str, settings: RuntimeSettings, home: Home) -> list[Plan]:
@@ -44,59 +39,6 @@ def plans_for(reference: str, settings: RuntimeSettings, home: Home) -> list[Pla
             hint_zh="请先下载，或用路径指定文件。",
         )
     return plans
-
-
-def tuning_plans_for(reference: str, jobs: Sequence[TuningJob], home: Home) -> list[TuningPlan]:
-    """The plan of each tuning job on one model, which need not be installed when the catalogue states its shape.
-
-    Raises:
-        NotFound: neither installed, nor is a shape stated.
-    """
-    shape = _tuned_shape(reference, home)
-    return [plan_tuning(reference, shape, job) for job in jobs]
-
-
-def _tuned_shape(reference: str, home: Home) -> TunedShape:
-    """From the files, else from the catalogue."""
-    ref = parse_reference(reference)
-    try:
-        found = tuned_shape(resolve(ref, home))
-    except NotFound:
-        if ref.scheme != "catalogue":
-            raise
-        system = find(ref.source)
-        shapes = [v.shape for v in system.variants if ref.quant in (None, v.name) and v.shape]
-        matrices = 2 if system.family in UNGATED else 3
-        found = TunedShape(shapes[0], system.family in ("chatglm", "bloom"), matrices) if shapes else None
-    if found is None:
-        raise NotFound(
-            f"Nothing states the shape of {reference}.",
-            hint="Pull it, or plan a checkpoint folder by its path.",
-            hint_zh="请先下载，或用路径指定检查点目录。",
-            param="model",
-        )
-    return found
-
-
-def tuned_shape(model: ResolvedModel) -> TunedShape | None:
-    """What tuning's arithmetic needs, by the model's own header or config; None when it states no shape."""
-    sizes = shape_of(model)
-    if sizes is None or model.path is None:
-        return None
-    if model.format == "gguf":
-        tied = "output.weight" not in read_gguf(model.path).tensors
-    else:
-        default = model.architecture in ("chatglm", "bloom", "gpt2", "opt")  # their configs may leave it out
-        tied = bool(read_config(model.path).get("tie_word_embeddings", default))
-    return TunedShape(sizes, tied, 2 if model.architecture in UNGATED else 3, _packing(model))
-
-
-def _packing(model: ResolvedModel) -> Literal["", "nf4", "gptq"]:
-    """How the linears lie on disk, by the config."""
-    described = read_config(model.path).get("quantization_config") if model.path and model.format != "gguf" else None
-    if not isinstance(described, dict):
-        return ""
-    return "nf4" if described.get("load_in_4bit") else "gptq"
 
 
 def _planned(system: str, variant: Variant, settings: RuntimeSettings, context: int) -> Plan:
