@@ -98,7 +98,7 @@ def session_over(tmp_path: Path, text: str) -> DocumentSession:
     (tmp_path / "a.md").write_text(text, encoding="utf-8")
     add_paths(base, [tmp_path / "a.md"], IngestReport())
     ingest(base, Embedder(HashingEngine()), Silent())
-    base.put(threshold=None)
+    base.put(thresholds=None)
     base.close()
     return DocumentSession(["notes"], MODEL, AnswerOptions("generate"))
 
