@@ -17,6 +17,7 @@ from ninestory.serving.job_process import JobProcess
 from ninestory.serving.query import refuse_unknown_query
 from ninestory.serving.request_log import note_request
 from ninestory.serving.routes import (
+    artifacts,
     catalogue,
     chat,
     completions,
@@ -30,6 +31,7 @@ from ninestory.serving.routes import (
     health,
     installed,
     jobs,
+    media,
     messages,
     models,
     plan,
@@ -63,6 +65,8 @@ ROUTES = (
         source,
         prompts,
         tuning,
+        media,
+        artifacts,
     ),
 )
 

@@ -27,7 +27,7 @@ MAX_JSON_DEPTH = 64
 COOKIE = "ninestory_session"
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _OPEN = ("/ui", "/health", "/ninestory/v1/session")
-_UPLOADS = ("/v1/files",)
+_UPLOADS = ("/v1/files", "/ninestory/v1/media")
 # Possessive, and a string without an end is one match too: no body makes this walk back over itself.
 _BRACKETS_AND_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.?)*+"?|[\[\]{}]', re.DOTALL)
 
