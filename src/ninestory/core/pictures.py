@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from ninestory.core.errors import Damaged, Unsupported
+from ninestory.core.media import media_type_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,6 +43,8 @@ def open_picture(source: Path | BinaryIO, *, background: tuple[int, int, int] | 
                 _check_size(image.width, image.height)
                 return _to_rgb(ImageOps.exif_transpose(image), background)
     except UnidentifiedImageError as error:
+        if _is_picture(source):
+            raise _undecodable(error) from error
         raise Unsupported(
             f"The file is not a picture in one of the formats {', '.join(FORMATS)}.",
             hint="Convert it to PNG or JPEG.",
@@ -51,12 +54,24 @@ def open_picture(source: Path | BinaryIO, *, background: tuple[int, int, int] | 
     except Image.DecompressionBombError as error:
         raise _too_large(f"has more pixels than can be decoded safely ({error})") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise Damaged(
-            f"The picture cannot be decoded: {error}.",
-            hint="Save it again with another program.",
-            hint_zh="请用其他程序重新保存该图片。",
-            code="damaged_image",
-        ) from error
+        raise _undecodable(error) from error
+
+
+def _undecodable(error: Exception) -> Damaged:
+    return Damaged(
+        f"The picture cannot be decoded: {error}.",
+        hint="Save it again with another program.",
+        hint_zh="请用其他程序重新保存该图片。",
+        code="damaged_image",
+    )
+
+
+def _is_picture(source: Path | BinaryIO) -> bool:
+    """Whether the first bytes are those of a picture, whatever follows them."""
+    if isinstance(source, Path):
+        return media_type_of(source).startswith("image/")
+    source.seek(0)
+    return media_type_of(source.read(16)).startswith("image/")
 
 
 def _check_size(width: int, height: int) -> None:
