@@ -49,7 +49,7 @@ def ceval(
         def ask(case: EvalCase) -> str:
             return str(loaded.chat(case.request, temperature=0, max_tokens=max_tokens).text)
 
-        rows = []
+        rows: list[dict[str, Any]] = []
         for subject, file in files.items():
             head = ""
             if shots:
