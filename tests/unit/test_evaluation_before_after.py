@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ninestory.evaluation.before_after import Case, compare, measure, paired_interval, score
+from ninestory.evaluation.before_after import Case, compare, measure, score
 from ninestory.evaluation.bleu import bleu4
+from ninestory.evaluation.paired import bootstrap_difference
 from ninestory.evaluation.rouge import mixed_tokens
 from ninestory.evaluation.tuning_report import RowCounts, TuningReport, as_html, as_markdown
 
@@ -44,7 +45,8 @@ def test_no_difference_in_the_answers_is_unclear_whatever_the_loss() -> None:
 
 
 def test_the_interval_is_wide_for_few_and_narrow_for_many() -> None:
-    few, many = paired_interval([0.1, -0.1, 0.3]), paired_interval([0.1, -0.1, 0.3] * 100)
+    differences = [0.1, -0.1, 0.3]
+    few, many = (bootstrap_difference([0.0] * 3 * n, differences * n) for n in (1, 100))
     assert few.high - few.low > 4 * (many.high - many.low)
     assert few.value == pytest.approx(many.value)
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from fastapi import Request as HttpRequest
 
+from ninestory.core.artifacts import ArtifactStore
 from ninestory.core.config import Loaded, Settings
+from ninestory.core.media import MediaSpool
 from ninestory.core.paths import Home
 from ninestory.core.reserve import DiskReserve
 from ninestory.core.state import State
@@ -22,6 +24,7 @@ from ninestory.serving.knowledge import KnowledgeReader
 from ninestory.serving.metrics import Metrics
 from ninestory.serving.pool import Pool
 from ninestory.serving.source_reader import SourceReader
+from ninestory.serving.stores.conversations import ConversationStore
 from ninestory.serving.streaming import merged, until_gone
 
 
@@ -39,11 +42,20 @@ class GatewayContext:
     knowledge: KnowledgeReader = field(init=False)
     sources: SourceReader = field(default_factory=SourceReader)
     reserve: DiskReserve = field(init=False)
+    media: MediaSpool = field(init=False)
+    artifacts: ArtifactStore = field(init=False)
     requests: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=500))
 
     def __post_init__(self) -> None:
         self.knowledge = KnowledgeReader(self.home)
         self.reserve = DiskReserve(self.home.reserve)
+        self.media = MediaSpool(
+            self.home.media, quota_bytes=int(self.settings.serve.media_quota_gb * 1e9), pinned=self._media_in_use
+        )
+        self.artifacts = ArtifactStore(self.state, self.media, self.home.outputs)
+
+    def _media_in_use(self) -> frozenset[str]:
+        return self.artifacts.digests() | ConversationStore(self.state).media_digests()
 
     @property
     def settings(self) -> Settings:
