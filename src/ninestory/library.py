@@ -30,7 +30,7 @@ from ninestory.models.verify import verify as verify_files
 
 if TYPE_CHECKING:
     from ninestory.floors.chat import ChatModel
-    from ninestory.floors.finetuning.recipe import Recipe
+    from ninestory.floors.finetuning.recipe import FineTuningRecipe
     from ninestory.models.convert.to_gguf import GgufReport
 
 T = TypeVar("T")
@@ -131,14 +131,14 @@ def pull(reference: str, *, progress: Progress | None = None, home: Home | None 
 
 
 def tune(
-    recipe: Recipe, *, force: bool = False, progress: Progress | None = None, home: Home | None = None
+    recipe: FineTuningRecipe, *, force: bool = False, progress: Progress | None = None, home: Home | None = None
 ) -> dict[str, Any]:
     """Tune a model by a recipe and compare it with its base; a job, so an interrupted one can be resumed.
 
-    Returns: `Outcome.as_dict()` of floors/finetuning: the tuned model's reference, both losses, verdict, report.
+    Returns: `TuningOutcome.as_dict()` of floors/finetuning: the tuned model's reference, both losses, verdict, report.
 
     Raises:
-        DoesNotFit: the memory plan says so, and not `force`. Diverged: the loss is no number any more.
+        DoesNotFit: the memory plan says so, and not `force`. Diverged: the loss is NaN or infinite.
     """
     if progress is None:
         with ProgressBar() as bar:

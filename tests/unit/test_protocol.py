@@ -58,8 +58,8 @@ from ninestory.runtimes.protocol import (
     register,
 )
 
-PICTURE = Part(media=MediaRef(digest="00ff"), media_type="image/png")
-MEDIA = MediaRef(digest="00ff")
+PICTURE = Part(media=MediaRef(digest="00ff" * 16), media_type="image/png")
+MEDIA = MediaRef(digest="00ff" * 16)
 
 REQUESTS: list[Request] = [
     ChatRequest(messages=[Message(role="user", content=[Part(text="What is this?"), PICTURE])]),
@@ -94,7 +94,7 @@ CHUNKS: list[Chunk] = [
     Relevance(values=[0.5], prompt_tokens=2),
     Step(done=1, total=20, stage="sample"),
     Preview(jpeg="AA=="),
-    Picture(digest="00ff", seed=1),
+    Picture(digest="00ff" * 16, seed=1),
     Language(code="eng", probability=0.9),
     Segment(text="one", start=0.0, end=0.5, words=[Word(text="one", start=0.0, end=0.5)], final=False),
     Audio(pcm16="AAA=", sample_rate=16_000),

@@ -35,17 +35,16 @@ def works(home: Home, settings: Settings, engines: EngineProvider) -> dict[str, 
         return run_ingest(home, engines, settings.runtime, params, progress)
 
     def tune_model(params: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        from ninestory.floors.finetuning.recipe import from_dict
-        from ninestory.floors.finetuning.tuning import run
+        from ninestory.floors.recipes import find_kind, recipe_from_dict
 
-        outcome = run(from_dict(params["recipe"]), home, progress, force=params["force"], kind=params.get("kind", ""))
-        return outcome.as_dict()
+        recipe = recipe_from_dict(params["recipe"])
+        run = find_kind(recipe.kind).run
+        return run(recipe, home, progress, force=params["force"], suffix=params.get("suffix", "")).as_dict()
 
     def inspect_data(params: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        from ninestory.floors.finetuning.inspection import inspect_run
-        from ninestory.floors.finetuning.preparation import prepare
-        from ninestory.floors.finetuning.recipe import from_dict
+        from ninestory.floors.recipes import find_kind, recipe_from_dict
 
-        return inspect_run(prepare(from_dict(params["recipe"]), home, progress, kind=params["kind"])).as_dict()
+        recipe = recipe_from_dict(params["recipe"])
+        return find_kind(recipe.kind).inspect(recipe, home, progress, suffix=params.get("suffix", "")).as_dict()
 
     return {"pull": pull_model, "ingest": ingest_documents, "tune": tune_model, "inspect": inspect_data}

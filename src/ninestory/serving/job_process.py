@@ -105,7 +105,7 @@ class JobProcess:
 
 
 def main() -> None:
-    from ninestory.serving.worker import die_with_parent
+    from ninestory.core.process import die_with_parent
 
     die_with_parent(int(sys.argv[1]))
     spec = orjson.loads(sys.stdin.buffer.read())
