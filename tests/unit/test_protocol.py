@@ -9,7 +9,7 @@ import orjson
 import pydantic
 import pytest
 
-from ninestory.core.errors import Unsupported
+from ninestory.core.errors import InvalidRequest, Unsupported
 from ninestory.core.media import MediaRef
 from ninestory.core.tasks import TASKS
 from ninestory.runtimes.dispatch import dispatch
@@ -155,8 +155,8 @@ def test_a_part_is_one_thing(fields: dict[str, Any]) -> None:
 
 
 def test_a_medium_has_one_place() -> None:
-    for fields in ({}, {"digest": "00", "path": "/a.png"}):
-        with pytest.raises(ValueError, match="exactly one"):
+    for fields in ({}, {"digest": "00" * 32, "path": "/a.png"}):
+        with pytest.raises(InvalidRequest, match="exactly one"):
             MediaRef(**fields)
 
 
