@@ -17,7 +17,7 @@ from ninestory.floors.retrieval.document import Document
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.hits import Hit, Mode, SearchOptions
 from ninestory.floors.retrieval.ingest import IngestReport, add_paths, ingest, sync_folder
-from ninestory.floors.retrieval.job import run_ingest
+from ninestory.floors.retrieval.jobs import run_ingest
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, create
 from ninestory.floors.retrieval.parsing import text
 from ninestory.floors.retrieval.parsing.isolated import ParserProcess
@@ -124,12 +124,15 @@ def test_a_model_that_is_gone_is_named_and_nothing_is_lost(base: KnowledgeBase, 
     base.put(model=str(tmp_path / "gone"))
     (tmp_path / "more.txt").write_text("Boats float.", encoding="utf-8")
     add_paths(base, [tmp_path / "more.txt"], IngestReport())
-    from ninestory.core.config import RuntimeSettings
+    from ninestory.core.config import Settings
     from ninestory.runtimes.load import LocalEngines
+    from ninestory.runtimes.protocol import JobContext
 
     home = Home(tmp_path / "home")
-    with LocalEngines(home, RuntimeSettings()) as engines, pytest.raises(NotFound, match="gone"):
-        run_ingest(home, engines, RuntimeSettings(), {"knowledge_base": base.id}, Silent())
+    settings = Settings()
+    with LocalEngines(home, settings.runtime) as engines, pytest.raises(NotFound, match="gone"):
+        context = JobContext(home=home, settings=settings, progress=Silent(), engines=engines)
+        run_ingest({"knowledge_base": base.id}, context)
     base.put(model=MODEL)
     assert find(base, "sweet apples", 1)[0].file == "apples.md" and len(base.files("pending")) == 1
 

@@ -9,6 +9,11 @@ export const restarts = signal(0);
 export const jobEvent = signal(null);
 let startedAt = null;
 
+/** Drop a job that was dismissed. */
+export function forget(id) {
+  jobs.value = new Map([...jobs.value].filter(([other]) => other !== id));
+}
+
 const HANDLERS = {
   hello(data) {
     connected.value = true;
