@@ -123,11 +123,13 @@ class JobProcesses:
     async def _spawn(self, lane: str) -> _Process:
         """From the main thread: the kernel's parent-death signal fires when the spawning thread ends."""
         ours, theirs = socket.socketpair()
+        threads = self._settings.runtime.threads
         popen = subprocess.Popen(
             [sys.executable, "-m", "ninestory.serving.job_process", lane, str(os.getpid()), str(theirs.fileno())],
             stdin=subprocess.PIPE,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None,  # before a job imports torch
         )
         theirs.close()
         assert popen.stdin is not None
