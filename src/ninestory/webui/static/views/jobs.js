@@ -1,6 +1,6 @@
 // All long work, with progress, cancel and resume; kept current by the server's one event stream.
 import { useEffect, useState } from "../vendor/hooks.js";
-import { forget, jobs as changed } from "../live.js";
+import { forgetJob, jobs as changed } from "../live.js";
 import { html, Name, Progress, Table, clock, complain } from "../parts.js";
 import { t, translated, language } from "../i18n.js";
 import { own } from "../api.js";
@@ -17,7 +17,7 @@ export function useJobs() {
   const newest = new Map(jobs.map((job) => [job.id, job]));
   for (const [id, job] of changed.value) if (!(newest.get(id)?.updated_at > job.updated_at)) newest.set(id, job);
   const act = (job, name) => (name === "dismiss"
-    ? own("DELETE", `/jobs/${job.id}`).then(() => forget(job.id))
+    ? own("DELETE", `/jobs/${job.id}`).then(() => forgetJob(job.id))
     : own("POST", `/jobs/${job.id}/${name}`)).then(refresh).catch(complain);
   return { newest, act };
 }
