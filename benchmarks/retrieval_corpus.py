@@ -16,7 +16,7 @@ from ninestory.floors.retrieval.parsing import parse
 FAQ, REFERENCE = "share/doc/debian/FAQ", "share/debian-reference"
 HANDBOOK = {"en": "share/doc/debian-handbook/html/en-US", "zh": "share/doc/debian-handbook/html/zh-CN"}
 _SHORTEST = 80  # characters below a heading
-_NUMBER = re.compile(r"^(?:第\s*\d+\s*章|附录\s*[A-Z]|(?:Chapter|Appendix)\s+[\dA-Z]+|[A-Z](?:\.\d+)+)?[\d.\s]*")
+NUMBER = re.compile(r"^(?:第\s*\d+\s*章|附录\s*[A-Z]|(?:Chapter|Appendix)\s+[\dA-Z]+|[A-Z](?:\.\d+)+)?[\d.\s]*")
 
 
 def pages(root: Path) -> list[Path]:
@@ -48,7 +48,7 @@ def write_sections(root: Path, folder: Path) -> list[Question]:
                 file = f"{language}-{page.name.split('.en.')[0].split('.zh-cn.')[0].removesuffix('.html')}-{number}.txt"
                 (folder / file).write_text("\n\n".join(body), encoding="utf-8")
                 questions.setdefault(name, []).append(Question(name, file))
-            name, body = _NUMBER.sub("", text), []
+            name, body = NUMBER.sub("", text), []
     return [asked[0] for asked in questions.values() if len(asked) == 1]
 
 

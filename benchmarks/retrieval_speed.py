@@ -192,9 +192,10 @@ def _sentence_transformers_folder(folder: Path) -> Path:
 
 def measure_processes(root: Path) -> None:
     """The same files ingested whole (parsed, embedded in int8, indexed) as jobs do it; wall time on every processor."""
+    from ninestory.core.state import State
     from ninestory.floors.retrieval.jobs import run_ingest
+    from ninestory.jobs.runner import context_maker
     from ninestory.runtimes.load import LocalEngines
-    from ninestory.runtimes.protocol import JobContext
 
     print("| processes that embed | threads of each | passages | seconds | passages/s |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as directory:
@@ -211,8 +212,8 @@ def measure_processes(root: Path) -> None:
             begun = time.perf_counter()
             params = {"knowledge_base": base.id, "folders": [str(folder)]}
             with LocalEngines(home, settings) as engines:
-                context = JobContext(home=home, settings=Settings(runtime=settings), progress=Silent(), engines=engines)
-                told = run_ingest(params, context)
+                make_context = context_maker(home, Settings(runtime=settings), engines, State(home.state_db))
+                told = run_ingest(params, make_context(Silent()))
             seconds = time.perf_counter() - begun
             print(
                 f"| {processes} | {threads} | {told['chunks']} | {seconds:.1f} | {told['chunks'] / seconds:.1f} |",

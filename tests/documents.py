@@ -62,10 +62,10 @@ def pptx(path: Path, slides: Sequence[tuple[str, str]]) -> Path:
     return zipped(path, parts)
 
 
-def epub(path: Path, pages: Sequence[str]) -> Path:
-    """A book below a folder and without META-INF, as some real ones are."""
+def epub(path: Path, pages: Sequence[str], repeated: int = 1) -> Path:
+    """A book whose spine is `repeated`, below a folder and without META-INF, as some real ones are."""
     items = "".join(f'<item id="p{i}" href="text/p{i}.xhtml"/>' for i in range(len(pages)))
-    order = "".join(f'<itemref idref="p{i}"/>' for i in range(len(pages)))
+    order = "".join(f'<itemref idref="p{i}"/>' for i in range(len(pages))) * repeated
     package = (
         f'<package xmlns="http://www.idpf.org/2007/opf"><manifest>{items}</manifest><spine>{order}</spine></package>'
     )

@@ -30,7 +30,7 @@ from ninestory.models.verify import verify as verify_files
 
 if TYPE_CHECKING:
     from ninestory.floors.chat import ChatModel
-    from ninestory.floors.finetuning.recipe import Recipe
+    from ninestory.floors.finetuning.recipe import FineTuningRecipe
     from ninestory.models.convert.to_gguf import GgufReport
 
 T = TypeVar("T")
@@ -132,14 +132,14 @@ def pull(reference: str, *, progress: Progress | None = None, home: Home | None 
 
 
 def tune(
-    recipe: Recipe, *, force: bool = False, progress: Progress | None = None, home: Home | None = None
+    recipe: FineTuningRecipe, *, force: bool = False, progress: Progress | None = None, home: Home | None = None
 ) -> dict[str, Any]:
     """Tune a model by a recipe and compare it with its base; a job, so an interrupted one can be resumed.
 
-    Returns: `Outcome.as_dict()` of floors/finetuning: the tuned model's reference, both losses, verdict, report.
+    Returns: `TuningOutcome.as_dict()` of floors/finetuning: the tuned model's reference, both losses, verdict, report.
 
     Raises:
-        DoesNotFit: the memory plan says so, and not `force`. Diverged: the loss is no number any more.
+        DoesNotFit: the memory plan says so, and not `force`. Diverged: the loss is NaN or infinite.
     """
     if progress is None:
         with ProgressBar() as bar:
@@ -156,18 +156,14 @@ def _run_job(kind: str, params: dict[str, Any], what: str, progress: Progress, h
     from ninestory.core.errors import Cancelled, from_dict
     from ninestory.core.state import State
     from ninestory.jobs.handlers import load_job_handlers
-    from ninestory.jobs.runner import JobRunner
+    from ninestory.jobs.runner import JobRunner, context_maker
     from ninestory.jobs.store import JobStore
     from ninestory.runtimes.load import LocalEngines
-    from ninestory.runtimes.protocol import JobContext
 
     settings = load_settings().settings
     with LocalEngines(home, settings.runtime) as engines:
-        runner = JobRunner(
-            JobStore(State(home.state_db)),
-            load_job_handlers(),
-            lambda progress: JobContext(home=home, settings=settings, progress=progress, engines=engines),
-        )
+        state = State(home.state_db)
+        runner = JobRunner(JobStore(state), load_job_handlers(), context_maker(home, settings, engines, state))
         job = runner.run_new(kind, params, progress)
     if job.error:
         raise from_dict(job.error)

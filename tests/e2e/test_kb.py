@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 
 from ninestory.cli import ask, kb
 from ninestory.core.errors import NinestoryError
+from ninestory.core.paths import Home
+from ninestory.floors.retrieval.knowledge_base import open_base
 from tests.conftest import share_converted
 
 pytestmark = [pytest.mark.slow, pytest.mark.starter]
@@ -22,10 +25,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.starter]
 VERBS = {"kb": kb.app, "ask": ask.app}
 
 
-def run(home: Path, *arguments: str, code: int = 0) -> str:
-    """What the command prints; an error's words where it is to end with that code."""
+def run(home: Path, *arguments: str, code: int = 0, given: str | None = None) -> str:
+    """What the command prints, `given` some lines; an error's words where it is to end with that code."""
     environ = {"NINESTORY_HOME": str(home), "NINESTORY_RUNTIME_THREADS": "1", "NINESTORY_RUNTIME_CONTEXT": "1024"}
-    done = CliRunner().invoke(VERBS[arguments[0]], arguments[1:], env=environ)
+    done = CliRunner().invoke(VERBS[arguments[0]], arguments[1:], env=environ, input=given)
     error = done.exception
     ended = error.exit_code if isinstance(error, NinestoryError) else done.exit_code
     assert ended == code, (done.output, error)
@@ -72,6 +75,9 @@ def test_found_and_quoted_with_its_place(home: Path, question: str, file: str, w
     assert words in answer["answer"] and answer["cited"]
     source = answer["sources"][answer["cited"][0] - 1]
     assert source["end"] - source["start"] == len(source["text"])
+    mark = next(mark for mark in answer["citations"] if words in mark["quote"])
+    assert source["text"][mark["start"] - source["start"] : mark["end"] - source["start"]] == mark["quote"]
+    assert "。" not in mark["quote"][:-1] and ". " not in mark["quote"]
     shown = run(home, "ask", "tea", question, "--mode", "extract")
     assert words in shown and f"] {file}" in shown
 
@@ -83,6 +89,69 @@ def test_the_starter_quotes_in_both_languages_and_answers_when_it_must(home: Pat
     assert answer["mode"] == "generate" and answer["answer"].strip() and answer["sources"][0]["file"] == "tea.md"
     answer = run_json(home, "ask", "tea", "绿茶怎么冲泡？")
     assert answer["mode"] == "extract" and "不会中文" in answer["notice"] and "八十度" in answer["answer"]
+
+
+@pytest.fixture(scope="module")
+def small(home: Path) -> Path:
+    """Beside it two knowledge bases without a heading: error codes, and a Chinese text among English ones."""
+    texts = {
+        "codes": [
+            "Error code E21 means the filter is blocked. Clean it and start again.",
+            "Error code E20 means the door is open. Error code E21 means the filter is blocked.",
+            "Error code E21 means the filter is blocked. Call the service.",
+        ],
+        "festival": [
+            "茶花节在每年三月举行，乘 12 路公交车可以到达。",
+            "The committee is to decide which of the proposals goes to the council.",
+            "The weather in the mountains changes quickly, so take a coat with you.",
+            "A letter goes to the one to whom it is addressed.",
+        ],
+    }
+    for name, passages in texts.items():
+        folder = home / f"docs-{name}"
+        folder.mkdir()
+        for number, text in enumerate(passages):
+            (folder / f"{number}.txt").write_text(text, encoding="utf-8")
+        run(home, "kb", "create", name)
+        run(home, "kb", "sync", name, str(folder))
+    return home
+
+
+def test_an_identifier_is_answered_whatever_its_cosine(small: Path) -> None:
+    base = open_base(Home(small), "codes")
+    base.put(thresholds={"en": 0.99, "zh": 0.99})
+    answer = run_json(small, "ask", "codes", "What does error code E21 mean?")
+    assert answer["mode"] == "extract" and "the filter is blocked" in answer["answer"]
+    assert all(mark["quote"] == "Error code E21 means the filter is blocked." for mark in answer["citations"])
+
+
+def test_a_search_shows_its_cosines_against_the_threshold(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_base(Home(small), "codes").put(thresholds={"en": 0.99, "zh": 0.99})
+    found = run_json(small, "kb", "search", "codes", "What does error code E21 mean?")
+    assert (found["threshold"], found["accepted_by"]) == (0.99, "identifier") and found["data"][0]["terms"] == ["E21"]
+    for language, verdict, why in (
+        ("en", "Nothing in your documents matches closely enough", r"cosine 0\.\d{3} < threshold 0\.990"),
+        ("zh", "资料中没有与问题足够接近的内容", r"余弦 0\.\d{3} < 阈值 0\.990"),
+    ):
+        monkeypatch.setenv("NINESTORY_LANGUAGE", language)
+        shown = run(small, "kb", "search", "codes", "Is the filter clean?")
+        assert verdict in shown and re.search(why, shown) and "score" not in shown
+
+
+def test_function_words_do_not_outweigh_the_vector_of_another_language(small: Path) -> None:
+    question = "Which bus goes to the camellia festival?"
+    by_vector = run_json(small, "kb", "search", "festival", question, "--mode", "vector")["data"]
+    assert "茶花节" in by_vector[0]["text"]
+    assert run_json(small, "kb", "search", "festival", question)["data"][0]["id"] == by_vector[0]["id"]
+
+
+def test_a_follow_up_off_the_topic_is_refused(home: Path) -> None:
+    """In one conversation; what refers to the question before is answered."""
+    asked = ["茶叶应该怎么保存？", "Who won the football world cup in 1990?", "那它为什么要避光？"]
+    shown = run(home, "ask", "tea", given="\n".join(asked)).strip()
+    assert "密封的罐子" in shown and "The documents do not answer this question." in shown
+    before, after = shown.split("The documents do not answer this question.")
+    assert "茶.txt" in before and "tea.md" not in before and "茶.txt" in after
 
 
 def test_the_life_of_a_knowledge_base(home: Path, tmp_path: Path) -> None:
@@ -106,7 +175,8 @@ def test_the_life_of_a_knowledge_base(home: Path, tmp_path: Path) -> None:
     run(home, "kb", "rm", "second", "note.txt")
     assert run_json(home, "kb", "search", "second", "where is the kettle?")["data"] == []
     run(home, "kb", "rm", "second")
-    assert {row["name"] for row in run_json(home, "kb", "ls")} == {"tea", "life"}
+    names = {row["name"] for row in run_json(home, "kb", "ls")}
+    assert {"tea", "life"} <= names and "second" not in names
     assert "no knowledge base" in run(home, "kb", "search", "second", "x", code=3)
     assert "does not exist" in run(home, "kb", "add", "life", "/nonexistent", code=3)
 

@@ -70,7 +70,7 @@ def settled(client: openai.OpenAI, store: str, file: str) -> Any:
 
 def test_the_store_as_the_client_sees_it(client: openai.OpenAI, faq: Any) -> None:
     assert (faq.name, faq.status, faq.metadata, faq.file_counts.total) == ("faq", "completed", {"of": "Debian"}, 6)
-    assert faq.usage_bytes > 10_000 and 0.5 < faq.threshold < 1
+    assert faq.usage_bytes > 10_000 and all(0.5 < faq.thresholds[language] < 1 for language in ("en", "zh"))
     assert faq.id in [store.id for store in client.vector_stores.list()]
     files = client.vector_stores.files.list(faq.id, limit=4)
     assert len(files.data) == 4 and files.has_more
@@ -104,7 +104,14 @@ def test_an_answer_cites_the_right_file(
     cited = next(mark for mark in part.annotations if mark.filename == file)
     passages = server.http.get(f"/v1/vector_stores/{faq.id}/files/{cited.file_id}/content").json()["data"]
     passage = passages[cited.ordinal]
-    assert (passage["start"], passage["end"], passage["text"]) == (cited.start, cited.end, cited.quote)
+    start, end = cited.start - passage["start"], cited.end - passage["start"]
+    assert cited.quote == passage["text"][start:end] and f"{cited.quote} [{cited.number}]" in part.text
+    place = {"ordinal": cited.ordinal, "start": cited.start, "end": cited.end}
+    source = server.http.get(f"/ninestory/v1/vector_stores/{faq.id}/files/{cited.file_id}/source", params=place).json()
+    assert source["quote"] == {"text": cited.quote, "start": cited.start, "end": cited.end}
+    place["end"] = passage["end"] + 1  # no part of the passage
+    source = server.http.get(f"/ninestory/v1/vector_stores/{faq.id}/files/{cited.file_id}/source", params=place).json()
+    assert source["quote"] is None
 
 
 @pytest.mark.parametrize(
@@ -151,6 +158,27 @@ def test_what_is_not_in_the_documents_is_said(client: openai.OpenAI, faq: Any) -
     ]:
         response = client.responses.create(model=MODEL, input=question, tools=[tool])
         assert words in response.output_text
+
+
+def test_a_follow_up_off_the_topic_is_refused(client: openai.OpenAI, faq: Any) -> None:
+    tool: Any = {"type": "file_search", "vector_store_ids": [faq.id]}
+    first = client.responses.create(model=MODEL, input="Debian 一词如何发音？", tools=[tool])
+    assert "[1]" in first.output_text
+    again: Any = {"model": MODEL, "tools": [tool], "previous_response_id": first.id}
+    off = client.responses.create(**again, input="Who won the football world cup in 1990?")
+    assert "do not answer" in off.output_text and not off.output[1].content[0].annotations  # type: ignore[union-attr]
+    assert "[1]" in client.responses.create(**again, input="那它是什么意思？").output_text
+
+
+def test_a_search_says_on_what_grounds(server: ApiServer, faq: Any) -> None:
+    path = f"/v1/vector_stores/{faq.id}/search"
+    near, far = (
+        server.http.post(path, json={"query": query}).json()
+        for query in ("How does one pronounce Debian?", "How long should I cook fresh pasta?")
+    )
+    assert near["accepted_by"] == "cosine" and far["accepted_by"] is None
+    assert near["data"][0]["passage"]["cosine"] >= near["threshold"]
+    assert all(row["passage"]["cosine"] < far["threshold"] and row["passage"]["terms"] == [] for row in far["data"])
 
 
 def test_beside_functions_the_documents_answer_or_a_call_goes_back(client: openai.OpenAI, faq: Any) -> None:
@@ -252,9 +280,13 @@ def test_a_passage_is_looked_at_in_its_source(client: openai.OpenAI, server: Api
         server.http.get(f"{place}/{found.file_id}/source", params=query).json()
         for query in ({"ordinal": ordinal}, {"page": 2})
     ]
-    assert [(p["kind"], p["page"], p["pages"], p["changed"]) for p in pages] == [("page", n, 2, False) for n in (1, 2)]
-    lines = [p["boxes"] for page in pages for p in page["passages"] if p["ordinal"] == ordinal]
-    assert [len(boxes) for boxes in lines] == [1, 2]  # it begins on the first page and goes on over the next
+    assert [(p["kind"], p["page"], p["pages"], p["changed"]) for p in pages] == [("page", n, 2, False) for n in (2, 2)]
+    passage = found.model_extra["passage"]  # type: ignore[index]
+    assert (passage["page"], found.content[0].text) == (2, "Rivers flow to the sea.\n\nSlowly.")
+    assert [p["page"] for p in pages[0]["passages"]] == [2] and len(pages[0]["passages"][0]["boxes"]) == 2
+    cited = {"ordinal": ordinal, "start": passage["start"], "end": passage["start"] + len("Rivers flow to the sea.")}
+    quote = server.http.get(f"{place}/{found.file_id}/source", params=cited).json()["quote"]
+    assert quote["text"] == "Rivers flow to the sea." and len(quote["boxes"]) == 1
     picture = server.http.get(f"{place}/{found.file_id}/source/pages/2")
     assert picture.headers["content-type"] == "image/png" and picture.content.startswith(b"\x89PNG")
     text = server.http.get(f"{place}/{ids[1]}/source").json()

@@ -17,7 +17,7 @@ from ninestory.core.state import State
 from ninestory.jobs.runner import JobRunner
 from ninestory.jobs.store import SCHEMA, Claim, JobStore
 from ninestory.runtimes.protocol import JobContext
-from tests.job_context import make_context
+from tests.job_context import contexts
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_parent_holds_no_runner_and_is_given_each_child_s_result_once(store: J
         twins = [context.progress.child("double", {"n": 1}) for _ in range(2)]
         return {"sums": state["sums"], "twins": twins}
 
-    runner = JobRunner(store, {"parent": parent, "double": double}, make_context)
+    runner = JobRunner(store, {"parent": parent, "double": double}, contexts(store))
     job = runner.run(store.create("parent", {}).id)
     assert job is not None and (job.state, job.attempts) == ("waiting", 0) and "double" in job.message
     assert [each.parent for each in store.list(kind="double")] == [job.id]
@@ -73,7 +73,7 @@ def test_an_approval_that_comes_before_the_job_is_put_aside_is_not_lost(store: J
             context.progress.wait("approval of a command")
         return {"asked": len(asked)}
 
-    runner = JobRunner(store, {"agent": agent}, make_context)
+    runner = JobRunner(store, {"agent": agent}, contexts(store))
     job = store.create("agent", {})
     runner.run_until_idle(0)
     waiting = store.get(job.id)
@@ -94,7 +94,7 @@ def test_a_handler_that_swallows_the_unwinding_is_unwound_at_its_next_report(sto
             context.progress.update(1)
             raise AssertionError("it went on") from None
 
-    job = JobRunner(store, {"stubborn": stubborn}, make_context).run(store.create("stubborn", {}).id)
+    job = JobRunner(store, {"stubborn": stubborn}, contexts(store)).run(store.create("stubborn", {}).id)
     assert job is not None and job.state == "waiting"
 
 
@@ -102,7 +102,7 @@ def test_a_failed_child_fails_its_parent_and_resuming_the_parent_resumes_it(stor
     def parent(params: dict[str, Any], context: JobContext) -> dict[str, Any] | None:
         return context.progress.child("double", {"n": -1})
 
-    runner = JobRunner(store, {"parent": parent, "double": double}, make_context)
+    runner = JobRunner(store, {"parent": parent, "double": double}, contexts(store))
     job = store.create("parent", {})
     runner.run_until_idle(0)
     failed = store.get(job.id)
@@ -207,13 +207,13 @@ def test_the_command_line_runs_the_children_of_its_job_too(store: JobStore) -> N
     def parent(params: dict[str, Any], context: JobContext) -> dict[str, Any] | None:
         return context.progress.child("double", {"n": 4})
 
-    runner = JobRunner(store, {"parent": parent, "double": double}, make_context)
+    runner = JobRunner(store, {"parent": parent, "double": double}, contexts(store))
     assert runner.run_new("parent", {}, Silent()).result == {"n": 8}
 
     def asks(params: dict[str, Any], context: JobContext) -> None:
         context.progress.wait("an answer")
 
-    assert JobRunner(store, {"asks": asks}, make_context).run_new("asks", {}, Silent()).state == "waiting"
+    assert JobRunner(store, {"asks": asks}, contexts(store)).run_new("asks", {}, Silent()).state == "waiting"
 
 
 def test_a_database_of_an_older_release_gets_the_new_columns(tmp_path: Path) -> None:

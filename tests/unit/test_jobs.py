@@ -18,7 +18,7 @@ from ninestory.core.state import State
 from ninestory.jobs.runner import JobRunner
 from ninestory.jobs.store import JobStore, LeaseLost
 from ninestory.runtimes.protocol import JobContext
-from tests.job_context import make_context
+from tests.job_context import contexts
 
 WORKER = """
 import signal, sys, time
@@ -26,7 +26,7 @@ from pathlib import Path
 from ninestory.core.state import State
 from ninestory.jobs.runner import JobRunner
 from ninestory.jobs.store import JobStore
-from tests.job_context import make_context
+from tests.job_context import contexts
 
 def count(params, context):
     progress = context.progress
@@ -45,7 +45,8 @@ def die(params, context):
     import os
     os.kill(os.getpid(), 9)
 
-runner = JobRunner(JobStore(State(Path(sys.argv[1])), lease_seconds=float(sys.argv[2])), {"count": count, "die": die}, make_context)
+store = JobStore(State(Path(sys.argv[1])), lease_seconds=float(sys.argv[2]))
+runner = JobRunner(store, {"count": count, "die": die}, contexts(store))
 signal.signal(signal.SIGTERM, lambda *_: runner.stop())
 print("up", flush=True)
 runner.run_until_idle(float(sys.argv[3]))
@@ -155,7 +156,7 @@ def test_cancel_stops_a_running_job_and_resume_goes_on(store: JobStore) -> None:
             time.sleep(0.01)
 
     job = store.create("wait", {})
-    runner = JobRunner(store, {"wait": wait}, make_context)
+    runner = JobRunner(store, {"wait": wait}, contexts(store))
     thread = threading.Thread(target=runner.run, args=(job.id,))
     thread.start()
     assert started.wait(10)
@@ -232,7 +233,7 @@ def test_work_of_the_command_line_is_a_row_and_seen_by_its_watcher(store: JobSto
             raise KeyboardInterrupt
         return {"ok": True}
 
-    bar, runner = Bar(), JobRunner(store, {"work": work}, make_context)
+    bar, runner = Bar(), JobRunner(store, {"work": work}, contexts(store))
     ended = runner.run_new("work", {"interrupt": False}, bar)
     assert (ended.state, ended.result, ended.message) == ("succeeded", {"ok": True}, "half")
     assert bar.seen == [(1, 2, "half"), ("log", {"text": "x"})]
@@ -249,7 +250,7 @@ def test_failure_is_kept_with_its_words(store: JobStore) -> None:
     def broken(params: dict[str, Any], context: JobContext) -> None:
         raise KeyError("oops")
 
-    runner = JobRunner(store, {"full": full, "broken": broken}, make_context)
+    runner = JobRunner(store, {"full": full, "broken": broken}, contexts(store))
     ended = runner.run(store.create("full", {}).id)
     assert ended is not None and ended.error is not None
     assert (ended.state, ended.error["type"], ended.error["hint_zh"]) == ("failed", "DiskFull", "请清理。")
@@ -272,7 +273,7 @@ def test_full_disk_ends_no_job_and_it_goes_on_when_there_is_room(tmp_path: Path)
         raise AssertionError("the disk was never full")
 
     job = store.create("write", {})
-    JobRunner(store, {"write": write}, make_context).run(job.id)
+    JobRunner(store, {"write": write}, contexts(store)).run(job.id)
     store.state.execute("PRAGMA max_page_count = 1000000")
     left = store.get(job.id)
     if left.state == "running":  # not even the failure could be written: its lease runs out
@@ -280,7 +281,7 @@ def test_full_disk_ends_no_job_and_it_goes_on_when_there_is_room(tmp_path: Path)
     else:
         assert left.state == "failed" and left.error is not None and left.error["type"] == "DiskFull"
         store.resume(job.id)
-    ended = JobRunner(store, {"write": write}, make_context).run(job.id)
+    ended = JobRunner(store, {"write": write}, contexts(store)).run(job.id)
     assert ended is not None and ended.result == {"resumed_at": 1}
 
 

@@ -9,7 +9,7 @@ import orjson
 import pydantic
 import pytest
 
-from ninestory.core.errors import Unsupported
+from ninestory.core.errors import InvalidRequest, Unsupported
 from ninestory.core.media import MediaRef
 from ninestory.core.tasks import TASKS
 from ninestory.runtimes.dispatch import dispatch
@@ -58,8 +58,8 @@ from ninestory.runtimes.protocol import (
     register,
 )
 
-PICTURE = Part(media=MediaRef(digest="00ff"), media_type="image/png")
-MEDIA = MediaRef(digest="00ff")
+PICTURE = Part(media=MediaRef(digest="00ff" * 16), media_type="image/png")
+MEDIA = MediaRef(digest="00ff" * 16)
 
 REQUESTS: list[Request] = [
     ChatRequest(messages=[Message(role="user", content=[Part(text="What is this?"), PICTURE])]),
@@ -94,7 +94,7 @@ CHUNKS: list[Chunk] = [
     Relevance(values=[0.5], prompt_tokens=2),
     Step(done=1, total=20, stage="sample"),
     Preview(jpeg="AA=="),
-    Picture(digest="00ff", seed=1),
+    Picture(digest="00ff" * 16, seed=1),
     Language(code="eng", probability=0.9),
     Segment(text="one", start=0.0, end=0.5, words=[Word(text="one", start=0.0, end=0.5)], final=False),
     Audio(pcm16="AAA=", sample_rate=16_000),
@@ -155,8 +155,8 @@ def test_a_part_is_one_thing(fields: dict[str, Any]) -> None:
 
 
 def test_a_medium_has_one_place() -> None:
-    for fields in ({}, {"digest": "00", "path": "/a.png"}):
-        with pytest.raises(ValueError, match="exactly one"):
+    for fields in ({}, {"digest": "00" * 32, "path": "/a.png"}):
+        with pytest.raises(InvalidRequest, match="exactly one"):
             MediaRef(**fields)
 
 

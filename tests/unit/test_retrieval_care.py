@@ -96,7 +96,9 @@ def test_evaluation_counts_what_is_found(base: KnowledgeBase, tmp_path: Path) ->
         encoding="utf-8",
     )
     questions = evaluation.read_questions(path)
-    scores = evaluation.evaluate(questions, lambda q, o: find(base, q, o), SearchOptions(limit=2), threshold=0.5)
+    scores = evaluation.evaluate(
+        questions, lambda q, o: find(base, q, o), SearchOptions(limit=2), thresholds={"en": 0.5, "zh": 0.5}
+    )
     assert scores.questions == 4
     assert scores.hit_rate == scores.recall == scores.mrr == scores.ndcg == pytest.approx(2 / 3)
     assert (scores.refused_answerable, scores.refused_unanswerable) == (0, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,8 @@ from ninestory.core.progress import Silent
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.ingest import IngestReport, ingest, sync_folder
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
+from tests.job_context import local_context
+from tests.job_context import local_context
 from tests.hashing_engine import HashingEngine
 
 base = KnowledgeBase(Path(sys.argv[1]))
@@ -124,14 +127,10 @@ def test_a_model_that_is_gone_is_named_and_nothing_is_lost(base: KnowledgeBase, 
     base.put(model=str(tmp_path / "gone"))
     (tmp_path / "more.txt").write_text("Boats float.", encoding="utf-8")
     add_paths(base, [tmp_path / "more.txt"], IngestReport())
-    from ninestory.core.config import Settings
-    from ninestory.runtimes.load import LocalEngines
-    from ninestory.runtimes.protocol import JobContext
+    from ninestory.core.config import RuntimeSettings
 
     home = Home(tmp_path / "home")
-    settings = Settings()
-    with LocalEngines(home, settings.runtime) as engines, pytest.raises(NotFound, match="gone"):
-        context = JobContext(home=home, settings=settings, progress=Silent(), engines=engines)
+    with local_context(home, RuntimeSettings()) as context, pytest.raises(NotFound, match="gone"):
         run_ingest({"knowledge_base": base.id}, context)
     base.put(model=MODEL)
     assert find(base, "sweet apples", 1)[0].file == "apples.md" and len(base.files("pending")) == 1
@@ -153,7 +152,9 @@ class _StopsInside(Silent):
 class _Here(ParserProcess):
     """The parsing process's own function, called here: its bounds can be made small."""
 
-    def parse_part(self, path: Path, name: str, position: int) -> tuple[Document, int | None]:
+    def parse_part(
+        self, path: Path, name: str, position: int, look: Callable[[], None] | None = None
+    ) -> tuple[Document, int | None]:
         return parsing.parse_part(path, name, position)
 
 
@@ -169,7 +170,7 @@ def test_a_large_text_is_read_in_parts_cancelled_and_resumed(
     (tmp_path / "docs" / "huge.txt").write_bytes(whole.encode(encoding))
     sync_folder(base, tmp_path / "docs", IngestReport())
     with pytest.raises(Cancelled):
-        ingest(base, Embedder(HashingEngine()), _StopsInside(5))
+        ingest(base, Embedder(HashingEngine()), _StopsInside(8))
     noted = base.get(f"part {base.files('pending')[0].id}")
     assert noted["position"] > 0 and noted["chunks"] > 0
     report = ingest(base, Embedder(HashingEngine()), Silent())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ninestory.core.config import RuntimeSettings, Settings
+from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Cancelled, NinestoryError
 from ninestory.core.paths import Home
 from ninestory.core.progress import Silent
@@ -22,7 +22,7 @@ from ninestory.floors.retrieval.table import ChunkReader
 from ninestory.models.convert.sentence_encoder import EMBEDDED_NAMES, LAYER_NAMES
 from ninestory.runtimes.engine_process import EngineProcesses
 from ninestory.runtimes.load import LocalEngines
-from ninestory.runtimes.protocol import JobContext
+from tests.job_context import local_context
 
 HIDDEN, INNER, POSITIONS = 32, 64, 128
 FILES = 40
@@ -91,8 +91,7 @@ def test_the_table_is_the_same_with_one_process_and_with_two(
         settings = RuntimeSettings(threads=1, ingest_processes=processes)
         assert jobs.embedding_processes(base, settings) == processes
         home = Home(tmp_path / "home")
-        with LocalEngines(home, settings) as engines:
-            context = JobContext(home=home, settings=Settings(runtime=settings), progress=Silent(), engines=engines)
+        with local_context(home, settings) as context:
             report = jobs.run_ingest({"knowledge_base": base.id}, context)
         assert report["indexed"] == FILES and [f["file"] for f in report["failed"]] == ["20.pdf"]
         tables.append(table_of(base))

@@ -54,6 +54,11 @@ def test_a_passage_that_crosses_the_pages_end_is_shown_on_both(tmp_path: Path) -
     assert len(here) == 1 and len(there) == 1 and here[0][1] > there[0][1]
 
 
+def test_no_passage_runs_over_the_end_of_a_page(tmp_path: Path) -> None:
+    path = documents.pdf(tmp_path / "a.pdf", [["Tea is green."], ["Rivers flow."], ["Mountains stand still."]])
+    assert chunks(path, 240) == [("Tea is green.", 1), ("Rivers flow.", 2), ("Mountains stand still.", 3)]
+
+
 def test_pages_are_pictures(tmp_path: Path) -> None:
     pdf = documents.pdf(tmp_path / "a.pdf", [LINES, NEXT])
     page = Image.open(io.BytesIO(picture_of(pdf, "a.pdf", 2)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import typer
 from typer._click import Command, Context
@@ -82,7 +82,7 @@ def _running(ctx: Context, name: str) -> bool:
     return name in words or bool(os.environ.get("_NINESTORY_COMPLETE"))
 
 
-def language() -> str:
+def language() -> Literal["en", "zh"]:
     """The user's language, en or zh: the setting `language`, else the locale."""
     from ninestory.core.config import load_settings
     from ninestory.core.errors import NinestoryError

@@ -15,6 +15,7 @@ from ninestory.cli.client import DEFAULT, Server, running_server
 from ninestory.cli.output import Json, print_json, print_table
 from ninestory.core.errors import InvalidRequest
 from ninestory.core.paths import Home
+from ninestory.core.regular_file import read_regular_text
 
 _PATH = "/ninestory/v1/votes"
 _KEYS = {"a": "model_a", "b": "model_b", "t": "tie", "n": "both_bad"}
@@ -145,6 +146,6 @@ def _asked() -> str:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in read_regular_text(file).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{file} cannot be read as text: {error}.") from error

@@ -95,14 +95,15 @@ def print_answer(session: DocumentConversation, question: str, as_json: bool) ->
 
 def _print_sources(prepared: Prepared, text: str, as_json: bool) -> None:
     """What stands below an answer that was printed; with `as_json` the answer and its sources in one object."""
-    from ninestory.floors.retrieval.answer import as_source, citations, language_of, place_of
+    from ninestory.floors.retrieval.answer import as_source, citations, place_of
+    from ninestory.floors.retrieval.terms import language_of
 
-    cited = sorted({citation.number for citation in citations(text, prepared.passages)})
+    marks = citations(text, prepared.passages)
+    cited = sorted({mark.number for mark in marks})
     if as_json:
         sources = [as_source(number, hit) for number, hit in enumerate(prepared.passages, 1)]
-        print_json(
-            {"answer": text, "mode": prepared.reason, "notice": prepared.notice, "cited": cited, "sources": sources}
-        )
+        told = {"answer": text, "mode": prepared.reason, "notice": prepared.notice, "cited": cited}
+        print_json(told | {"citations": [mark.as_dict() for mark in marks], "sources": sources})
         return
     print()
     if prepared.notice:

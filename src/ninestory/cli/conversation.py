@@ -14,6 +14,7 @@ from typing import Any
 from ninestory.cli.app import explain
 from ninestory.core.errors import Cancelled, InvalidRequest, NinestoryError
 from ninestory.core.paths import Home
+from ninestory.core.regular_file import read_regular_text
 from ninestory.floors.chat import ChatModel
 from ninestory.floors.chat.model import chat_request
 from ninestory.runtimes.protocol import Text
@@ -189,7 +190,7 @@ def read(path: Path) -> tuple[str, list[dict[str, str]]]:
         InvalidRequest: no such file, or it is not a conversation.
     """
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = json.loads(read_regular_text(path))
         turns = [{"role": turn["role"], "content": turn["content"]} for turn in saved["messages"]]
         return str(saved.get("system", "")), turns
     except OSError as error:

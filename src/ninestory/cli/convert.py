@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ninestory.cli.output import Json, print_json, size
+from ninestory.core.regular_file import read_regular_text
 
 app = typer.Typer(no_args_is_help=True, help="Convert a checkpoint to another format, with tens of MB of memory.")
 Model = Annotated[str, typer.Argument(help="Checkpoint folder or file, or a reference to an installed model.")]
@@ -124,7 +125,7 @@ def gptq(
         errors = convert_to_gptq(
             local_path(model),
             out,
-            text.read_text(encoding="utf-8"),
+            read_regular_text(text),
             bar,
             bits=bits,
             group_size=group_size,

@@ -82,7 +82,8 @@ class DocumentConversation:
 
     def search_for_tool(self, question: str, limit: int) -> str:
         """The passages found, for a client that reads text."""
-        from ninestory.floors.retrieval.answer import language_of, place_of
+        from ninestory.floors.retrieval.answer import place_of
+        from ninestory.floors.retrieval.terms import language_of
 
         hits = self._session(limit).find(question)
         language = language_of(question)
@@ -90,7 +91,8 @@ class DocumentConversation:
 
     def ask_for_tool(self, question: str, limit: int) -> str:
         """An answer with its sources below it; questions are independent of one another."""
-        from ninestory.floors.retrieval.answer import language_of, place_of
+        from ninestory.floors.retrieval.answer import place_of
+        from ninestory.floors.retrieval.terms import language_of
 
         self._history = []
         prepared, text = self.answer(question, None, limit)
@@ -128,11 +130,12 @@ class DocumentConversation:
         )
 
     def _say(self, request: ChatRequest, show: Callable[[str], None] | None) -> str:
+        from ninestory.floors.retrieval.answer import sent_to
         from ninestory.runtimes.protocol import Text
 
         pieces = []
         with self._engines.get(self._model, "chat") as engine:
-            for chunk in engine.run(request, threading.Event()):
+            for chunk in engine.run(sent_to(request, self._model), threading.Event()):
                 if isinstance(chunk, Text) and not chunk.reasoning:
                     pieces.append(chunk.text)
                     if show:

@@ -15,6 +15,7 @@ from ninestory.cli.output import Json, print_json, print_table, size
 from ninestory.cli.passages import print_hits, print_passages
 from ninestory.core.errors import Conflict, InvalidRequest
 from ninestory.core.paths import Home
+from ninestory.core.reserve import DiskReserve
 
 if TYPE_CHECKING:
     from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
@@ -168,13 +169,18 @@ def rm(
         return
     from ninestory.floors.retrieval.knowledge_base import remove_base
 
-    base = _open(name)
-    if not file:
-        remove_base(base)
-        print_json({"id": base.id, "deleted": True}) if as_json else print(f"{name}: deleted")
-        return
-    base.remove_file(next((f.id for f in base.files() if f.name == file), file))
-    _print_report(run_ingest(base, {}, quiet=as_json), as_json)
+    reserve = DiskReserve(Home.default().reserve)
+    reserve.release_if_low()
+    try:
+        base = _open(name)
+        if not file:
+            remove_base(base)
+            print_json({"id": base.id, "deleted": True}) if as_json else print(f"{name}: deleted")
+            return
+        base.remove_file(next((f.id for f in base.files() if f.name == file), file))
+        _print_report(run_ingest(base, {}, quiet=as_json), as_json)
+    finally:
+        reserve.make()
 
 
 @app.command()
@@ -192,9 +198,11 @@ def search(
 ) -> None:
     """What is found for a question, and why; no chat model."""
     from ninestory.cli.document_session import attribute_filter
+    from ninestory.floors.retrieval.gate import accepted_by
     from ninestory.floors.retrieval.hits import SearchOptions
-    from ninestory.floors.retrieval.knowledge_base import lowest_threshold
+    from ninestory.floors.retrieval.knowledge_base import lowest_thresholds
     from ninestory.floors.retrieval.search import search_all
+    from ninestory.floors.retrieval.terms import language_of
 
     if mode not in ("hybrid", "vector", "text") or not 1 <= limit <= 50 or not 0 <= neighbours <= 10:
         raise InvalidRequest(
@@ -212,10 +220,14 @@ def search(
     options = SearchOptions(limit=limit, mode=mode, neighbours=neighbours)  # type: ignore[arg-type]
     with open_embedder(bases[0]) as embedder, open_scorer(rerank, embedder) as score:
         hits = search_all(bases, question, embedder.query(question), options, filters=filters, score=score)
+    thresholds = lowest_thresholds(bases)
+    threshold = thresholds[language_of(question)] if thresholds else None
+    accepted = accepted_by(question, hits, threshold)
     if as_json:
-        print_json({"threshold": lowest_threshold(bases), "data": [hit.as_dict() for hit in hits]})
+        data = [hit.as_dict() for hit in hits]
+        print_json({"threshold": threshold, "accepted_by": accepted, "data": data})
         return
-    print_hits(hits)
+    print_hits(hits, threshold, accepted)
 
 
 @app.command("export")
@@ -321,7 +333,7 @@ def _summary(base: KnowledgeBase) -> dict[str, Any]:
         "passages": counts["chunks"],
         "bytes": counts["bytes"],
         "model": base.model,
-        "threshold": base.get("threshold"),
+        "thresholds": base.thresholds,
         "folders": base.get("folders", []),
     }
 

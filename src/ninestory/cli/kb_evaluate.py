@@ -120,7 +120,7 @@ def _scores(
             wide = search(reader, question, vector, replace(wanted, limit=max(CANDIDATES, wanted.limit)))
             return reranked(question, wide, score, wanted.limit)
 
-        return evaluation.evaluate(asked, find, replace(options, limit=limit), base.get("threshold")).as_dict()
+        return evaluation.evaluate(asked, find, replace(options, limit=limit), base.thresholds).as_dict()
 
 
 def _faithfulness(
@@ -147,7 +147,7 @@ def _faithfulness(
     values = []
     for question in asked:
         hits = search(reader, question.question, embedder.query(question.question), options)
-        prepared = prepare(question.question, hits, threshold=base.get("threshold"), mode="generate")
+        prepared = prepare(question.question, hits, thresholds=base.thresholds, mode="generate")
         if prepared.request is None:
             continue
         text = say(prepared.request.messages, _ANSWER_TOKENS)

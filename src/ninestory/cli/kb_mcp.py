@@ -19,6 +19,8 @@ from ninestory.core.errors import NinestoryError
 PROTOCOLS = ("2025-06-18", "2025-03-26", "2024-11-05")
 _PARSE_ERROR, _INVALID_REQUEST, _NO_METHOD, _BAD_PARAMS = -32700, -32600, -32601, -32602
 _MOST = 20
+_MAX_LINE_BYTES = 1 << 20
+_MAX_QUESTION_CHARACTERS = 16_000
 
 
 def mcp(
@@ -35,12 +37,22 @@ def mcp(
     # `names` is all that a client can reach: a tool call cannot name another knowledge base, a file or an address.
     with DocumentConversation(names, model or DEFAULT_MODEL, AnswerOptions(mode=mode)) as session:
         tools = {"search": session.search_for_tool, "ask": session.ask_for_tool}
-        for line in sys.stdin:
-            if line.strip() and (answer := handle(line, tools)) is not None:
-                print(json.dumps(answer, ensure_ascii=False), flush=True)
+        while line := sys.stdin.buffer.readline(_MAX_LINE_BYTES + 1):
+            if line.strip() and (answer := handle(_whole(line), tools)) is not None:
+                sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")  # ASCII: a lone surrogate has no UTF-8
+                sys.stdout.buffer.flush()
 
 
-def handle(line: str, tools: Mapping[str, Callable[[str, int], str]]) -> dict[str, Any] | None:
+def _whole(line: bytes) -> bytes:
+    """A line; of one that is too long the rest is read and dropped, and what is left is no JSON."""
+    if len(line) <= _MAX_LINE_BYTES:
+        return line
+    while line and not line.endswith(b"\n"):
+        line = sys.stdin.buffer.readline(_MAX_LINE_BYTES)
+    return b"{"
+
+
+def handle(line: str | bytes, tools: Mapping[str, Callable[[str, int], str]]) -> dict[str, Any] | None:
     """The answer to one message; None to a notification.
 
     Args:
@@ -48,13 +60,17 @@ def handle(line: str, tools: Mapping[str, Callable[[str, int], str]]) -> dict[st
     """
     try:
         message = json.loads(line)
-    except ValueError:
-        return _error(None, _PARSE_ERROR, "The line is not JSON.")
+    except (ValueError, RecursionError):
+        return _error(None, _PARSE_ERROR, f"The line is not JSON of at most {_MAX_LINE_BYTES} bytes in UTF-8.")
     if not isinstance(message, dict) or not isinstance(message.get("method"), str):
         return _error(None, _INVALID_REQUEST, "A message is an object with a method.")
     if "id" not in message:
         return None
     number, method, params = message["id"], message["method"], message.get("params") or {}
+    if not (number is None or isinstance(number, (str, int, float))):
+        return _error(None, _INVALID_REQUEST, "An id is a string or a number.")
+    if not isinstance(params, dict):
+        return _error(number, _BAD_PARAMS, "params is an object.")
     if method == "initialize":
         return _result(number, _greeting(params))
     if method == "ping":
@@ -95,18 +111,28 @@ def _tool(name: str) -> dict[str, Any]:
 
 
 def _call(number: Any, params: dict[str, Any], tools: Mapping[str, Callable[[str, int], str]]) -> dict[str, Any]:
-    given = params.get("arguments") or {}
+    name, given = params.get("name"), params.get("arguments") or {}
+    if not isinstance(name, str) or name not in tools:
+        return _error(number, _BAD_PARAMS, f"There is no tool {str(name)[:80]!r}.")
+    if not isinstance(given, dict) or (unknown := sorted(given.keys() - {"question", "limit"})):
+        named = f"{unknown[0][:80]!r} is unknown" if isinstance(given, dict) else "arguments is an object"
+        return _error(number, _BAD_PARAMS, f"The tool takes question and limit; {named}.")
     question, limit = given.get("question"), given.get("limit", 6)
-    if params.get("name") not in tools:
-        return _error(number, _BAD_PARAMS, f"There is no tool {str(params.get('name'))[:80]!r}.")
     whole = isinstance(limit, int) and not isinstance(limit, bool)
     if not isinstance(question, str) or not question.strip() or not whole or not 1 <= limit <= _MOST:
         return _error(number, _BAD_PARAMS, f"Give a question, and a limit of 1 to {_MOST}.")
+    if len(question) > _MAX_QUESTION_CHARACTERS or (not question.isascii() and _has_surrogate(question)):
+        return _error(number, _BAD_PARAMS, f"A question is text of at most {_MAX_QUESTION_CHARACTERS} characters.")
     try:
-        text, failed = tools[params["name"]](question, limit), False
+        text, failed = tools[name](question, limit), False
     except NinestoryError as error:
         text, failed = f"{error.message} {error.hint}".strip(), True
     return _result(number, {"content": [{"type": "text", "text": text}], "isError": failed})
+
+
+def _has_surrogate(text: str) -> bool:
+    """Whether half a character stands in a text: JSON can say it, UTF-8 and tokenizers cannot."""
+    return any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _result(number: Any, result: dict[str, Any]) -> dict[str, Any]:

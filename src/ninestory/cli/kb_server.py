@@ -10,6 +10,7 @@ from ninestory.cli.client import ServerClient
 from ninestory.cli.output import print_json, print_table, size
 from ninestory.cli.passages import print_hits, print_passages
 from ninestory.core.errors import Conflict, InvalidRequest, NotFound
+from ninestory.core.regular_file import open_regular
 
 STORES = "/v1/vector_stores"
 _PAGE = 100
@@ -146,7 +147,9 @@ def search(
                 score=hit["score"], **hit["passage"],
             )
             for hit in found["data"]
-        ]
+        ],
+        found["threshold"],
+        found["accepted_by"],
     )  # fmt: skip
 
 
@@ -162,7 +165,7 @@ def _all(client: ServerClient, path: str) -> list[dict[str, Any]]:
 
 
 def _uploaded(client: ServerClient, name: str, path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         sent = client.call("POST", "/v1/files", files={"file": (name, file)}, data={"purpose": "assistants"})
     return str(sent["id"])
 

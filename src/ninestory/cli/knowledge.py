@@ -50,18 +50,16 @@ def run_ingest(base: KnowledgeBase, params: dict[str, Any], *, quiet: bool) -> d
     from ninestory.core.progress_bar import ProgressBar
     from ninestory.core.state import State
     from ninestory.jobs.handlers import load_job_handlers
-    from ninestory.jobs.runner import JobRunner
+    from ninestory.jobs.runner import JobRunner, context_maker
     from ninestory.jobs.store import JobStore
     from ninestory.runtimes.load import LocalEngines
-    from ninestory.runtimes.protocol import JobContext
 
     home, settings = Home.default().ensure(), load_settings().settings
     set_up_logs("warning", settings.log_json)
     with LocalEngines(home, settings.runtime) as engines, ProgressBar(quiet=quiet, counts=True) as bar:
+        state = State(home.state_db)
         runner = JobRunner(
-            JobStore(State(home.state_db)),
-            load_job_handlers(["ingest"]),
-            lambda progress: JobContext(home=home, settings=settings, progress=progress, engines=engines),
+            JobStore(state), load_job_handlers(["ingest"]), context_maker(home, settings, engines, state)
         )
         job = runner.run_new("ingest", {"knowledge_base": base.id, **params}, bar)
     if job.error:

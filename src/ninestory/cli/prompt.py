@@ -14,6 +14,7 @@ from ninestory.cli.app import language as spoken_language
 from ninestory.cli.open_chat import DEFAULT_MODEL
 from ninestory.cli.output import Json, print_json, print_table
 from ninestory.core.errors import InvalidRequest, NinestoryError
+from ninestory.core.regular_file import read_regular_text
 
 if TYPE_CHECKING:
     from ninestory.floors.chat import ChatModel, Reply
@@ -286,7 +287,7 @@ def _cases(file: Path | None, prompt: Prompt, language: str) -> list[Case]:
 
 def _read(file: Path) -> str:
     try:
-        return file.expanduser().read_text(encoding="utf-8")
+        return read_regular_text(file.expanduser())
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{file} cannot be read as text: {error}.", hint="Check the path.") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import IO
 from ninestory.core.errors import DiskFull, InvalidRequest
 from ninestory.core.text import is_text
 
+_PART = re.compile(r"\..+\.(\d+)\.part")  # of `part_of`
 MAX_NAME_BYTES = 255  # of one file or folder, on every common file system
 
 _AT_FDCWD = -100  # paths as they are, from the working directory
@@ -58,6 +60,11 @@ class Home:
     @property
     def outputs(self) -> Path:
         return self.root / "outputs"
+
+    @property
+    def media(self) -> Path:
+        """The content-addressed spool of `core/media.py`."""
+        return self.root / "media"
 
     @property
     def files(self) -> Path:
@@ -111,6 +118,29 @@ def inside(base: Path, *parts: str) -> Path:
     return path
 
 
+def part_of(path: Path) -> Path:
+    """The temporary neighbour of a file that this process writes."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def sweep_parts(folder: Path) -> None:
+    """Remove what processes that are gone left of files half written directly below `folder`."""
+    for part in folder.glob(".*.part"):
+        process = _PART.fullmatch(part.name)
+        if process and not _is_alive(int(process[1])):
+            part.unlink(missing_ok=True)
+
+
+def _is_alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's process
+        return True
+    return True
+
+
 @contextmanager
 def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO]:  # type: ignore[type-arg]
     """Write to a temporary neighbour, fsync, rename: readers see the old file or the whole new one.
@@ -119,7 +149,7 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO]:  # type: ignore[
         DiskFull: the device has no room (the temporary file is removed).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_of(path)
     encoding = None if "b" in mode else "utf-8"
     try:
         with part.open(mode, encoding=encoding) as file:

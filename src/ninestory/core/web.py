@@ -8,7 +8,10 @@ are not used, since behind one no address could be checked.
 from __future__ import annotations
 
 import ipaddress
+import queue
 import socket
+import ssl
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +26,16 @@ MAX_REDIRECTS = 5
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _AGENT = "ninestory"
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # holds an IPv4 address in its last 32 bits (RFC 6052)
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "fec0::/10",  # site-local addresses (RFC 3879)
+        "3fff::/20",  # documentation (RFC 9637)
+        "192.88.99.0/24",  # 6to4 relays (RFC 7526)
+        "192.0.0.0/24",  # protocol assignments (RFC 6890)
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -56,13 +69,12 @@ def fetch(
         TooLarge: more than `max_bytes`. TimedOut: not done within `seconds`.
         RemoteFailed: no such host, no connection, too many redirects, or a status of 400 and above.
     """
-    ends = time.monotonic() + seconds
-    backend = _GuardedBackend(private_hosts)
+    backend = _GuardedBackend(private_hosts, _Deadline(seconds))
     with httpcore.ConnectionPool(network_backend=backend, max_keepalive_connections=0) as pool:
         for _ in range(MAX_REDIRECTS + 1):
             _check_url(url)
             try:
-                page, location = _get(pool, url, max_bytes, ends)
+                page, location = _get(pool, url, max_bytes)
             except httpcore.TimeoutException as error:
                 raise _too_slow(url, seconds) from error
             except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
@@ -81,12 +93,8 @@ def fetch(
     )
 
 
-def _get(pool: httpcore.ConnectionPool, url: str, max_bytes: int, ends: float) -> tuple[Page, str | None]:
+def _get(pool: httpcore.ConnectionPool, url: str, max_bytes: int) -> tuple[Page, str | None]:
     """One request without redirects: the page, and where it points to if it is one of those."""
-    left = ends - time.monotonic()
-    if left <= 0:
-        raise httpcore.ReadTimeout
-    limits = dict.fromkeys(("connect", "read", "write", "pool"), left)
     host = urlsplit(url).netloc
     headers: dict[bytes | str, bytes | str] = {
         "Host": host,
@@ -94,7 +102,7 @@ def _get(pool: httpcore.ConnectionPool, url: str, max_bytes: int, ends: float) -
         "Accept": "*/*",
         "Accept-Encoding": "identity",
     }
-    with pool.stream("GET", url, headers=headers, extensions={"timeout": limits}) as response:
+    with pool.stream("GET", url, headers=headers) as response:
         fields = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
         if response.status in _REDIRECTS and "location" in fields:
             return Page(url, response.status, "", "", b""), fields["location"]
@@ -104,13 +112,13 @@ def _get(pool: httpcore.ConnectionPool, url: str, max_bytes: int, ends: float) -
                 hint="Open it in a browser: it may be gone, or ask for a sign-in.",
                 hint_zh="请在浏览器中打开确认：页面可能已失效或需要登录。",
             )
-        body = _read(response.iter_stream(), url, max_bytes, ends)
+        body = _read(response.iter_stream(), url, max_bytes)
         kind, _, rest = fields.get("content-type", "").partition(";")
         charset = rest.partition("charset=")[2].split(";")[0].strip(" \"'")
         return Page(url, response.status, kind.strip().lower(), charset, body), None
 
 
-def _read(chunks: Iterable[bytes], url: str, max_bytes: int, ends: float) -> bytes:
+def _read(chunks: Iterable[bytes], url: str, max_bytes: int) -> bytes:
     body = bytearray()
     for chunk in chunks:
         body += chunk
@@ -120,8 +128,6 @@ def _read(chunks: Iterable[bytes], url: str, max_bytes: int, ends: float) -> byt
                 hint="Download it yourself and give the file.",
                 hint_zh="请自行下载后提供文件。",
             )
-        if time.monotonic() > ends:  # a body that drips byte by byte meets every single read's limit
-            raise httpcore.ReadTimeout
     return bytes(body)
 
 
@@ -150,12 +156,31 @@ def _too_slow(url: str, seconds: float) -> TimedOut:
     )
 
 
-class _GuardedBackend(httpcore.NetworkBackend):
-    """Opens sockets to checked addresses only."""
+class _Deadline:
+    """The moment at which one whole fetch has to be done.
 
-    def __init__(self, private_hosts: frozenset[str]) -> None:
+    A limit on each read alone would not end a fetch: a server that sends one byte a second, or `100 Continue` again and
+    again, meets every one of them.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds left. Raises httpcore.ReadTimeout: none are."""
+        seconds = self._end - time.monotonic()
+        if seconds <= 0:
+            raise httpcore.ReadTimeout
+        return seconds
+
+
+class _GuardedBackend(httpcore.NetworkBackend):
+    """Opens sockets to checked addresses only, and lets no operation of one pass the deadline."""
+
+    def __init__(self, private_hosts: frozenset[str], deadline: _Deadline) -> None:
         self._sockets = httpcore.SyncBackend()
         self._private_hosts = private_hosts
+        self._deadline = deadline
 
     def connect_tcp(
         self,
@@ -172,28 +197,75 @@ class _GuardedBackend(httpcore.NetworkBackend):
         failure: Exception | None = None
         for address in addresses:
             try:
-                return self._sockets.connect_tcp(address, port, timeout, local_address, socket_options)
+                stream = self._sockets.connect_tcp(address, port, self._deadline.left(), local_address, socket_options)
             except httpcore.ConnectError as error:
                 failure = error
+            else:
+                return _TimedStream(stream, self._deadline)
         raise failure or httpcore.ConnectError(f"{host} has no address")
 
     def connect_unix_socket(self, path: str, timeout: float | None = None, socket_options: Any = None) -> Any:
         raise httpcore.UnsupportedProtocol("no unix sockets")
 
     def _addresses(self, host: str, port: int) -> list[str]:
+        """Addresses of a host. The system's resolver takes no time limit, so it is waited for in a thread."""
+        answer: queue.SimpleQueue[list[str] | OSError] = queue.SimpleQueue()
+
+        def look_up() -> None:
+            try:
+                entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except OSError as error:
+                answer.put(error)
+            else:
+                answer.put(list(dict.fromkeys(str(entry[4][0]) for entry in entries)))
+
+        threading.Thread(target=look_up, daemon=True).start()
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise httpcore.ConnectError(f"{host} is not known") from error
-        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+            addresses = answer.get(timeout=self._deadline.left())
+        except queue.Empty:
+            raise httpcore.ConnectTimeout from None
+        if isinstance(addresses, OSError):
+            raise httpcore.ConnectError(f"{host} is not known") from addresses
+        return addresses
+
+
+class _TimedStream(httpcore.NetworkStream):
+    """A connection of which every operation ends with the fetch's deadline."""
+
+    def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
+        self._stream, self._deadline = stream, deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._deadline.left())
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, self._deadline.left())
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        stream = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left())
+        return _TimedStream(stream, self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 def _check_public(host: str, address: str) -> None:
-    """An address of the open internet, also when it is an IPv4 one in IPv6 clothes."""
+    """An address of the open internet, also when it is an IPv4 one in IPv6 clothes.
+
+    Raises:
+        Forbidden: it is private, or reserved by a registry that the standard library does not know of.
+    """
     ip = ipaddress.ip_address(address.partition("%")[0])
-    for inner in (getattr(ip, "ipv4_mapped", None), getattr(ip, "sixtofour", None)):
-        ip = inner or ip
-    if not ip.is_global or ip.is_multicast or ip.is_reserved:
+    if isinstance(ip, ipaddress.IPv6Address):
+        translated = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None
+        ip = ip.ipv4_mapped or ip.sixtofour or translated or ip
+    reserved = any(ip in network for network in _NOT_PUBLIC if network.version == ip.version)
+    if not ip.is_global or ip.is_multicast or ip.is_reserved or reserved:
         raise Forbidden(
             f"{host} is {address}, inside a private network; pages from there are not fetched.",
             hint="Download it yourself and give the file.",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ninestory.core.errors import InvalidRequest
+from ninestory.core.regular_file import read_regular_text
 
 Ask = Callable[[list[dict[str, str]], float], str]  # messages, temperature → text
 Winner = Literal["model_1", "model_2", "tie", "error"]
@@ -123,7 +124,7 @@ def load_questions(source: str) -> list[Question]:
             for i, row in enumerate(rows, 1)
         ]
     try:
-        lines = Path(source).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = read_regular_text(Path(source).expanduser()).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(
             f"The questions {source} cannot be read: {error}.",

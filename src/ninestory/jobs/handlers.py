@@ -19,32 +19,32 @@ def pull_model(params: dict[str, Any], context: JobContext) -> dict[str, Any]:
 
 
 def tune_model(params: dict[str, Any], context: JobContext) -> dict[str, Any]:
-    """Run a recipe. `params`: `recipe`; `force` past the memory plan; `kind`, the suffix of data files without one."""
-    from ninestory.floors.finetuning.recipe import from_dict
-    from ninestory.floors.finetuning.tuning import run
+    """Run a recipe. `params`: `recipe`; `force` past the memory plan; `suffix` of data files whose name has none."""
+    from ninestory.floors.recipes import find_kind, recipe_from_dict
 
-    recipe = from_dict(params["recipe"])
-    return run(recipe, context.home, context.progress, force=params["force"], kind=params.get("kind", "")).as_dict()
+    recipe, suffix = recipe_from_dict(params["recipe"]), params.get("suffix", "")
+    run = find_kind(recipe.kind).run
+    result: dict[str, Any] = run(recipe, context.home, context.progress, force=params["force"], suffix=suffix).as_dict()
+    return result
 
 
 def inspect_data(params: dict[str, Any], context: JobContext) -> dict[str, Any]:
     """Look at what a recipe would learn from. `params` as of `tune_model`."""
-    from ninestory.floors.finetuning.inspection import inspect_run
-    from ninestory.floors.finetuning.preparation import prepare
-    from ninestory.floors.finetuning.recipe import from_dict
+    from ninestory.floors.recipes import find_kind, recipe_from_dict
 
-    recipe = from_dict(params["recipe"])
-    return inspect_run(prepare(recipe, context.home, context.progress, kind=params["kind"])).as_dict()
+    recipe, suffix = recipe_from_dict(params["recipe"]), params.get("suffix", "")
+    inspection = find_kind(recipe.kind).inspect(recipe, context.home, context.progress, suffix=suffix)
+    result: dict[str, Any] = inspection.as_dict()
+    return result
 
 
 def plan_tuning_bytes(params: dict[str, Any], context: JobContext) -> int:
     """Predict the memory of a recipe's run; 0 where its model states no shape."""
-    from ninestory.floors.finetuning.preparation import prepare
-    from ninestory.floors.finetuning.recipe import from_dict
+    from ninestory.floors.recipes import find_kind, recipe_from_dict
 
-    recipe = from_dict(params["recipe"])
-    plan = prepare(recipe, context.home, context.progress, kind=params.get("kind", "")).plan
-    return plan.total_bytes if plan else 0
+    recipe, suffix = recipe_from_dict(params["recipe"]), params.get("suffix", "")
+    plan = find_kind(recipe.kind).plan(recipe, context.home, context.progress, suffix=suffix)
+    return int(plan.total_bytes) if plan else 0
 
 
 JOB_HANDLERS: dict[str, JobHandler] = {"pull": pull_model, "tune": tune_model, "inspect": inspect_data}

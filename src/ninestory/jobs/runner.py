@@ -13,10 +13,15 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
+from ninestory.core.artifacts import ArtifactStore
+from ninestory.core.config import Settings
 from ninestory.core.errors import Cancelled, Conflict, NinestoryError, from_dict
+from ninestory.core.media import MediaSpool
+from ninestory.core.paths import Home
 from ninestory.core.progress import JobProgress, Progress, Suspended
+from ninestory.core.state import State
 from ninestory.jobs.store import Claim, Job, JobStore, LeaseLost
-from ninestory.runtimes.protocol import JobContext, JobHandler
+from ninestory.runtimes.protocol import EngineProvider, JobContext, JobHandler
 
 ContextMaker = Callable[[JobProgress], JobContext]
 Reservation = Callable[[Job, JobContext], AbstractContextManager[None]]
@@ -24,6 +29,21 @@ Reservation = Callable[[Job, JobContext], AbstractContextManager[None]]
 POLL_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
+
+
+def context_maker(home: Home, settings: Settings, engines: EngineProvider, state: State) -> ContextMaker:
+    """Build the function that makes the contexts of a process's jobs.
+
+    Args:
+        state: the home's, where artifacts are recorded. The spool deletes nothing: only the gateway knows what is used.
+    """
+    spool = MediaSpool(home.media, quota_bytes=int(settings.serve.media_quota_gb * 1e9))
+    artifacts = ArtifactStore(state, spool, home.outputs)
+
+    def make_context(progress: JobProgress) -> JobContext:
+        return JobContext(home=home, settings=settings, progress=progress, engines=engines, artifacts=artifacts)
+
+    return make_context
 
 
 class ShuttingDown(NinestoryError):

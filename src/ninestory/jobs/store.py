@@ -26,6 +26,9 @@ JobState = Literal["queued", "running", "waiting", "succeeded", "failed", "cance
 
 LEASE_SECONDS = 10.0  # at least three beats; on the wall clock, so a suspended laptop only costs a resume
 _FAULTS_OF_THE_REQUEST = ("InvalidRequest", "ContextOverflow", "NotFound", "Unsupported")  # the same at every attempt
+# A lease is over when its time has come, or when it ends later than any lease given now could: the clock was set back,
+# and a living runner writes it anew with its next beat.
+_LEASE_IS_OVER = "(lease_until < :now OR lease_until > :now + 2 * :lease)"
 MAX_ATTEMPTS = 5  # claims without a new checkpoint in between, before a job that kills its runner is given up
 
 SCHEMA = (
@@ -77,12 +80,11 @@ SCHEMA = (
     """,
 )
 
-_CLAIMABLE = """
+_CLAIMABLE = f"""
     kind IN (SELECT value FROM json_each(:kinds))
-    AND (state = 'queued' OR (state = 'running' AND lease_until < :now AND cancel_requested = 0))
-    AND NOT EXISTS (SELECT 1 FROM jobs other
-                    WHERE other.kind = jobs.kind AND other.subject = jobs.subject AND other.id != jobs.id
-                      AND other.state = 'running' AND other.lease_until >= :now)"""
+    AND (state = 'queued' OR (state = 'running' AND {_LEASE_IS_OVER} AND cancel_requested = 0))
+    AND NOT EXISTS (SELECT 1 FROM (SELECT * FROM jobs WHERE state = 'running' AND NOT {_LEASE_IS_OVER}) AS other
+                    WHERE other.kind = jobs.kind AND other.subject = jobs.subject AND other.id != jobs.id)"""
 
 _CLAIM = f"""
     UPDATE jobs SET state = 'running', owner = :owner, lease_until = :now + :lease, attempts = attempts + 1,
@@ -118,13 +120,13 @@ _SUSPEND = """
 _FAMILY = """
     WITH RECURSIVE family (id) AS (SELECT :id UNION SELECT jobs.id FROM jobs JOIN family ON jobs.parent = family.id)"""
 
-_SWEEP_CANCELLED = """
+_SWEEP_CANCELLED = f"""
     UPDATE jobs SET state = 'cancelled', owner = NULL, finished_at = :now, updated_at = :now
-    WHERE state = 'running' AND lease_until < :now AND cancel_requested = 1"""
+    WHERE state = 'running' AND {_LEASE_IS_OVER} AND cancel_requested = 1"""
 
-_SWEEP_FATAL = """
+_SWEEP_FATAL = f"""
     UPDATE jobs SET state = 'failed', owner = NULL, finished_at = :now, updated_at = :now, error = :error
-    WHERE state = 'running' AND lease_until < :now AND attempts >= :attempts"""
+    WHERE state = 'running' AND {_LEASE_IS_OVER} AND attempts >= :attempts"""
 
 _EVENT = """
     INSERT INTO job_events (job, time, kind, data)
@@ -370,7 +372,7 @@ class JobStore:
         """Count the jobs of these kinds that `claim` could take now."""
         rows = self.state.execute(
             f"SELECT COUNT(*) AS jobs FROM jobs WHERE {_CLAIMABLE}",
-            {"now": time.time(), "kinds": json.dumps([*kinds])},
+            {"now": time.time(), "lease": self.lease_seconds, "kinds": json.dumps([*kinds])},
         )
         return int(rows[0]["jobs"])
 
@@ -398,7 +400,7 @@ class JobStore:
 
     def _sweep(self, now: float) -> None:
         """End the jobs of dead runners that must not be taken up again."""
-        self.state.execute(_SWEEP_CANCELLED, {"now": now})
+        self.state.execute(_SWEEP_CANCELLED, {"now": now, "lease": self.lease_seconds})
         error = NinestoryError(
             f"The job's process died {self.max_attempts} times without getting further.",
             hint="Its log ('ninestory jobs logs ID') shows how far it came; not enough memory is the usual cause.",
@@ -406,7 +408,13 @@ class JobStore:
             code="job_kept_dying",
         )
         self.state.execute(
-            _SWEEP_FATAL, {"now": now, "attempts": self.max_attempts, "error": json.dumps(error.as_dict())}
+            _SWEEP_FATAL,
+            {
+                "now": now,
+                "lease": self.lease_seconds,
+                "attempts": self.max_attempts,
+                "error": json.dumps(error.as_dict()),
+            },
         )
 
     def end_leases(self, holder: str) -> None:

@@ -55,8 +55,8 @@ class Plan:
     weight_bytes: int
     cache_bytes: int
     activation_bytes: int
+    available_bytes: int
     optimizer_bytes: int = 0
-    available_bytes: int = 0
     gpus: list[Gpu] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -101,9 +101,9 @@ def _plan_rwkv(model: ResolvedModel, context: int, slots: int, settings: Runtime
 
 
 def plan_shape(
-    name: str, shape: ModelShape, weight_bytes: int, context: int, slots: int, runtime: str = "llamacpp"
+    name: str, shape: ModelShape | None, weight_bytes: int, context: int, slots: int, runtime: str = "llamacpp"
 ) -> Plan:
-    """Plan a model that is not on this machine, from the catalogue's figures."""
+    """Plan a model that is not on this machine, from the catalogue's figures; without a shape, of its weights alone."""
     return _plan(name, runtime, shape, weight_bytes, context, slots, RuntimeSettings())
 
 

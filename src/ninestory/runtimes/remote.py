@@ -30,6 +30,7 @@ from ninestory.runtimes.protocol import (
     Generation,
     Request,
     Started,
+    ToolCallDelta,
     Usage,
 )
 
@@ -95,6 +96,8 @@ class RemoteEngine:
     ) -> Iterator[Chunk]:
         began, first, finished = time.perf_counter(), 0.0, 0
         usage: dict[str, Any] = {}
+        tools = request.tools if isinstance(request, ChatRequest) and request.tool_choice != "none" else []
+        offered = {tool.name for tool in tools}
         yield Started(seed=request.sampling.seed)
         for data in self._events(path, body, cancel):
             usage = data.get("usage") or usage
@@ -102,6 +105,8 @@ class RemoteEngine:
                 first = first or time.perf_counter()
                 for chunk in chunks_of(choice):
                     finished += isinstance(chunk, Finished)
+                    if isinstance(chunk, ToolCallDelta) and (not offered or (chunk.name and chunk.name not in offered)):
+                        raise broke_off(f"it called {str(chunk.name)[:80]!r}, a function that was not offered")
                     yield chunk
         if finished < request.n:
             raise broke_off("it ended without saying that it was done")

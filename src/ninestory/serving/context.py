@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 
 from fastapi import Request as HttpRequest
 
+from ninestory.core.artifacts import ArtifactStore
 from ninestory.core.config import Loaded, Settings
+from ninestory.core.media import MediaSpool
 from ninestory.core.paths import Home
 from ninestory.core.reserve import DiskReserve
 from ninestory.core.state import State
@@ -25,6 +27,7 @@ from ninestory.serving.metrics import Metrics
 from ninestory.serving.pool import Pool
 from ninestory.serving.proxy import PoolEngines
 from ninestory.serving.source_reader import SourceReader
+from ninestory.serving.stores.conversations import ConversationStore
 from ninestory.serving.streaming import merged, until_gone
 
 T = TypeVar("T")
@@ -45,11 +48,20 @@ class GatewayContext:
     sources: SourceReader = field(default_factory=SourceReader)
     reserve: DiskReserve = field(init=False)
     floor_threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(16, "floor"))
+    media: MediaSpool = field(init=False)
+    artifacts: ArtifactStore = field(init=False)
     requests: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=500))
 
     def __post_init__(self) -> None:
         self.knowledge = KnowledgeReader(self.home)
         self.reserve = DiskReserve(self.home.reserve)
+        self.media = MediaSpool(
+            self.home.media, quota_bytes=int(self.settings.serve.media_quota_gb * 1e9), pinned=self._media_in_use
+        )
+        self.artifacts = ArtifactStore(self.state, self.media, self.home.outputs)
+
+    def _media_in_use(self) -> frozenset[str]:
+        return self.artifacts.digests() | ConversationStore(self.state).media_digests()
 
     async def in_floor(self, request: HttpRequest, work: Callable[[EngineProvider], T]) -> T:
         """Run a floor's work in a thread, with engines whose requests belong to this HTTP request."""

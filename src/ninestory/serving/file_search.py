@@ -17,7 +17,7 @@ from typing import Any
 from fastapi import Request
 
 from ninestory.core.errors import InvalidRequest, Unsupported
-from ninestory.floors.retrieval.answer import Prepared, calm, citations
+from ninestory.floors.retrieval.answer import Prepared, calm, citations, sent_to
 from ninestory.floors.retrieval.knowledge_base import open_by_id
 from ninestory.runtimes.protocol import (
     ChatRequest,
@@ -67,20 +67,20 @@ class FileAnswer:
         }
 
     def annotations(self, text: str) -> list[dict[str, Any]]:
-        """`file_citation`s of a text: beside OpenAI's fields the passage's number, page and offsets."""
+        """`file_citation`s of a text: beside OpenAI's fields the passage's number and page, and the quoted sentence."""
         return [
             {
                 "type": "file_citation",
                 "file_id": citation.passage.file_id,
                 "filename": citation.passage.file,
-                "index": citation.start,
+                "index": citation.index,
                 "number": citation.number,
                 "vector_store_id": citation.passage.base,
                 "ordinal": citation.passage.ordinal,
                 "page": citation.passage.page,
-                "start": citation.passage.start,
-                "end": citation.passage.end,
-                "quote": citation.passage.text,
+                "start": citation.start,
+                "end": citation.end,
+                "quote": citation.quote,
             }
             for citation in citations(text, self.prepared.passages)
         ]
@@ -195,7 +195,7 @@ async def answer_from_files(
         truncation="auto",
         sampling=calm(chat.sampling),
     )
-    return FileAnswer(answer.query, answer.prepared, context.ask(request, model, asked))
+    return FileAnswer(answer.query, answer.prepared, context.ask(request, model, sent_to(asked, model)))
 
 
 async def _written_here(text: str) -> AsyncIterator[Chunk]:

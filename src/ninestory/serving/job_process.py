@@ -30,9 +30,10 @@ from ninestory.core.config import Settings, settings_from_dict
 from ninestory.core.errors import NinestoryError
 from ninestory.core.logs import set_up_logs
 from ninestory.core.paths import Home
+from ninestory.core.process import die_with_parent
 from ninestory.core.state import State
 from ninestory.jobs.handlers import job_lanes, load_job_handlers, planned_bytes
-from ninestory.jobs.runner import JobRunner
+from ninestory.jobs.runner import JobRunner, context_maker
 from ninestory.jobs.store import Job, JobStore
 from ninestory.runtimes.protocol import JobContext
 from ninestory.serving.job_broker import JobBroker
@@ -149,8 +150,6 @@ class JobProcesses:
 
 def main() -> None:
     """What a job process runs: jobs of one lane, one after another, until there has been none for a while."""
-    from ninestory.serving.worker import die_with_parent
-
     lane, parent, connection = sys.argv[1], int(sys.argv[2]), socket.socket(fileno=int(sys.argv[3]))
     die_with_parent(parent)
     spec = orjson.loads(sys.stdin.buffer.read())
@@ -164,10 +163,11 @@ def main() -> None:
         with engines.reserve_bytes(planned_bytes(job.kind, job.params, context), force=bool(job.params.get("force"))):
             yield
 
+    state = State(home.state_db)
     runner = JobRunner(
-        JobStore(State(home.state_db), holder=spec["holder"]),
+        JobStore(state, holder=spec["holder"]),
         load_job_handlers(spec["kinds"]),
-        lambda progress: JobContext(home=home, settings=settings, progress=progress, engines=engines),
+        context_maker(home, settings, engines, state),
         reserve,
     )
     signal.signal(signal.SIGTERM, lambda *_: runner.stop())

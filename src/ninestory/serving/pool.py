@@ -20,13 +20,13 @@ from ninestory.core.config import Settings
 from ninestory.core.errors import Busy, DoesNotFit, NinestoryError, TimedOut, Unavailable
 from ninestory.core.machine import available_bytes
 from ninestory.core.paths import Home
+from ninestory.core.process import resident_bytes
 from ninestory.core.tasks import Task
 from ninestory.models.reference import parse_reference
 from ninestory.runtimes.load import check_task
 from ninestory.runtimes.protocol import Chunk, EngineInfo, Request, chunk_from_dict
 from ninestory.serving.references import requested
 from ninestory.serving.supervisor import TimeLimit, WorkerProcess, request_payload
-from ninestory.serving.worker import resident_bytes
 
 log = logging.getLogger("ninestory.pool")
 _BACKOFF_FIRST, _BACKOFF_MOST, _HEALTHY_AFTER, _DEATHS = 0.5, 30.0, 60.0, 5

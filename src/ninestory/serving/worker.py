@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import os
 import queue
-import signal
 import socket
 import sys
 import threading
@@ -27,6 +25,7 @@ import pydantic
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Cancelled, NinestoryError
 from ninestory.core.paths import Home
+from ninestory.core.process import die_with_parent, resident_bytes
 from ninestory.models.reference import parse_reference
 from ninestory.models.resolve import resolve
 from ninestory.models.resolved import ResolvedModel
@@ -34,7 +33,6 @@ from ninestory.runtimes.protocol import REQUEST_KINDS, Engine
 from ninestory.serving.frames import FrameKind, FrameProtocol, credited_bytes, encode, encode_credit
 from ninestory.serving.windows import ThreadWindow
 
-_PR_SET_PDEATHSIG = 1
 _REQUESTS: dict[str, pydantic.TypeAdapter[Any]] = {
     kind: pydantic.TypeAdapter(registered.request) for kind, registered in REQUEST_KINDS.items()
 }
@@ -191,23 +189,6 @@ class Worker:
             traceback.print_exception(error, file=sys.stderr)
             error = NinestoryError(f"{type(error).__name__}: {error}")
         self._send(request_id, FrameKind.ERROR, error.as_dict())
-
-
-def resident_bytes(pid: str = "self") -> int:
-    """Resident memory of a process, 0 where /proc is missing."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process with its parent's spawning thread; then check that it still lives."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 async def _serve(arguments: argparse.Namespace) -> None:

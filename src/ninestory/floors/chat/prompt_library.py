@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged, InvalidRequest, NotFound
+from ninestory.core.regular_file import read_regular_text
 from ninestory.models.catalogue import Text, build
 
 LANGUAGES = ("en", "zh")
@@ -107,7 +108,7 @@ def find_prompt(reference: str) -> Prompt:
     path, _, wanted = reference.partition("#")
     if path.endswith(".toml"):
         try:
-            prompts = _read(Path(path).expanduser().read_text(encoding="utf-8"), path)
+            prompts = _read(read_regular_text(Path(path).expanduser()), path)
         except (OSError, UnicodeDecodeError) as error:
             raise NotFound(
                 f"The prompt file {path} cannot be read: {error}.", hint="Check the path.", hint_zh="请检查路径。"

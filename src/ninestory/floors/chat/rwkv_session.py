@@ -19,6 +19,7 @@ import numpy as np
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import InvalidRequest
 from ninestory.core.extras import require
+from ninestory.core.regular_file import read_regular_text
 from ninestory.floors.chat.rwkv_sampling import Floats, Penalty, RwkvSampling, sample
 from ninestory.models.resolved import ResolvedModel
 from ninestory.models.templates import render
@@ -89,7 +90,7 @@ def read_prompt_file(path: Path) -> Prompt:
         InvalidRequest: no such file, or more in it than user, bot, interface and init_prompt as texts.
     """
     try:
-        module = ast.parse(path.read_text(encoding="utf-8"))
+        module = ast.parse(read_regular_text(path))
         values: dict[str, str] = {"interface": ":"}
         for statement in module.body:
             if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):

@@ -1,4 +1,4 @@
-"""Rows of a data file, one after the other, each with the line it stands on: json, jsonl, csv, tsv, parquet, txt."""
+"""Stream the rows of data files with their line numbers: json, jsonl, csv, tsv, parquet, txt."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from ninestory.core.errors import Damaged, InvalidRequest, NotFound
 from ninestory.core.extras import require
+from ninestory.core.regular_file import open_regular_text
 from ninestory.core.text import broken_string
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt")
@@ -34,10 +35,10 @@ def read_rows(path: Path, kind: str = "") -> Iterator[SourceRow]:
     Files are streamed, so they may be larger than memory.
 
     Args:
-        kind: its suffix, for a file whose name has none (an upload).
+        kind: suffix of a file whose name has none (an upload).
 
     Raises:
-        NotFound: nothing is there. InvalidRequest: a kind of file that is not known. Damaged: it is not what it says.
+        NotFound: nothing is there. InvalidRequest: an unknown kind of file. Damaged: the content is not what the suffix says.
     """
     if path.is_dir():
         files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES]
@@ -51,7 +52,7 @@ def read_rows(path: Path, kind: str = "") -> Iterator[SourceRow]:
     suffix = kind or path.suffix.lower()
     if suffix not in SUFFIXES:
         raise InvalidRequest(
-            f"{path.name} is no data file: {', '.join(SUFFIXES)} are known.",
+            f"{path.name} is not a data file; expected {', '.join(SUFFIXES)}.",
             hint="Convert it to JSON lines: one JSON object a line.",
             hint_zh="请转换为 JSONL：每行一个 JSON 对象。",
             param="data",
@@ -72,7 +73,7 @@ def read_rows(path: Path, kind: str = "") -> Iterator[SourceRow]:
 
 def _json(path: Path) -> Iterator[SourceRow]:
     """A list of objects; what turns out to be JSON lines under this name is read as such."""
-    with path.open(encoding="utf-8-sig") as file:
+    with open_regular_text(path, "utf-8-sig") as file:
         text = file.read(_BLOCK)
         while text.isspace() and (more := file.read(_BLOCK)):
             text += more
@@ -83,7 +84,7 @@ def _json(path: Path) -> Iterator[SourceRow]:
 
 
 def _listed(path: Path, file: IO[str], text: str) -> Iterator[SourceRow]:
-    """The objects of a list. `text` is what of the file lies in memory; a block more is read where an object ends it."""
+    """Stream a JSON array. `text` is the read buffer, refilled when an object reaches its end."""
     decoder, at, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
     while True:
         while at < len(text) and text[at] in " \t\r\n,":
@@ -93,12 +94,12 @@ def _listed(path: Path, file: IO[str], text: str) -> Iterator[SourceRow]:
             return
         try:
             value, end = decoder.raw_decode(text, at)
-            whole = end < len(text)  # otherwise a number may go on
+            complete = end < len(text)  # otherwise a number may go on
             error: Exception | None = None
         except (ValueError, RecursionError) as failed:
             error = failed
-            whole = getattr(failed, "pos", 0) < len(text) - 16 and not str(failed).startswith("Unterminated")
-        if not whole and (more := file.read(max(_BLOCK, len(text) - at))):
+            complete = getattr(failed, "pos", 0) < len(text) - 16 and not str(failed).startswith("Unterminated")
+        if not complete and (more := file.read(max(_BLOCK, len(text) - at))):
             text, at, counted = text[at:] + more, 0, 0
             continue
         if error:
@@ -113,7 +114,7 @@ def _listed(path: Path, file: IO[str], text: str) -> Iterator[SourceRow]:
 
 
 def _jsonl(path: Path) -> Iterator[SourceRow]:
-    with path.open(encoding="utf-8-sig") as file:
+    with open_regular_text(path, "utf-8-sig") as file:
         for number, text in enumerate(file, 1):
             if not text.strip():
                 continue
@@ -130,12 +131,12 @@ def _row(path: Path, line: int, value: Any) -> SourceRow:
         return SourceRow(path.name, line, {}, f"{place or 'it'} holds half a character (a lone surrogate)")
     if isinstance(value, dict):
         return SourceRow(path.name, line, value)
-    return SourceRow(path.name, line, {}, f"a JSON object was due, and it is {str(value)[:40]!r}")
+    return SourceRow(path.name, line, {}, f"it is {str(value)[:40]!r}; expected a JSON object")
 
 
 def _csv(path: Path) -> Iterator[SourceRow]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with open_regular_text(path, "utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter, restkey="", strict=True)
         while True:
             try:
@@ -156,7 +157,7 @@ def _text(path: Path) -> Iterator[SourceRow]:
     """Paragraphs: a blank line ends a text."""
     lines: list[str] = []
     start = 1
-    with path.open(encoding="utf-8-sig") as file:
+    with open_regular_text(path, "utf-8-sig") as file:
         for number, text in enumerate(itertools.chain(file, [""]), 1):
             if text.strip():
                 start = start if lines else number
@@ -177,7 +178,7 @@ def _parquet(path: Path) -> Iterator[SourceRow]:
                     yield SourceRow(path.name, number, values)
     except (OSError, ValueError) as error:
         raise Damaged(
-            f"{path.name} is no sound Parquet file: {error}",
+            f"{path.name} is not a valid Parquet file: {error}",
             hint="Write it again.",
             hint_zh="请重新生成该文件。",
             param="data",

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest
-from ninestory.floors.retrieval.answer import language_of
+from ninestory.core.regular_file import read_regular_text
+from ninestory.floors.retrieval.gate import accepted_by
 from ninestory.floors.retrieval.hits import Hit, SearchOptions
-from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
+from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, Thresholds
 from ninestory.floors.retrieval.prompts import PROMPTS
 from ninestory.floors.retrieval.table import ChunkReader
+from ninestory.floors.retrieval.terms import language_of
 
 Find = Callable[[str, SearchOptions], Sequence[Hit]]
 
@@ -63,7 +65,7 @@ def read_questions(path: Path) -> list[Question]:
         InvalidRequest: a line is not such an object; names its number.
     """
     questions = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_regular_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -151,7 +153,9 @@ def parse_setting(text: str) -> tuple[SearchOptions, str]:
     return SearchOptions(**fields), reranker  # type: ignore[arg-type]
 
 
-def evaluate(questions: Sequence[Question], find: Find, options: SearchOptions, threshold: float | None) -> Scores:
+def evaluate(
+    questions: Sequence[Question], find: Find, options: SearchOptions, thresholds: Thresholds | None
+) -> Scores:
     """Ask every question with one setting; k is `options.limit`."""
     ranks: list[int | None] = []
     refused: dict[bool, list[bool]] = {True: [], False: []}
@@ -160,8 +164,8 @@ def evaluate(questions: Sequence[Question], find: Find, options: SearchOptions, 
         begun = time.perf_counter()
         hits = find(question.question, options)
         seconds.append(time.perf_counter() - begun)
-        best = max((hit.cosine for hit in hits), default=-1.0)
-        refused[bool(question.file)].append(not hits or (threshold is not None and best < threshold))
+        threshold = thresholds[language_of(question.question)] if thresholds else None
+        refused[bool(question.file)].append(accepted_by(question.question, hits, threshold) is None)
         if question.file:
             ranks.append(next((n for n, hit in enumerate(hits, 1) if question.is_answered_by(hit)), None))
     seconds.sort()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from ninestory.floors.retrieval.answer import language_of
 from ninestory.floors.retrieval.prompts import PROMPTS
+from ninestory.floors.retrieval.terms import language_of
 
 SUPPORTED = 0.6
 _MARK = re.compile(r"\[\d{1,2}\]")

@@ -8,14 +8,16 @@ from __future__ import annotations
 import hashlib
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest, NotFound
 from ninestory.core.locks import waiting_lock
-from ninestory.core.paths import inside
-from ninestory.core.progress import Progress
+from ninestory.core.paths import atomic_write, inside, part_of, sweep_parts
+from ninestory.core.progress import Progress, Silent
+from ninestory.core.regular_file import open_regular
 from ninestory.floors.retrieval.calibration import calibrate
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.embedders import Embedders
@@ -27,6 +29,8 @@ from ninestory.floors.retrieval.parsing.isolated import ParserProcess
 from ninestory.floors.retrieval.table import ChunkWriter
 
 _ENDINGS = {"application/pdf": ".pdf", "text/plain": ".txt", "text/markdown": ".md", "application/json": ".json"}
+
+_BLOCK_BYTES = 4 << 20
 
 
 def add_paths(
@@ -64,7 +68,7 @@ def add_page(base: KnowledgeBase, url: str, report: IngestReport, attributes: di
     page = fetch(url)
     name = page.url if is_supported(page.url) else f"{page.url.rstrip('/')}{_ENDINGS.get(page.content_type, '.html')}"
     base.documents.mkdir(exist_ok=True)
-    fetched = base.documents / f"page-{secrets.token_hex(12)}.part"
+    fetched = part_of(base.documents / f"page-{secrets.token_hex(12)}")
     try:
         fetched.write_bytes(page.body)
         _add_copy(base, name, fetched, report, attributes)
@@ -75,7 +79,7 @@ def add_page(base: KnowledgeBase, url: str, report: IngestReport, attributes: di
 def _add_copy(
     base: KnowledgeBase, name: str, path: Path, report: IngestReport, attributes: dict[str, Any] | None
 ) -> None:
-    digest = _sha256(path)
+    digest = _sha256(path, lambda: None)
     known = next((f for f in base.files() if f.folder == "" and f.name == name), None)
     if known and known.sha256 == digest and known.status == "indexed":
         if attributes:
@@ -85,34 +89,36 @@ def _add_copy(
     file_id = base.register(name, path, sha256=digest, attributes=attributes)
     base.documents.mkdir(exist_ok=True)
     copy = base.documents / file_id
-    shutil.copyfile(path, copy.with_suffix(".part"))
-    copy.with_suffix(".part").replace(copy)
+    with open_regular(path) as source, atomic_write(copy) as target:
+        shutil.copyfileobj(source, target, _BLOCK_BYTES)
     base.register(name, copy, sha256=digest, attributes=attributes)
 
 
-def sync_folder(base: KnowledgeBase, folder: Path, report: IngestReport) -> None:
+def sync_folder(base: KnowledgeBase, folder: Path, report: IngestReport, progress: Progress | None = None) -> None:
     """Register what is new or changed below `folder`, and mark what is gone. Files are referenced, not copied.
 
     Raises:
-        NotFound: it is no folder.
+        NotFound: it is no folder. Cancelled: what was compared so far stays registered.
     """
+    look = partial((progress or Silent()).update, 0, None, f"comparing {folder.name}")
     root = folder.resolve()
     if not root.is_dir():
         raise NotFound(f"{folder} is no folder.", hint="Check the path.", hint_zh="请检查路径。", param="folder")
     known = {file.name: file for file in base.files() if file.folder == str(root)}
     seen = set()
     for name, path in _files_below(root, report):
+        look()
         seen.add(name)
         before, stat = known.get(name), path.stat()
         if before and before.status in ("written", "indexed"):
             if (before.bytes, before.mtime) == (stat.st_size, stat.st_mtime):
                 report.unchanged += 1
                 continue
-            if before.sha256 == _sha256(path):
+            if before.sha256 == _sha256(path, look):
                 base.touch(before.id, stat.st_mtime)
                 report.unchanged += 1
                 continue
-        base.register(name, path, folder=str(root), sha256=_sha256(path))
+        base.register(name, path, folder=str(root), sha256=_sha256(path, look))
     for name in known.keys() - seen:
         base.remove_file(known[name].id)
     folders = set(base.get("folders", [])) | {str(root)}
@@ -167,6 +173,7 @@ def ingest(
     """
     report = report or IngestReport()
     with waiting_lock(base.lock_path, lambda: progress.update(0, None, "waiting for another ingest")):
+        sweep_parts(base.documents)
         embedder.check(base)
         dimensions = len(base.get("probe"))
         writer = ChunkWriter(base, dimensions)
@@ -194,6 +201,11 @@ def compact(base: KnowledgeBase, progress: Progress) -> None:
             base.mark_published()
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path, look: Callable[[], None]) -> str:
+    """The sum of a regular file; `look` is called between two blocks."""
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(_BLOCK_BYTES):
+            look()
+            digest.update(block)
+    return digest.hexdigest()

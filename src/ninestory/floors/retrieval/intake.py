@@ -6,10 +6,12 @@ Several processes embed ahead of the writer; there is one writer, and what it wr
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ninestory.core.errors import NinestoryError, NotFound
@@ -22,9 +24,11 @@ from ninestory.floors.retrieval.parsing.isolated import ParserProcess
 from ninestory.floors.retrieval.table import ChunkWriter
 
 MAX_TOKENS, OVERLAP_TOKENS = 240, 32
-EMBEDDED_AT_ONCE = 64
+EMBEDDED_AT_ONCE = 16  # half a second of one processor
 _SPECIAL_TOKENS = 8  # prefix and marks that the model adds to a passage
 _TASKS_AHEAD = 3  # of each process: one in work, the next ones waiting
+_COUNTED_CHARACTERS = 8192  # at once: a line may have any length
+_WRITTEN_AT_ONCE = 1000  # passages
 _LOOK_SECONDS = 0.5  # between two looks whether the work was cancelled
 _FATAL = frozenset(
     [
@@ -116,6 +120,7 @@ class Intake:
         self._ahead = pool.processes * _TASKS_AHEAD * TEXTS_A_TASK if pool else -1  # passages; -1 = none
         self._waiting: deque[_Cut | _Failure] = deque()
         self._failed: set[str] = set()
+        self._looked_at = 0.0
 
     def take(self, files: Sequence[KnowledgeFile]) -> None:
         """Bring the files in.
@@ -154,8 +159,10 @@ class Intake:
         while part.position is not None and file.id not in self._failed:
             here = (place[0] + part.position / max(file.bytes, 1), *place[1:])
             self._tell(here)
-            document, following = self._parser.parse_part(file.path, file.name, part.position)
-            chunks = chunk_document(document, self._embedder.count_tokens, max_tokens=most, overlap_tokens=overlap)
+            look = partial(self._look, here)
+            document, following = self._parser.parse_part(file.path, file.name, part.position, look)
+            counted = partial(self._count_tokens, look)
+            chunks = chunk_document(document, counted, max_tokens=most, overlap_tokens=overlap)
             after = replace(
                 part,
                 position=following,
@@ -164,7 +171,10 @@ class Intake:
                 notes=part.notes + document.notes,
             )
             hashes = [hashlib.sha256(chunk.searched.encode()).hexdigest() for chunk in chunks]
-            known: dict[str, Any] = dict(self._writer.vectors(hashes))
+            known: dict[str, Any] = {}
+            for first in range(0, len(hashes), _WRITTEN_AT_ONCE):
+                look()
+                known |= self._writer.vectors(hashes[first : first + _WRITTEN_AT_ONCE])
             new = {digest: chunk.searched for digest, chunk in zip(hashes, chunks, strict=True) if digest not in known}
             coming = self._pool.submit(list(new.values())) if self._pool else []
             yield _Cut(file, here, part, after, chunks, hashes, known, new, coming)
@@ -201,7 +211,9 @@ class Intake:
             self._writer.delete_files([file.id])  # of the version before; what stands there was looked up first
         else:
             self._writer.delete_from(file.id, part.chunks)  # written by an ingest that was killed before its note
-        self._writer.add(rows)
+        for first in range(0, len(rows), _WRITTEN_AT_ONCE):
+            self._progress.update(*cut.place)
+            self._writer.add(rows[first : first + _WRITTEN_AT_ONCE])
         self._report.chunks += len(rows)
         self._report.embedded += len(cut.new)
         if not cut.is_last:
@@ -224,6 +236,21 @@ class Intake:
                 self._progress.update(*cut.place)
             found += list(self._embedder.passages([cut.new[key] for key in keys[first : first + EMBEDDED_AT_ONCE]]))
         return dict(zip(keys, found, strict=True))
+
+    def _count_tokens(self, look: Callable[[], None], text: str) -> int:
+        """Tokens of a text of any length; a cancel is heard between two pieces of it."""
+        count = 0
+        for first in range(0, len(text), _COUNTED_CHARACTERS):
+            look()
+            count += self._embedder.count_tokens(text[first : first + _COUNTED_CHARACTERS])
+        return count
+
+    def _look(self, place: tuple[float, int, str]) -> None:
+        """Hear a cancel, in a loop that would report too often."""
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_SECONDS:
+            self._looked_at = now
+            self._tell(place)
 
     def _tell(self, place: tuple[float, int, str]) -> None:
         """The writer's place is what is shown, where it is behind."""

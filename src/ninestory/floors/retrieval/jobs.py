@@ -37,7 +37,7 @@ def run_ingest(params: dict[str, Any], context: JobContext) -> dict[str, Any]:
     with open_base(context.home, params["knowledge_base"]) as base:
         report = IngestReport(**params.get("report", {}))
         for folder in params.get("folders", []):
-            sync_folder(base, Path(folder), report)
+            sync_folder(base, Path(folder), report, context.progress)
         if not base.unfinished():
             return report.as_dict()  # nothing to embed: no model is loaded for it
         with _embedding_engine(context.engines, base, context.settings.runtime) as (engine, processes):

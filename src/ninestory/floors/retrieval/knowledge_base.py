@@ -20,7 +20,9 @@ from typing import Any, Literal, Self
 
 from ninestory.core.errors import Conflict, InvalidRequest, NotFound
 from ninestory.core.paths import Home, inside
+from ninestory.core.reserve import DiskReserve
 from ninestory.core.state import State
+from ninestory.floors.retrieval.prompts import PROMPTS, Language
 
 DEFAULT_MODEL = "starter:multilingual-e5-small"
 _ID = re.compile(r"vs_[0-9a-f]{24}")
@@ -64,6 +66,7 @@ SCHEMA = (
     """,
 )
 
+Thresholds = dict[Language, float]  # the cosine of "not in the documents" by the question's language
 Status = Literal["pending", "written", "indexed", "failed", "cancelled", "removed"]
 
 
@@ -134,7 +137,7 @@ class KnowledgeBase:
     # --- settings -----------------------------------------------------------------------------------------------
 
     def get(self, key: str, default: Any = None) -> Any:
-        """A setting: name, model, created_at, metadata, published, threshold, probe …"""
+        """A setting: name, model, created_at, metadata, published, thresholds, probe …"""
         rows = self._state.execute("SELECT value FROM settings WHERE key = ?", (key,))
         return json.loads(rows[0]["value"]) if rows else default
 
@@ -156,6 +159,12 @@ class KnowledgeBase:
     def model(self) -> str:
         """The embedding model of the next ingest. A table never mixes two: another model begins another table."""
         return str(self.get("model"))
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """As the last ingest calibrated them; one of an older version had a single one for every language."""
+        known, single = self.get("thresholds"), self.get("threshold")
+        return known or (None if single is None else dict.fromkeys(PROMPTS, single))
 
     @property
     def table_path(self) -> Path:
@@ -195,12 +204,29 @@ class KnowledgeBase:
         """Bring everything into the one database file, for a copy of it."""
         self._state.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def restore(
+        self, settings: dict[str, Any], files: Sequence[dict[str, Any]], feedback: Sequence[dict[str, Any]]
+    ) -> None:
+        """Fill an empty knowledge base with checked rows of an exported one; each file is a copy in `documents`."""
+        with self._state.transaction():
+            self.put(**settings)
+            for file in files:
+                columns = {key: json.dumps(file[key]) for key in ("attributes", "options", "notes")}
+                error = json.dumps(file["error"]) if file["error"] else None
+                self._insert(
+                    "files", {**file, **columns, "error": error, "path": str(self.documents / file["id"]), "folder": ""}
+                )
+            for row in feedback:
+                self._insert("feedback", row)
+
+    def _insert(self, table: Literal["files", "feedback"], row: dict[str, Any]) -> None:
+        marks = ", ".join(f":{column}" for column in row)
+        self._state.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", row)
+
     def relocate_copies(self) -> None:
-        """After the folder was moved: copies are found below it again; files of synced folders stay where they were."""
+        """After the folder was moved: every file is the copy in `documents` below it."""
         for file in self.files():
-            if not file.folder and (self.documents / file.id).is_file():
-                path = str(self.documents / file.id)
-                self._state.execute("UPDATE files SET path = ? WHERE id = ?", (path, file.id))
+            self._state.execute("UPDATE files SET path = ? WHERE id = ?", (str(self.documents / file.id), file.id))
 
     @property
     def documents(self) -> Path:
@@ -323,6 +349,7 @@ class KnowledgeBase:
         """The file is gone from every answer at once; the next ingest takes its passages out. Raises NotFound."""
         self.file(file_id)
         self.mark(file_id, "removed")
+        inside(self.documents, file_id).unlink(missing_ok=True)
 
     def forget(self, file_ids: Iterable[str]) -> None:
         """Drop the rows of removed files, and the copies made of them."""
@@ -347,7 +374,10 @@ def create(
             param="name",
         )
     home.kb.mkdir(parents=True, exist_ok=True, mode=0o700)
+    home.run_dir.mkdir(exist_ok=True, mode=0o700)
+    DiskReserve(home.reserve).make()
     kb_id = f"vs_{secrets.token_hex(12)}"
+    sweep(home)
     started = home.kb / f".new-{kb_id}"
     base = KnowledgeBase(started)
     base.put(name=name, model=model, metadata=metadata or {}, created_at=time.time())
@@ -413,10 +443,13 @@ def check_one_model(bases: Sequence[KnowledgeBase]) -> str:
     return models[0]
 
 
-def lowest_threshold(bases: Sequence[KnowledgeBase]) -> float | None:
-    """The cosine of "not in the documents" that holds for all of them; None when one has none."""
-    thresholds = [base.get("threshold") for base in bases]
-    return None if None in thresholds else min(thresholds)
+def lowest_thresholds(bases: Sequence[KnowledgeBase]) -> Thresholds | None:
+    """The cosines of "not in the documents" that hold for all of them; None when one has none."""
+    found = [base.thresholds for base in bases]
+    known = [thresholds for thresholds in found if thresholds is not None]
+    if len(known) < len(found):
+        return None
+    return {language: min(thresholds[language] for thresholds in known) for language in PROMPTS}
 
 
 def base_ids(home: Home) -> list[str]:

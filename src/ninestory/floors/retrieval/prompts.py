@@ -37,7 +37,7 @@ PROMPTS: dict[Language, Words] = {
         user="User",
         assistant="Assistant",
         not_found="The documents do not answer this question.",
-        below_threshold="No passage is near enough to the question.",
+        below_threshold="Nothing in your documents matches closely enough.",
         extract="Quoted from the documents; no model wrote this.",
         extract_instead="Quoted from the documents: this chat model is too small to answer from them; a larger one does.",
         page="page {page}",
@@ -52,11 +52,51 @@ PROMPTS: dict[Language, Words] = {
         user="用户",
         assistant="助手",
         not_found="资料中没有这个问题的答案。",
-        below_threshold="没有片段与问题足够接近。",
+        below_threshold="资料中没有与问题足够接近的内容。",
         extract="以下为资料原文摘录，并非模型撰写。",
         extract_instead="以下为资料原文摘录：当前对话模型太小，也不会中文；换用更大的模型即可生成回答。",
         page="第 {page} 页",
         make_question="请写出一个可由这段资料回答的问题。只写出问题。\n\n资料：{passage}",
         is_supported="资料片段：\n\n{passages}\n\n说法：{statement}\n\n资料中是否有这个说法？请回答 yes 或 no。",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class SearchWords:
+    """How a search shows what it found and why; all are formats.
+
+    Attributes:
+        verdict: by what the gate says (`gate.Grounds`, or None).
+    """
+
+    verdict: dict[str | None, str]
+    why: str
+    holds: str
+    reranked: str
+
+
+SEARCH_WORDS: dict[Language, SearchWords] = {
+    "en": SearchWords(
+        verdict={
+            None: "Nothing in your documents matches closely enough: every cosine is below the threshold {threshold}.",
+            "cosine": "A passage matches closely enough: its cosine reaches the threshold {threshold}.",
+            "identifier": "A passage holds an identifier of the question; its cosine need not reach {threshold}.",
+            "name": "A passage holds a name and most words of the question; its cosine need not reach {threshold}.",
+        },
+        why="cosine {cosine} {relation} threshold {threshold}, vector rank {vector}, keyword rank {text}",
+        holds=", holds {terms}",
+        reranked=", reranked {score}",
+    ),
+    "zh": SearchWords(
+        verdict={
+            None: "资料中没有与问题足够接近的内容：所有余弦值都低于阈值 {threshold}。",
+            "cosine": "有片段与问题足够接近：余弦值达到阈值 {threshold}。",
+            "identifier": "有片段包含问题中的标识符，其余弦值无需达到 {threshold}。",
+            "name": "有片段包含问题中的名称和大部分词语，其余弦值无需达到 {threshold}。",
+        },
+        why="余弦 {cosine} {relation} 阈值 {threshold}，向量名次 {vector}，关键词名次 {text}",
+        holds="，包含 {terms}",
+        reranked="，重排得分 {score}",
     ),
 }

@@ -1,4 +1,4 @@
-"""Finding passages of one knowledge base: vectors and full text, fused by reciprocal rank."""
+"""Finding passages of one knowledge base: vectors, full text and identifiers, fused by reciprocal rank."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from ninestory.floors.retrieval.hits import Hit, SearchOptions, merged
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, check_one_model
 from ninestory.floors.retrieval.rerank import CANDIDATES, Score, reranked
 from ninestory.floors.retrieval.table import ChunkReader, quoted
+from ninestory.floors.retrieval.terms import content_words, holds, identifiers
+
+_MOST_IDENTIFIERS = 4  # of a question; each costs one full-text search
 
 
 def search(reader: ChunkReader, question: str, vector: NDArray[np.float32], options: SearchOptions) -> list[Hit]:
@@ -27,26 +30,58 @@ def search(reader: ChunkReader, question: str, vector: NDArray[np.float32], opti
     where = _where(reader.base, options.file_ids)
     limit = max(options.candidates, options.limit)
     near = [] if options.mode == "text" else reader.nearest(vector, limit, where)
-    match = [] if options.mode == "vector" else reader.matching(question, vector, limit, where)
-    rows = {row["id"]: row for row in match} | {row["id"]: row for row in near}
-    scores = fused([row["id"] for row in near], [row["id"] for row in match], options)
+    match = [] if options.mode == "vector" else reader.matching(content_words(question), vector, limit, where)
+    holding = {} if options.mode == "vector" else holding_identifiers(reader, question, vector, options, where)
+    rows = {row["id"]: row for found in (*holding.values(), match, near) for row in found}
+    ids = {name: [row["id"] for row in found] for name, found in holding.items()}
+    scores = fused([row["id"] for row in near], [row["id"] for row in match], options, list(ids.values()))
     ranks = [{row["id"]: place for place, row in enumerate(found, 1)} for found in (near, match)]
-    hits = [_hit(reader.base.id, row, scores[key], [rank.get(key) for rank in ranks]) for key, row in rows.items()]
+    hits = [
+        _hit(
+            reader.base.id,
+            row,
+            scores[key],
+            [rank.get(key) for rank in ranks],
+            [name for name, found in ids.items() if key in found],
+        )
+        for key, row in rows.items()
+    ]
     hits.sort(key=lambda hit: (-hit.score, -hit.cosine))
     hits = hits[: options.limit]
     return [_widened(reader, hit, options.neighbours) for hit in hits] if options.neighbours else hits
 
 
-def fused(near: Sequence[str], match: Sequence[str], options: SearchOptions) -> dict[str, float]:
-    """Reciprocal-rank fusion (Cormack et al. 2009) with a weight: a score by id, 1 = first in both searches.
+def holding_identifiers(
+    reader: ChunkReader, question: str, vector: NDArray[np.float32], options: SearchOptions, where: str | None
+) -> dict[str, list[dict[str, Any]]]:
+    """For each identifier of the question, the rows that hold it, best BM25 score first.
+
+    An identifier that `options.candidates` rows hold is not rare: it says nothing and is left out.
+    """
+    holding = {}
+    for identifier in identifiers(question)[:_MOST_IDENTIFIERS]:
+        # full text cuts identifiers into words and ignores their marks, so what it finds is looked at letter by letter
+        rows = reader.matching_all(identifier, vector, 2 * options.candidates, where)
+        found = [row for row in rows if holds(f"{row['context']}\n{row['text']}", identifier)]
+        if 0 < len(found) < options.candidates:
+            holding[identifier] = found
+    return holding
+
+
+def fused(
+    near: Sequence[str], match: Sequence[str], options: SearchOptions, holding: Sequence[Sequence[str]] = ()
+) -> dict[str, float]:
+    """Reciprocal-rank fusion (Cormack et al. 2009) with a weight: a score by id, 1 = first in every search.
 
     Args:
         near, match: ids as the vectors and the full text found them, best first.
+        holding: for each identifier of the question the ids that hold it, best first.
     """
-    weights = {"hybrid": (1.0, options.text_weight), "vector": (1.0, 0.0), "text": (0.0, 1.0)}[options.mode]
+    weights = [*{"hybrid": (1.0, options.text_weight), "vector": (1.0, 0.0), "text": (0.0, 1.0)}[options.mode]]
+    weights += [options.identifier_weight] * len(holding)
     best = sum(weights) / (options.rank_constant + 1)
     scores: dict[str, float] = {}
-    for weight, found in zip(weights, (near, match), strict=True):
+    for weight, found in zip(weights, (near, match, *holding), strict=True):
         for place, key in enumerate(found, 1):
             scores[key] = scores.get(key, 0.0) + weight / (options.rank_constant + place) / best
     return scores
@@ -98,7 +133,7 @@ def _where(base: KnowledgeBase, file_ids: tuple[str, ...] | None) -> str | None:
     return f"file_id NOT IN ({quoted(removed)})" if removed else None
 
 
-def _hit(base: str, row: dict[str, Any], score: float, places: list[int | None]) -> Hit:
+def _hit(base: str, row: dict[str, Any], score: float, places: list[int | None], terms: list[str]) -> Hit:
     return Hit(
         base=base,
         **{key: row[key] for key in ("id", "file_id", "file", "ordinal", "text", "context", "page", "start", "end")},
@@ -106,6 +141,7 @@ def _hit(base: str, row: dict[str, Any], score: float, places: list[int | None])
         cosine=row["cosine"],
         vector_rank=places[0],
         text_rank=places[1],
+        terms=terms,
     )
 
 

@@ -21,12 +21,14 @@ from ninestory.floors.retrieval.answer import (
     condense,
     prepare,
     quoted,
+    sent_to,
     standalone,
+    stands_alone,
     writes_answers,
 )
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.hits import Hit, SearchOptions
-from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, check_one_model, lowest_threshold
+from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, check_one_model, lowest_thresholds
 from ninestory.floors.retrieval.rerank import LATE, scorer
 from ninestory.floors.retrieval.search import Read, read_table, search_all
 from ninestory.floors.retrieval.web_search import search_web
@@ -98,14 +100,15 @@ class DocumentSession:
             history: earlier turns; what the question refers to is taken from them.
         """
         query = self._standing_alone(question, history)
-        threshold = lowest_threshold(self._bases)
         with self._engines.get(self._embedding_model, "embedding") as engine:
             embedder = Embedder(engine)
             hits, vector = self._find(embedder, query)
             prepared = prepare(
                 question,
                 hits,
-                threshold=threshold,
+                thresholds=lowest_thresholds(self._bases),
+                query=query,
+                own_hits=self._find(embedder, question)[0] if stands_alone(question, query) else None,
                 context_tokens=self._context_tokens(),
                 mode=self._options.mode,
                 writes=writes_answers(self._model),
@@ -113,7 +116,7 @@ class DocumentSession:
             )
             if prepared.reason == "extract":
                 vectors = embedder.passages([text for _, text in prepared.sentences])
-                return DocumentAnswer(query, prepared, quoted(prepared, vector.tolist(), vectors.tolist(), threshold))
+                return DocumentAnswer(query, prepared, quoted(prepared, vector.tolist(), vectors.tolist()))
         return DocumentAnswer(query, prepared, None if prepared.request else prepared.text)
 
     def find(self, query: str) -> list[Hit]:
@@ -152,5 +155,5 @@ class DocumentSession:
 
     def _say(self, request: ChatRequest) -> str:
         with self._engines.get(self._model, "chat") as engine:
-            chunks = engine.run(request, threading.Event())
+            chunks = engine.run(sent_to(request, self._model), threading.Event())
             return "".join(chunk.text for chunk in chunks if isinstance(chunk, Text) and not chunk.reasoning)

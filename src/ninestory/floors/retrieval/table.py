@@ -177,9 +177,22 @@ class ChunkReader:
 
     def matching(self, words: str, vector: NDArray[np.float32], limit: int, where: str | None) -> list[dict[str, Any]]:
         """The rows of the best BM25 scores, best first, with their cosines to `vector`."""
+        return self._full_text(words, "OR", vector, limit, where)
+
+    def matching_all(
+        self, words: str, vector: NDArray[np.float32], limit: int, where: str | None
+    ) -> list[dict[str, Any]]:
+        """As `matching`, of the rows that hold every word."""
+        return self._full_text(words, "AND", vector, limit, where)
+
+    def _full_text(
+        self, words: str, operator: str, vector: NDArray[np.float32], limit: int, where: str | None
+    ) -> list[dict[str, Any]]:
         with _named_faults(self.base):
+            queries = _lancedb().query
             # a plain string in quotation marks would be a phrase, which needs another index
-            query = self._table.search(_lancedb().query.MatchQuery(words, "searched"), query_type="fts")
+            match = queries.MatchQuery(words, "searched", operator=queries.FullTextOperator(operator))
+            query = self._table.search(match, query_type="fts")
             query = query.select([*COLUMNS, "vector", "_score"]).limit(limit)
             found = (query.where(where, prefilter=True) if where else query).to_arrow()
         return _with_cosines(found, vector)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from ninestory.core.paths import sync_directory
 from ninestory.core.scratch import ScratchFolder
 
 Pooling = Literal["mean", "cls", "score"]
+Precision = Literal["int8", "fp32"]
 _MS = "com.microsoft"
 
 
@@ -24,7 +25,9 @@ class Encoder:
     """What a graph is made of.
 
     Attributes:
-        tensor: float32 values by name: words, positions, types, norm.weight/bias; of layer i "i/query.weight" and
+        words: float32 rows of the word table in blocks, from the first row on: in float32 the whole table of a
+            multilingual model takes more memory than all else.
+        tensor: float32 values by name: positions, types, norm.weight/bias; of layer i "i/query.weight" and
             likewise key, value, attention, attention_norm, inner, outer, outer_norm; of a cross-encoder
             head.weight/bias and score.weight/bias. Weights are [out, in].
         first_position: row of the position table that the first token takes (2 in RoBERTa's).
@@ -36,22 +39,22 @@ class Encoder:
     heads: int
     hidden: int
     epsilon: float
+    words: Callable[[], Iterator[Any]]
     tensor: Callable[[str], Any]
     pooling: Pooling
     first_position: int = 0
     segments: bool = False
 
 
-def encoder_graph(encoder: Encoder) -> Any:
-    """input_ids int64 [1, tokens] (and token_type_ids, with segments) → vector [1, hidden] and token_vectors
-    [1, tokens, hidden], or score [1]."""
-    return _Graph(encoder).model()
+def write_encoder(encoder: Encoder, path: Path, precision: Precision) -> None:
+    """Save an encoder's graph: input_ids int64 [1, tokens] (and token_type_ids, with segments) → vector [1, hidden]
+    and token_vectors [1, tokens, hidden], or score [1].
 
-
-def write_model(model: Any, path: Path, precision: str) -> None:
-    """Save as "fp32", or in "int8": per channel, activations quantised as they come."""
+    In int8 the matrices are quantised per channel, the word table as a whole, and activations as they come.
+    """
     import onnx
 
+    model = _Graph(encoder, precision).model()
     if precision == "fp32":
         onnx.save(model, path)
         return
@@ -59,6 +62,7 @@ def write_model(model: Any, path: Path, precision: str) -> None:
 
     plain = path.with_name("plain.onnx")
     onnx.save(model, plain)  # not kept: its weights are four times as large
+    del model
     loud = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it recommends a preprocessing that these graphs do not need
     try:
@@ -67,7 +71,7 @@ def write_model(model: Any, path: Path, precision: str) -> None:
             path,
             per_channel=True,
             weight_type=QuantType.QInt8,
-            op_types_to_quantize=["MatMul", "Attention", "Gather"],
+            op_types_to_quantize=["MatMul", "Attention"],
             # the contrib operators have no inferred type, hence the default; activations stay float
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
         )
@@ -94,11 +98,28 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     return folder
 
 
+def quantized_rows(blocks: Callable[[], Iterator[Any]]) -> tuple[Any, Any, Any]:
+    """A table in uint8 with one scale (float32) and zero point (uint8), read twice, a block at a time.
+
+    value ≈ (quantised - zero point) · scale over [smallest, largest], as ONNX Runtime's own quantisation has it.
+    """
+    import numpy as np
+
+    low = high = 0.0  # zero must have a value of its own
+    for block in blocks():
+        low, high = min(low, float(block.min())), max(high, float(block.max()))
+    scale = (high - low) / 255 or 1.0
+    zero_point = np.uint8(round(-low / scale))
+    stored = np.float32(scale)
+    parts = [np.clip(np.rint(block / stored) + zero_point, 0, 255).astype(np.uint8) for block in blocks()]
+    return np.concatenate(parts), np.array(stored), np.array(zero_point)
+
+
 class _Graph:
     """Builds the graph; names of nodes are those of the tensors."""
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: Encoder, precision: Precision) -> None:
+        self._encoder, self._precision = encoder, precision
         self._nodes: list[Any] = []
         self._weights: list[Any] = []
 
@@ -129,7 +150,7 @@ class _Graph:
         zero = self._constant("zero", np.array([0], dtype=np.int64))
         table = encoder.tensor("positions")[encoder.first_position :]
         positions = self._node("Slice", [self._constant("positions", table), zero, tokens, zero], "position")
-        words = self._node("Gather", [self._constant("words", encoder.tensor("words")), "input_ids"], "word")
+        words = self._words()
         types = encoder.tensor("types")
         if encoder.segments:
             kinds = self._node("Gather", [self._constant("types", types), "token_type_ids"], "type")
@@ -139,6 +160,18 @@ class _Graph:
         norm = [self._weight("norm.weight"), self._weight("norm.bias")]
         x = self._node("LayerNormalization", [summed, *norm], "embedded", epsilon=encoder.epsilon, axis=-1)
         return x, self._node("Cast", [tokens], "lengths", to=TensorProto.INT32)
+
+    def _words(self) -> str:
+        """The rows of the word table that the ids name, float32."""
+        import numpy as np
+
+        if self._precision == "fp32":
+            table = np.concatenate(list(self._encoder.words()))
+            return self._node("Gather", [self._constant("words", table), "input_ids"], "word")
+        table, scale, zero_point = quantized_rows(self._encoder.words)
+        rows = self._node("Gather", [self._constant("words_quantized", table), "input_ids"], "word_quantized")
+        constants = [self._constant("words_scale", scale), self._constant("words_zero_point", zero_point)]
+        return self._node("DequantizeLinear", [rows, *constants], "word")
 
     def _layer(self, name: str, x: str, lengths: str) -> str:
         import numpy as np

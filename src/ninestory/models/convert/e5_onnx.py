@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import Damaged, InvalidRequest
 from ninestory.core.paths import Home
-from ninestory.models.convert.bert_onnx import Encoder, encoder_graph, made_once, write_model
+from ninestory.models.convert.bert_onnx import Encoder, Precision, made_once, write_encoder
 
-PRECISIONS = ("int8", "fp32")
+PRECISIONS: tuple[Precision, ...] = ("int8", "fp32")
 _BLOCK = 32
+_ROWS_AT_ONCE = 8192  # of the word table: 12 MB in float32
 _FORM = "2"  # of the folder: another number makes it anew
 _PARTS = {
     "words": "emb.word",
@@ -50,17 +52,24 @@ def e5_onnx_folder(source: Path, sha256: str, home: Home, precision: str = "int8
         raise InvalidRequest(
             f"The variant {precision!r} does not exist; there are {', '.join(PRECISIONS)}.", param="model"
         )
+    wanted: Precision = "int8" if precision == "int8" else "fp32"
     folder = home.cache / "onnx" / f"{sha256[:16]}-{precision}-{_FORM}"
-    return made_once(folder, lambda made: _convert(source, made, precision))
+    return made_once(folder, lambda made: _convert(source, made, wanted))
 
 
-def _convert(source: Path, folder: Path, precision: str) -> None:
+def _convert(source: Path, folder: Path, precision: Precision) -> None:
     file = E5File(source)
     (folder / "tokenizer.json").write_text(e5_tokenizer(file).to_str(), encoding="utf-8")
     encoder = Encoder(
-        layers=file.layers, heads=file.heads, hidden=file.hidden, epsilon=file.eps, tensor=file.named, pooling="mean"
+        layers=file.layers,
+        heads=file.heads,
+        hidden=file.hidden,
+        epsilon=file.eps,
+        words=file.word_blocks,
+        tensor=file.named,
+        pooling="mean",
     )
-    write_model(encoder_graph(encoder), folder / "model.onnx", precision)
+    write_encoder(encoder, folder / "model.onnx", precision)
     described = {
         "task": "embedding",
         "architecture": "bert",
@@ -104,15 +113,22 @@ class E5File:
 
     def tensor(self, name: str, *shape: int) -> Any:
         """float32 values of a tensor in row-major order."""
-        import numpy as np
-
         kind, count, offset = self.directory[name]
         if kind == 0:
             return self.data[offset : offset + 4 * count].view("<f4").reshape(shape).copy()
-        blocks = self.data[offset : offset + count // _BLOCK * 18].reshape(-1, 18)
-        scale = blocks[:, :2].copy().view("<f2").astype(np.float32)  # [blocks, 1]
-        nibbles = np.concatenate((blocks[:, 2:] & 15, blocks[:, 2:] >> 4), axis=1)  # low nibbles are values 0–15
-        return ((nibbles.astype(np.float32) - 8) * scale).reshape(shape)
+        return _dequantized(self.data[offset : offset + count // _BLOCK * 18]).reshape(shape)
+
+    def word_blocks(self) -> Iterator[Any]:
+        """The word table's rows [≤ 8192, hidden], float32."""
+        kind, count, offset = self.directory[_PARTS["words"]]
+        if kind == 0 or self.hidden % _BLOCK:
+            yield self.tensor(_PARTS["words"], -1, self.hidden)
+            return
+        row_bytes = self.hidden // _BLOCK * 18
+        end = offset + count // self.hidden * row_bytes
+        for start in range(offset, end, _ROWS_AT_ONCE * row_bytes):
+            data = self.data[start : min(start + _ROWS_AT_ONCE * row_bytes, end)]
+            yield _dequantized(data).reshape(-1, self.hidden)
 
     def named(self, name: str) -> Any:
         """A tensor by the name that `bert_onnx.Encoder` has for it."""
@@ -120,7 +136,7 @@ class E5File:
         own = f"l{layer}.{_PARTS[part]}" if layer else _PARTS[part]
         shapes = {"fi.w": (self.ffn, self.hidden), "fo.w": (self.hidden, self.ffn), "emb.type": (self.types, -1)}
         square = own.endswith(("q.w", "k.w", "v.w", "ao.w"))
-        shape = shapes.get(_PARTS[part], (-1, self.hidden) if square or own in ("emb.word", "emb.pos") else (-1,))
+        shape = shapes.get(_PARTS[part], (-1, self.hidden) if square or own == "emb.pos" else (-1,))
         return self.tensor(own, *shape)
 
     def _take(self, count: int) -> Any:
@@ -137,6 +153,19 @@ class E5File:
 
     def _array(self, dtype: str, count: int) -> Any:
         return self._take(4 * count).view(dtype)
+
+
+def _dequantized(data: Any) -> Any:
+    """float32 values of four-bit blocks: a scale of two bytes, then 16 bytes of which the low halves come first."""
+    import numpy as np
+
+    blocks = data.reshape(-1, 18)
+    scale = blocks[:, :2].copy().view("<f2").astype(np.float32)  # [blocks, 1]
+    nibbles = np.concatenate((blocks[:, 2:] & 15, blocks[:, 2:] >> 4), axis=1)  # low nibbles are values 0–15
+    values = nibbles.astype(np.float32)
+    values -= 8
+    values *= scale
+    return values
 
 
 def e5_tokenizer(file: E5File) -> Any:

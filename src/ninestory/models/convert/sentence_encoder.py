@@ -16,7 +16,7 @@ from typing import Any
 
 from ninestory.core.errors import Damaged, Unsupported
 from ninestory.core.paths import Home
-from ninestory.models.convert.bert_onnx import Encoder, Pooling, encoder_graph, made_once, write_model
+from ninestory.models.convert.bert_onnx import Encoder, Pooling, made_once, write_encoder
 from ninestory.models.pickle_reader import read_pickle
 from ninestory.models.pickle_reader import read_tensor as read_pickled
 from ninestory.models.safetensors_reader import read_header, read_tensor
@@ -80,7 +80,7 @@ def _convert(path: Path, weights: Path, config: dict[str, Any], folder: Path) ->
     tensors = _open(weights)
     scores = "score.weight" in _names(tensors)
     encoder = _encoder(config, tensors, "score" if scores else _pooling(path))
-    write_model(encoder_graph(encoder), folder / "model.onnx", "fp32")
+    write_encoder(encoder, folder / "model.onnx", "fp32")
     shutil.copyfile(path / "tokenizer.json", folder / "tokenizer.json")
     rows = int(config["max_position_embeddings"]) - encoder.first_position
     prompts = _json(path / "config_sentence_transformers.json").get("prompts") or {}
@@ -122,6 +122,7 @@ def _encoder(config: dict[str, Any], tensors: _Tensors, pooling: Pooling) -> Enc
         heads=int(config["num_attention_heads"]),
         hidden=int(config["hidden_size"]),
         epsilon=float(config.get("layer_norm_eps", 1e-12)),
+        words=lambda: iter([tensor("words")]),
         tensor=tensor,
         pooling=pooling,
         first_position=0 if bert else int(config.get("pad_token_id", 1)) + 1,  # RoBERTa counts from the padding's id

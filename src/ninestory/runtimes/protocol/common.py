@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, Self
 
+from ninestory.core.artifacts import ArtifactStore
 from ninestory.core.config import Settings
 from ninestory.core.paths import Home
 from ninestory.core.progress import JobProgress
@@ -173,12 +174,14 @@ class JobContext:
     Attributes:
         settings: those in force where the job runs, flags of `serve` included.
         engines: lends models.
+        artifacts: records what the models made.
     """
 
     home: Home
     settings: Settings
     progress: JobProgress
     engines: EngineProvider
+    artifacts: ArtifactStore
 
 
 class JobHandler(Protocol):

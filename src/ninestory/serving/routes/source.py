@@ -26,21 +26,30 @@ def router(context: GatewayContext) -> APIRouter:
 
     @routes.get("")
     async def read_source(
-        vector_store_id: str, file_id: str, ordinal: Place = None, page: Place = None, near: Place = None
+        vector_store_id: str,
+        file_id: str,
+        ordinal: Place = None,
+        page: Place = None,
+        near: Place = None,
+        start: Place = None,
+        end: Place = None,
     ) -> dict[str, Any]:
         """A page of a document, or its text around a character, and the passages there.
 
         The place is that of the passage `ordinal`, a `page` (PDF and pictures), or a character (`near`, other kinds).
+        `start` and `end`, characters of a citation's quote inside that passage, give back the `quote`.
         """
         base_id, file = _file(context, vector_store_id, file_id)
+        quote = None
         if ordinal is not None:
             rows = await context.knowledge.passages(base_id, file.id, ordinal, 1)
             if not rows:
                 raise NotFound(f"{file.name} has no passage {ordinal}.", code="passage_not_found")
             page, near = rows[0]["page"], rows[0]["start"]
+            quote = _quote(rows[0], start, end)
         kind = kind_of(file.name)
         if kind == "page":
-            shown = await _page(context, base_id, file, page or 1)
+            shown = await _page(context, base_id, file, page or 1, quote)
         else:
             shown = await _text(context, base_id, file, near or 0)
         return {
@@ -49,6 +58,7 @@ def router(context: GatewayContext) -> APIRouter:
             "filename": file.name,
             "kind": kind,
             "changed": _is_changed(file),
+            "quote": quote,
             **shown,
         }
 
@@ -73,16 +83,27 @@ def _file(context: GatewayContext, vector_store_id: str, file_id: str) -> tuple[
         return base.id, base.file(file_id)
 
 
-async def _page(context: GatewayContext, base_id: str, file: KnowledgeFile, page: int) -> dict[str, Any]:
-    """The page, the passages that begin on it, and those that only reach into it."""
+async def _page(
+    context: GatewayContext, base_id: str, file: KnowledgeFile, page: int, quote: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The page, the passages that begin on it, and those that only reach into it; the lines of a quote."""
     rows = await context.knowledge.passages_of_pages(base_id, file.id, page - PAGES_OF_A_PASSAGE, page)
-    shown = await context.sources.page(file, page, [row["text"] for row in rows])
+    texts = [row["text"] for row in rows] + ([quote["text"]] if quote else [])
+    shown = await context.sources.page(file, page, texts)
+    boxes = shown.pop("boxes")
     passages = [
-        {**_passage(row), "boxes": boxes}
-        for row, boxes in zip(rows, shown.pop("boxes"), strict=True)
-        if boxes or row["page"] == page
+        {**_passage(row), "boxes": lines}
+        for row, lines in zip(rows, boxes[: len(rows)], strict=True)
+        if lines or row["page"] == page
     ]
-    return {**shown, "passages": passages}
+    return {**shown, "passages": passages, "quote": {**quote, "boxes": boxes[-1]} if quote else None}
+
+
+def _quote(row: dict[str, Any], start: int | None, end: int | None) -> dict[str, Any] | None:
+    """The part of a passage from `start` to `end` of its document; None where it is none (the file was read anew)."""
+    if start is None or end is None or not row["start"] <= start < end <= row["end"]:
+        return None
+    return {"text": row["text"][start - row["start"] : end - row["start"]], "start": start, "end": end}
 
 
 async def _text(context: GatewayContext, base_id: str, file: KnowledgeFile, near: int) -> dict[str, Any]:

@@ -12,16 +12,19 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 
 from ninestory.core.errors import InvalidRequest, NotFound
+from ninestory.floors.retrieval.gate import accepted_by
 from ninestory.floors.retrieval.hits import Hit
 from ninestory.floors.retrieval.knowledge_base import (
     DEFAULT_MODEL,
     KnowledgeBase,
+    Thresholds,
     create,
     each_base,
     open_by_id,
     remove_by_id,
     sweep,
 )
+from ninestory.floors.retrieval.terms import language_of
 from ninestory.models.reference import Reference, parse_reference
 from ninestory.models.resolve import resolve
 from ninestory.runtimes.load import check_task
@@ -103,7 +106,11 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
 
     @routes.post("/{vector_store_id}/search")
     async def search(vector_store_id: str, body: SearchRequest, request: Request) -> dict[str, Any]:
-        """The passages nearest to a question, best first."""
+        """The passages nearest to a question, best first.
+
+        Beside OpenAI's fields: `threshold`, which a passage's cosine must reach to be answered from, and `accepted_by`:
+        "cosine", or "identifier" or "name" where a passage holds one of the question; null: the documents do not answer.
+        """
         from ninestory.floors.retrieval.session import AnswerOptions, DocumentSession  # loads numpy
 
         options = AnswerOptions(
@@ -111,13 +118,14 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
         )
         read = context.knowledge.reading()
 
-        def work(engines: EngineProvider) -> tuple[list[Hit], float | None, dict[str, dict[str, Any]]]:
+        def work(engines: EngineProvider) -> tuple[list[Hit], Thresholds | None, dict[str, dict[str, Any]]]:
             with open_by_id(context.home, vector_store_id) as base:
                 session = DocumentSession([base], engines, "", options, context_tokens=lambda: 0, read=read)
                 found = session.find(body.query)
-                return found, base.get("threshold"), {file.id: file.attributes for file in base.files()}
+                return found, base.thresholds, {file.id: file.attributes for file in base.files()}
 
-        hits, threshold, attributes = await context.in_floor(request, work)
+        hits, thresholds, attributes = await context.in_floor(request, work)
+        threshold = thresholds[language_of(body.query)] if thresholds else None
         return {
             "object": "vector_store.search_results.page",
             "search_query": [body.query],
@@ -125,6 +133,7 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
             "has_more": False,
             "next_page": None,
             "threshold": threshold,
+            "accepted_by": accepted_by(body.query, hits, threshold),
         }
 
 

@@ -174,7 +174,7 @@ def store_object(base: KnowledgeBase) -> dict[str, Any]:
         "metadata": base.get("metadata") or {},
         "embedding_model": base.model,
         "passages": counts["chunks"],
-        "threshold": base.get("threshold"),
+        "thresholds": base.thresholds,
     }
 
 
@@ -223,7 +223,7 @@ def search_result(hit: Hit, attributes: dict[str, Any]) -> dict[str, Any]:
         "content": [{"type": "text", "text": hit.text}],
         "passage": {
             **{key: getattr(hit, key) for key in ("id", "ordinal", "context", "page", "start", "end")},
-            **{key: getattr(hit, key) for key in ("cosine", "vector_rank", "text_rank", "rerank_score")},
+            **{key: getattr(hit, key) for key in ("cosine", "vector_rank", "text_rank", "terms", "rerank_score")},
         },
     }
 

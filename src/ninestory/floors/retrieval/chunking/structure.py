@@ -1,7 +1,8 @@
 """The default: passages of whole sentences under one heading, within the embedding model's token budget.
 
-A passage never crosses a heading. Its `context` (heading path, a table's first row) is embedded and searched with it,
-but is no part of `text`, which is always `document.text[start:end]`.
+A passage never crosses a heading or the end of a page, so the page it is cited with is the page it stands on. Its
+`context` (heading path, a table's first row) is embedded and searched with it, but is no part of `text`, which is
+always `document.text[start:end]`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Chunk:
 
     Attributes:
         start, end: characters in the document's text.
-        page: where it starts; None where the format has no pages.
+        page: the page it stands on; None where the format has no pages.
         headings: from the outermost to the nearest.
         context: what is embedded before the text.
     """
@@ -96,12 +97,15 @@ def chunk_document(
 
 
 def _sections(document: Document) -> Iterator[_Section]:
-    """Runs of blocks under one heading path. A heading with nothing below it is a passage of its own."""
+    """Runs of blocks of one page under one heading path. A heading with nothing below it is a passage of its own."""
     path: list[tuple[int, str]] = []
     blocks: list[Block] = []
     bare: Block | None = None  # the last heading, while nothing stands below it
     for block in document.blocks:
         if block.kind != "heading":
+            if blocks and blocks[-1].page != block.page:
+                yield _Section(tuple(title for _, title in path), blocks)
+                blocks = []
             blocks.append(block)
             bare = None
             continue

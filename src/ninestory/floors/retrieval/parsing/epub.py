@@ -25,9 +25,11 @@ def parse(path: Path) -> Document:
             raise Damaged("The book has no package file (.opf).", code="damaged_epub")
         tree = archive.xml(package)
         pages = {item.get("id"): item.get("href", "") for item in tree.iter(f"{_OPF}item")}
+        read = set()  # a spine may name one page any number of times
         for reference in tree.iter(f"{_OPF}itemref"):
             href = unquote(pages.get(reference.get("idref"), ""))
             part = posixpath.normpath(posixpath.join(posixpath.dirname(package), href))
-            if href and part in archive.names:
+            if href and part in archive.names and part not in read:
+                read.add(part)
                 add_html(builder, utf8_html(archive.read(part), builder.notes))
     return builder.build()

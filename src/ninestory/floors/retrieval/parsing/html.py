@@ -27,6 +27,11 @@ _END_OF_LINE = re.compile(r"<(?:br|/div|/p|/li)(?: [^>]*)?>")  # in a listing
 _BREAK, _ITEM, _TAG = re.compile(r"<br(?: [^>]*)?>"), re.compile(r"<li(?: [^>]*)?>"), re.compile(r"<[^>]*>")
 _CELL = re.compile(r"<t[dh](?: [^>]*)?>")
 _LINE, _ROW_END = "\0", "\0\0"  # breaks within a block; no text holds them, the parser drops the character
+MAX_DEPTH = 512  # of elements in one another, as in browsers: the parser looks through all that are open at each tag
+_OPENING_OR_CLOSING = re.compile(rb"<(/?)([a-z][^\s/>]*)[^>]*>", re.IGNORECASE)
+_VOID = frozenset([b"br", b"hr", b"img", b"input", b"meta", b"link", b"wbr", b"col", b"area", b"source", b"embed"])
+_SELF_CLOSING = frozenset([b"p", b"li", b"dt", b"dd", b"td", b"th", b"tr", b"option"])  # the next of its kind closes it
+_FOREIGN = re.compile(rb"<(?:svg|math)", re.IGNORECASE)  # inside, elements of those names nest
 _CHARSET = re.compile(rb"<meta[^>]+charset=[\"']?([A-Za-z0-9_-]+)", re.IGNORECASE)
 
 
@@ -63,6 +68,7 @@ def add_html(builder: DocumentBuilder, html: str | bytes, page: int | None = Non
     """
     from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser
 
+    html = without_deep_nesting(html.encode("utf-8", "replace") if isinstance(html, str) else html)
     body = LexborHTMLParser(html, options=LexborDocumentOptions.WO_EVENTS).body
     if body is None:
         raise Damaged("The page has no body.", code="damaged_html")
@@ -70,6 +76,26 @@ def add_html(builder: DocumentBuilder, html: str | bytes, page: int | None = Non
         node.decompose()
     written = _INLINE.sub("", _COMMENT.sub("", body.html or ""))
     _Walk(builder, page).run(_SECTION.split(written))
+
+
+def without_deep_nesting(html: bytes) -> bytes:
+    """A page without the tags that would nest deeper than `MAX_DEPTH`; their text stays."""
+    if html.count(b"<") <= MAX_DEPTH:
+        return html
+    flat = _VOID if _FOREIGN.search(html) else _VOID | _SELF_CLOSING
+    depth = 0
+
+    def bounded(tag: re.Match[bytes]) -> bytes:
+        nonlocal depth
+        if tag[2].lower() in flat:
+            return tag[0]
+        if tag[1]:
+            depth = max(depth - 1, 0)
+            return tag[0] if depth < MAX_DEPTH else b""
+        depth += 1
+        return tag[0] if depth <= MAX_DEPTH else b""
+
+    return _OPENING_OR_CLOSING.sub(bounded, html)
 
 
 class _Walk:

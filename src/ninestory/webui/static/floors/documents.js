@@ -15,8 +15,9 @@ export default function Knowledge({ query, go }) {
   const chosen = stores?.find((s) => s.id === query.store) || stores?.[0];
   const refresh = () => call("GET", `${STORES}?limit=100`).then((r) => setStores(r.data)).catch(complain);
   const here = `documents?store=${chosen?.id}`;
-  /** The source has an address of its own: `at` is the passage's ordinal. */
-  const show = ({ file, at }) => go(`${here}&file=${file}${at === undefined ? "" : `&at=${at}`}`);
+  /** The source has an address of its own: `at` is the passage's ordinal, `quote` the characters cited of it. */
+  const show = ({ file, at, quote }) => go(`${here}&file=${file}${at === undefined ? "" : `&at=${at}`}${
+    quote ? `&quote=${quote}` : ""}`);
   useEffect(() => {
     refresh();
     own("GET", "/models").then((r) => setModels(r.data.filter((m) => m.task === "chat").map((m) => m.model)))
@@ -46,6 +47,6 @@ export default function Knowledge({ query, go }) {
     ${chosen ? html`<${Ask} key=${`ask-${chosen.id}`} store=${chosen} models=${models} onPassage=${show} />
       <${Files} key=${chosen.id} store=${chosen} onChange=${refresh} onPassage=${show}
         onRemove=${() => remove(chosen)} />` : html`<${Empty} text=${t("noKnowledge")} />`}
-    ${chosen && query.file && html`<${Source} key=${query.file + query.at} store=${chosen.id} file=${query.file}
-      at=${query.at} onClose=${() => go(here)} />`}</div>`;
+    ${chosen && query.file && html`<${Source} key=${`${query.file} ${query.at} ${query.quote}`}
+      store=${chosen.id} file=${query.file} at=${query.at} quote=${query.quote} onClose=${() => go(here)} />`}</div>`;
 }

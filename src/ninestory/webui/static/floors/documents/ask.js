@@ -23,7 +23,7 @@ export function Ask({ store, models, onPassage }) {
   const [question, setQuestion] = useState("");
   const [mode, setMode] = useState("auto");
   const [model, setModel] = useState("");
-  const [replies, setReplies] = useState([]); // { asked, text, search, marks, model } or { asked, found, threshold }
+  const [replies, setReplies] = useState([]); // { asked, text, search, marks, model } or { asked, found, threshold, acceptedBy }
   const [busy, setBusy] = useState(false);
   const running = useRef();
   const change = (how) => setReplies((before) => [...before.slice(0, -1), how(before.at(-1))]);
@@ -38,7 +38,7 @@ export function Ask({ store, models, onPassage }) {
   };
   const search = async (asked) => {
     const found = await call("POST", `${STORES}/${store.id}/search`, { query: asked, max_num_results: 8 });
-    change((reply) => ({ ...reply, found: found.data, threshold: found.threshold }));
+    change((reply) => ({ ...reply, found: found.data, threshold: found.threshold, acceptedBy: found.accepted_by }));
   };
   const submit = async (e) => {
     e.preventDefault();
@@ -89,7 +89,8 @@ function Answer({ reply, live, onPassage }) {
     <div class="answer" aria-live="polite" aria-busy=${live}>${pieces.map((piece) => mark(piece)
       ? html`<button type="button" class="cite"
         aria-label=${t("showPassage", { n: mark(piece).number, file: mark(piece).filename })}
-        onClick=${() => onPassage({ file: mark(piece).file_id, at: mark(piece).ordinal })}>${piece}
+        onClick=${() => onPassage({ file: mark(piece).file_id, at: mark(piece).ordinal,
+          quote: `${mark(piece).start}-${mark(piece).end}` })}>${piece}
         </button>` : piece)}</div>
     ${reply.search?.results?.length > 0 && html`<details><summary>${t("sources")}</summary><ol>
       ${reply.search.results.map((r) => html`<li><strong><${Name}>${r.filename}<//></strong>
@@ -117,13 +118,13 @@ function Thumbs({ reply, store }) {
 /** What a search found and why, without any model. */
 function Found({ reply, onPassage }) {
   const rank = (n) => n || "–";
-  const why = ({ score, passage }) => t("why", {
-    score: score.toFixed(2), cosine: passage.cosine.toFixed(3),
+  const threshold = reply.threshold?.toFixed(3) ?? "–";
+  const why = ({ passage }) => t("why", {
+    cosine: passage.cosine.toFixed(3), threshold, relation: passage.cosine < (reply.threshold ?? -1) ? "<" : "≥",
     vector: rank(passage.vector_rank), text: rank(passage.text_rank),
-  });
-  const below = reply.threshold !== null && reply.found.every((r) => r.passage.cosine < reply.threshold);
-  return html`${below && html`<p class="bad">${t("belowThreshold")}</p>`}${reply.found.length ? "" : html`<p>
-    ${t("nothingFound")}</p>`}
+  }) + (passage.terms.length ? t("whyHolds", { terms: passage.terms.join(", ") }) : "");
+  return html`${reply.found.length ? html`<p class=${reply.acceptedBy ? "quiet" : "bad"} role="status">
+    ${t(`accepted_${reply.acceptedBy ?? "none"}`, { threshold })}</p>` : html`<p>${t("nothingFound")}</p>`}
     <ol class="found">${reply.found.map((r) => html`<li key=${r.passage.id}><button type="button" class="cite"
       onClick=${() => onPassage({ file: r.file_id, at: r.passage.ordinal })}><${Name}>${r.filename}<//></button>
       ${r.passage.page ? ` · ${t("page", { n: r.passage.page })}` : ""} · ${r.passage.context}

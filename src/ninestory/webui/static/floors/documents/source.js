@@ -6,9 +6,12 @@ import { call } from "../../api.js";
 
 const AROUND = 20; // passages shown on either side where the source itself cannot be
 
-/** `at`: the passage to begin with, by its ordinal; the document's beginning when it is not said. */
-export function Source({ store, file, at, onClose }) {
-  const [place, setPlace] = useState(at === undefined ? "" : `?ordinal=${at}`);
+/** `at`: the passage to begin with, by its ordinal; the document's beginning when it is not said. `quote`: the
+ *  characters "start-end" of it that were cited; they are marked until another passage is chosen. */
+export function Source({ store, file, at, quote, onClose }) {
+  const [start, end] = (quote || "").split("-");
+  const cited = end ? `&start=${start}&end=${end}` : "";
+  const [place, setPlace] = useState(at === undefined ? "" : `?ordinal=${at}${cited}`);
   const [shown, setShown] = useState(null);
   const [chosen, setChosen] = useState(at === undefined ? null : Number(at));
   const root = useRef();
@@ -46,10 +49,17 @@ function Sheet({ shown, pictures, chosen, onChoose, onPlace }) {
   const notice = shown.changed && html`<p class="bad">${t("sourceChanged")}</p>`;
   if (shown.kind === "text") {
     return html`<div>${notice}<${TextSteps} shown=${shown} onPlace=${onPlace} /><${SourceText} shown=${shown}
-      chosen=${shown.passages.find((p) => p.ordinal === chosen)} /></div>`;
+      chosen=${markedPart(shown, chosen)} /></div>`;
   }
   return html`<div>${notice}<${PageSteps} shown=${shown} onPlace=${onPlace} /><${SourcePage} shown=${shown}
     picture=${`${pictures}/${shown.page}`} chosen=${chosen} onChoose=${onChoose} /></div>`;
+}
+
+/** What is marked in the text: the cited sentence while its passage is chosen, else the whole passage. */
+function markedPart({ passages, quote }, chosen) {
+  const passage = passages.find((p) => p.ordinal === chosen);
+  const holds = quote && passage && passage.start <= quote.start && quote.end <= passage.end;
+  return holds ? quote : passage;
 }
 
 /** Left and right through what cannot be shown at once. */
@@ -74,13 +84,16 @@ function TextSteps({ shown: { start, end, length }, onPlace }) {
 /** The picture of a page; the passages' lines lie over it. The list beside it does the same for the keyboard. */
 function SourcePage({ shown, picture, chosen, onChoose }) {
   const { width, height, page, passages, filename } = shown;
+  const marked = markedPart(shown, chosen);
   const inParts = ([left, top, w, h]) =>
     `left:${left * 100}%;top:${top * 100}%;width:${w * 100}%;height:${h * 100}%`;
   return html`<div class="source-page" tabindex="0" role="region" aria-label=${t("source")}>
     <div class="sheet" style=${`aspect-ratio:${width}/${height}`}>
       <img src=${picture} alt=${`${filename}, ${t("page", { n: page })}`} />
       ${passages.flatMap((p) => p.boxes.map((box) => html`<span aria-hidden="true" style=${inParts(box)}
-        class=${p.ordinal === chosen ? "is-chosen" : ""} onClick=${() => onChoose(p.ordinal)}></span>`))}</div></div>`;
+        class=${p === marked ? "is-chosen" : ""} onClick=${() => onChoose(p.ordinal)}></span>`))}
+      ${marked && marked === shown.quote && marked.boxes.map((box) => html`<span aria-hidden="true" style=${inParts(box)}
+        class="is-chosen"></span>`)}</div></div>`;
 }
 
 /** The text as it was read; the chosen passage is a slice of it. */
