@@ -26,6 +26,7 @@ from ninestory.floors.retrieval.search import search
 from ninestory.floors.retrieval.table import ChunkReader
 from tests import documents
 from tests.hashing_engine import HashingEngine
+from tests.job_context import local_context
 
 MODEL = "test:hashing"
 
@@ -53,8 +54,6 @@ from ninestory.core.progress import Silent
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.ingest import IngestReport, ingest, sync_folder
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
-from tests.job_context import local_context
-from tests.job_context import local_context
 from tests.hashing_engine import HashingEngine
 
 base = KnowledgeBase(Path(sys.argv[1]))
