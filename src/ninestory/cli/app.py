@@ -51,7 +51,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "evaluate": ("evaluate", "Measure a model: C-Eval, perplexity", "测量模型：C-Eval、困惑度"),
     "judge": ("judge", "A model rates or compares the answers of others", "让一个模型为其他模型的回答评分或比较"),
     "arena": ("arena", "Blind comparisons of two models, votes and ratings", "两个模型的盲评、投票与评分"),
-    "jobs": ("jobs", "Long work: ls, logs, cancel, resume", "长任务：ls、logs、cancel、resume"),
+    "jobs": ("jobs", "Long work: ls, logs, cancel, resume, dismiss", "长任务：ls、logs、cancel、resume、dismiss"),
     "config": ("config", "Every setting and where its value came from", "全部设置及其来源"),
     "tour": ("tour", "Do one real thing on each floor; writes a report", "在每一层做一件真实的事并生成报告"),
 }
