@@ -68,7 +68,7 @@ def test_a_page_of_another_release_never_gets_modules_of_this_one(server: ApiSer
     assert server.http.get(f"/ui/{version}/app.js").status_code == 200
     for path in ("at-000000000000/app.js", "app.js", "at-/app.js"):
         assert server.http.get(f"/ui/{path}").status_code == 404
-    page.route("**/views/jobs.js", lambda route: route.fulfill(status=404, body="gone"))
+    page.route("**/views/jobs/index.js", lambda route: route.fulfill(status=404, body="gone"))
     page.get_by_role("navigation").get_by_role("link", name="Jobs").click()
     expect(page.get_by_text("The server was updated")).to_be_visible()
     page.unroute_all()
@@ -93,12 +93,12 @@ def test_a_view_that_arrives_late_does_not_replace_the_one_that_is_wanted(visit:
     page = visit("chat")
     rail = page.get_by_role("navigation")
     held: list[Route] = []
-    page.route("**/views/guides.js", lambda route: held.append(route))
-    with page.expect_request("**/views/guides.js"):
+    page.route("**/views/guides/index.js", lambda route: held.append(route))
+    with page.expect_request("**/views/guides/index.js"):
         rail.get_by_role("link", name="Guides").click()
     rail.get_by_role("link", name="System").click()
     expect(page.get_by_role("heading", name="Machine")).to_be_visible()
-    with page.expect_response("**/views/guides.js"):
+    with page.expect_response("**/views/guides/index.js"):
         held[0].continue_()
     settled(page)
     expect(page.get_by_role("heading", name="Machine")).to_be_visible()

@@ -9,16 +9,16 @@ import { go, route } from "./router.js";
 import { Brand, Rail, Shortcuts, SignIn, TopBar } from "./shell.js";
 
 const VIEWS = {
-  chat: () => import("./floors/chat.js"),
-  documents: () => import("./floors/documents.js"),
-  tune: () => import("./floors/tune.js"),
-  compare: () => import("./floors/compare.js"),
-  prompts: () => import("./views/prompts.js"),
-  models: () => import("./views/models.js"),
-  jobs: () => import("./views/jobs.js"),
-  guides: () => import("./views/guides.js"),
-  system: () => import("./views/system.js"),
-  style: () => import("./views/style.js"),
+  chat: () => import("./floors/chat/index.js"),
+  documents: () => import("./floors/retrieval/index.js"),
+  tune: () => import("./floors/finetuning/index.js"),
+  compare: () => import("./views/compare/index.js"),
+  prompts: () => import("./views/prompts/index.js"),
+  models: () => import("./views/models/index.js"),
+  jobs: () => import("./views/jobs/index.js"),
+  guides: () => import("./views/guides/index.js"),
+  system: () => import("./views/system/index.js"),
+  style: () => import("./views/style/index.js"),
 };
 
 /** The component of the view in the address; null while it loads, `Outdated` when its module is not to be had. */

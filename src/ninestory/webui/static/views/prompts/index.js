@@ -1,8 +1,8 @@
 // Prompt engineering: the prompts that one keeps, and a bench on which versions of one answer the same cases.
-import { html, Tabs } from "../parts.js";
-import { t } from "../i18n.js";
-import { Library } from "./prompts/library.js";
-import { Workbench } from "./prompts/workbench.js";
+import { html, Tabs } from "../../parts.js";
+import { t } from "../../i18n.js";
+import { Library } from "./library.js";
+import { Workbench } from "./workbench.js";
 
 export default function Prompts({ query, go }) {
   const tab = query.tab || "library";

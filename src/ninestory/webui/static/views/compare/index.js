@@ -1,13 +1,13 @@
 // The arena of floor 1: answers side by side, blind battles with a vote, and the leaderboard that follows from them.
-import { useEffect, useState } from "../vendor/hooks.js";
-import { html, Tabs, complain } from "../parts.js";
-import { t } from "../i18n.js";
-import { own } from "../api.js";
-import { Battle } from "./compare/battle.js";
-import { Leaderboard } from "./compare/leaderboard.js";
-import { SideBySide } from "./compare/side-by-side.js";
-import { isRemote } from "./chat/request.js";
-import { rememberedModel } from "./chat/settings.js";
+import { useEffect, useState } from "../../vendor/hooks.js";
+import { html, Tabs, complain } from "../../parts.js";
+import { t } from "../../i18n.js";
+import { own } from "../../api.js";
+import { Battle } from "./battle.js";
+import { Leaderboard } from "./leaderboard.js";
+import { SideBySide } from "./side-by-side.js";
+import { isRemote } from "../../floors/chat/request.js";
+import { rememberedModel } from "../../floors/chat/settings.js";
 
 export default function Compare({ query, go }) {
   const [models, setModels] = useState([]);

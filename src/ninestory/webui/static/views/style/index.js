@@ -1,9 +1,9 @@
 // Every part once, for the eye and for the tests' photographs.
-import { useState } from "../vendor/hooks.js";
+import { useState } from "../../vendor/hooks.js";
 import {
   html, Confirm, Drop, Empty, Field, FilePicker, IconButton, Menu, Name, Progress, Table, toast,
-} from "../parts.js";
-import { t } from "../i18n.js";
+} from "../../parts.js";
+import { t } from "../../i18n.js";
 
 export default function Style() {
   const [asking, setAsking] = useState(false);

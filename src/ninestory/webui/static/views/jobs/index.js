@@ -1,11 +1,11 @@
 // All long work, with progress, cancel and resume; kept current by the server's one event stream.
-import { useEffect, useState } from "../vendor/hooks.js";
-import { jobs as changed } from "../live.js";
-import { html, Name, Progress, Table, clock, complain } from "../parts.js";
-import { t, translated, language } from "../i18n.js";
-import { own } from "../api.js";
-import { link } from "../router.js";
-import { JobDetail } from "./jobs/detail.js";
+import { useEffect, useState } from "../../vendor/hooks.js";
+import { jobs as changed } from "../../live.js";
+import { html, Name, Progress, Table, clock, complain } from "../../parts.js";
+import { t, translated, language } from "../../i18n.js";
+import { own } from "../../api.js";
+import { link } from "../../router.js";
+import { JobDetail } from "./detail.js";
 
 const UNFINISHED = ["queued", "running"];
 const RESUMABLE = ["failed", "cancelled"];

@@ -1,10 +1,10 @@
 // What is installed, what is loaded, and the catalogue floor by floor.
-import { useEffect, useState } from "../vendor/hooks.js";
-import { html, Confirm, Empty, Field, Name, Table, bytes, complain, copyText, toast } from "../parts.js";
-import { t, translated, inLanguage } from "../i18n.js";
-import { own } from "../api.js";
-import { loaded } from "../live.js";
-import { JobState, StartAndStop, useJobs } from "./jobs.js";
+import { useEffect, useState } from "../../vendor/hooks.js";
+import { html, Confirm, Empty, Field, Name, Table, bytes, complain, copyText, toast } from "../../parts.js";
+import { t, translated, inLanguage } from "../../i18n.js";
+import { own } from "../../api.js";
+import { loaded } from "../../live.js";
+import { JobState, StartAndStop, useJobs } from "../jobs/index.js";
 
 const SHOWN_SECONDS = 24 * 3600; // a download that broke off stands beside the models for a day
 const SHOWN = ["all", "here", "fits"];

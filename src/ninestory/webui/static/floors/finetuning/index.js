@@ -1,8 +1,8 @@
 // Floor 8: choose data, look at it, plan, start, watch the curves, read the comparison, chat with the result.
-import { html, Tabs } from "../parts.js";
-import { t } from "../i18n.js";
-import { Runs } from "./tune/runs.js";
-import { Start } from "./tune/start.js";
+import { html, Tabs } from "../../parts.js";
+import { t } from "../../i18n.js";
+import { Runs } from "./runs.js";
+import { Start } from "./start.js";
 
 export default function Tune({ query, go }) {
   const tab = query.tab || "start";

@@ -1,11 +1,11 @@
 // Floor 2: vector stores, their files, questions answered from them, and the source behind every passage.
-import { useEffect, useState } from "../vendor/hooks.js";
-import { html, Field, Empty, complain } from "../parts.js";
-import { t } from "../i18n.js";
-import { call, own } from "../api.js";
-import { Ask } from "./documents/ask.js";
-import { Files } from "./documents/files.js";
-import { Source } from "./documents/source.js";
+import { useEffect, useState } from "../../vendor/hooks.js";
+import { html, Field, Empty, complain } from "../../parts.js";
+import { t } from "../../i18n.js";
+import { call, own } from "../../api.js";
+import { Ask } from "./ask.js";
+import { Files } from "./files.js";
+import { Source } from "./source.js";
 
 const STORES = "/v1/vector_stores";
 

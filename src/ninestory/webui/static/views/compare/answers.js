@@ -3,10 +3,10 @@ import { useEffect, useRef, useState } from "../../vendor/hooks.js";
 import { html, Icon, complain } from "../../parts.js";
 import { t, language } from "../../i18n.js";
 import { render } from "../../md.js";
-import { isComposing } from "../chat/composer.js";
-import { replyTo } from "../chat/reply.js";
-import { requestBody } from "../chat/request.js";
-import { newMessage } from "../chat/tree.js";
+import { isComposing } from "../../floors/chat/composer.js";
+import { replyTo } from "../../floors/chat/reply.js";
+import { requestBody } from "../../floors/chat/request.js";
+import { newMessage } from "../../floors/chat/tree.js";
 
 const PAINT_EVERY_MS = 40;
 

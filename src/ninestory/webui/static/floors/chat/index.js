@@ -1,18 +1,18 @@
 // Floor 1: talking with a model. The view puts its pieces together; each piece is a module of `chat/`.
-import { useCallback, useEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
-import { html, Drop, IconButton, Menu, copyText, toast } from "../parts.js";
-import { t } from "../i18n.js";
-import { needsKey } from "../api.js";
-import { useAnswering } from "./chat/answering.js";
-import { Composer, attach, attached, draft } from "./chat/composer.js";
-import { ContextDialog, ContextMeter, contextOf } from "./chat/context.js";
-import { useConversation } from "./chat/conversation.js";
-import { ConversationList, useList } from "./chat/list.js";
-import { Log, Welcome } from "./chat/log.js";
-import { ModelPicker, contextTokens, useModels } from "./chat/picker.js";
-import { asCurl, asPython, isRemote, requestBody } from "./chat/request.js";
-import { SettingsPanel, useSettings } from "./chat/settings.js";
-import { contentOf, filesOf, newMessage, pathOf, textOf, versionsOf } from "./chat/tree.js";
+import { useCallback, useEffect, useMemo, useRef, useState } from "../../vendor/hooks.js";
+import { html, Drop, IconButton, Menu, copyText, toast } from "../../parts.js";
+import { t } from "../../i18n.js";
+import { needsKey } from "../../api.js";
+import { useAnswering } from "./answering.js";
+import { Composer, attach, attached, draft } from "./composer.js";
+import { ContextDialog, ContextMeter, contextOf } from "./context.js";
+import { useConversation } from "./conversation.js";
+import { ConversationList, useList } from "./list.js";
+import { Log, Welcome } from "./log.js";
+import { ModelPicker, contextTokens, useModels } from "./picker.js";
+import { asCurl, asPython, isRemote, requestBody } from "./request.js";
+import { SettingsPanel, useSettings } from "./settings.js";
+import { contentOf, filesOf, newMessage, pathOf, textOf, versionsOf } from "./tree.js";
 
 export default function Chat({ query, go }) {
   const [settings, setSettings] = useSettings();
