@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import httpx
 import pytest
@@ -15,20 +14,6 @@ from tests.page.visitor import Contexts, Visitor, settled
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
-STATIC = Path(__file__).parents[2] / "src/ninestory/webui/static"
-
-
-def words(language: str) -> dict[str, str]:
-    text = (STATIC / "i18n" / f"{language}.js").read_text(encoding="utf-8")
-    return dict(re.findall(r"^\s*(\w+): \"((?:[^\"\\]|\\.)*)\"", re.sub(r"(?<=\"), (?=\w+: \")", ",\n", text), re.M))
-
-
-def test_both_languages_have_the_same_words_and_the_same_blanks() -> None:
-    english, chinese = words("en"), words("zh")
-    assert len(english) > 100
-    assert english.keys() == chinese.keys()
-    for key, text in english.items():
-        assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", chinese[key])), key
 
 
 def test_the_page_is_served_under_a_strict_policy_and_views_are_deep_links(server: ApiServer) -> None:

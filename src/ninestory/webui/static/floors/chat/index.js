@@ -1,7 +1,7 @@
 // Floor 1: talking with a model. The view puts its pieces together; each piece is a module of `chat/`.
 import { useCallback, useEffect, useMemo, useRef, useState } from "../../vendor/hooks.js";
 import { html, Drop, IconButton, Menu, copyText, toast } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { needsKey } from "../../api.js";
 import { useAnswering } from "./answering.js";
 import { Composer, attach, attached, draft } from "./composer.js";

@@ -1,6 +1,6 @@
 // What a run would learn from: figures, lengths, and rows as the model sees them with the unlearned part dimmed.
 import { html, Table, bytes, duration } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 
 /** `name`: of the file as its owner calls it; the server knows it by an id. */
 export function Inspection({ found, name }) {

@@ -1,7 +1,7 @@
 // The runs of this home, and the report of one: base against tuned on the same rows.
 import { useEffect, useRef, useState } from "../../vendor/hooks.js";
 import { html, Name, Table, complain } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { own } from "../../api.js";
 import { link } from "../../router.js";
 import { render } from "../../md.js";

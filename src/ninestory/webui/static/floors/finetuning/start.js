@@ -1,7 +1,7 @@
 // A new run: model, data and method, with a look at what would be learned before anything is trained.
 import { useEffect, useState } from "../../vendor/hooks.js";
 import { html, Drop, Field, FilePicker, Progress, complain } from "../../parts.js";
-import { t, translated } from "../../i18n.js";
+import { t, translated } from "./i18n.js";
 import { call, own, upload } from "../../api.js";
 import { jobs as changed } from "../../live.js";
 import { Inspection } from "./inspection.js";

@@ -1,7 +1,7 @@
 // Questions to a knowledge base: a conversation whose answers cite, or only what a search finds and why.
 import { useRef, useState } from "../../vendor/hooks.js";
 import { html, Field, Name, complain, toast } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { call, events, own } from "../../api.js";
 
 const STORES = "/v1/vector_stores";

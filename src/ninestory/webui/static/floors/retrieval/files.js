@@ -1,7 +1,7 @@
 // A knowledge base's files: what became of each, adding more, taking one out.
 import { useEffect, useRef, useState } from "../../vendor/hooks.js";
 import { html, Confirm, FilePicker, Name, Table, Progress, complain, bytes, told } from "../../parts.js";
-import { t, language } from "../../i18n.js";
+import { t, language } from "./i18n.js";
 import { call, upload } from "../../api.js";
 
 const STORES = "/v1/vector_stores";

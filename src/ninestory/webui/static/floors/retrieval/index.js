@@ -1,7 +1,8 @@
 // Floor 2: vector stores, their files, questions answered from them, and the source behind every passage.
 import { useEffect, useState } from "../../vendor/hooks.js";
 import { html, Field, Empty, complain } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
+import { titleOf } from "../../views.js";
 import { call, own } from "../../api.js";
 import { Ask } from "./ask.js";
 import { Files } from "./files.js";
@@ -36,7 +37,7 @@ export default function Knowledge({ query, go }) {
   const remove = (store) => call("DELETE", `${STORES}/${store.id}`)
     .then(() => { go("documents", { replace: true }); return refresh(); }).catch(complain);
   if (!stores) return html`<div class="view"><${Empty} text="…" /></div>`;
-  return html`<div class="view knowledge"><h2>${t("floor2")}</h2><p class="quiet">${t("knowledgeHelp")}</p>
+  return html`<div class="view knowledge"><h2>${titleOf("documents")}</h2><p class="quiet">${t("knowledgeHelp")}</p>
     <div class="row filters">
       ${chosen && html`<${Field} id="store" label=${t("knowledgeBase")}><select id="store" value=${chosen.id}
         onChange=${(e) => go(`documents?store=${e.target.value}`)}>

@@ -1,7 +1,7 @@
 // A document's source beside its passages: the page as a picture or its text, the chosen passage highlighted in it.
 import { useEffect, useLayoutEffect, useRef, useState } from "../../vendor/hooks.js";
 import { html, Dialog, Empty, IconButton, told } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { call } from "../../api.js";
 
 const AROUND = 20; // passages shown on either side where the source itself cannot be

@@ -1,7 +1,7 @@
 // Several answers to one question at once: asked together, painted together, stopped together.
 import { useEffect, useRef, useState } from "../../vendor/hooks.js";
 import { html, Icon, complain } from "../../parts.js";
-import { t, language } from "../../i18n.js";
+import { t, language } from "./i18n.js";
 import { render } from "../../md.js";
 import { isComposing } from "../../floors/chat/composer.js";
 import { replyTo } from "../../floors/chat/reply.js";

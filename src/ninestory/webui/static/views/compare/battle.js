@@ -1,7 +1,7 @@
 // Two models answer without their names or speeds; the vote is kept, and then both are shown.
 import { useState } from "../../vendor/hooks.js";
 import { html, Empty, Name, complain } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { own } from "../../api.js";
 import { Answer, Question, useAnswers } from "./answers.js";
 

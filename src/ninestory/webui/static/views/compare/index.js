@@ -1,7 +1,7 @@
 // The arena of floor 1: answers side by side, blind battles with a vote, and the leaderboard that follows from them.
 import { useEffect, useState } from "../../vendor/hooks.js";
 import { html, Tabs, complain } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { own } from "../../api.js";
 import { Battle } from "./battle.js";
 import { Leaderboard } from "./leaderboard.js";

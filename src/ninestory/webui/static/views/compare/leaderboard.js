@@ -1,7 +1,7 @@
 // What the votes say: a rating for every model, with the interval it lies in.
 import { useEffect, useState } from "../../vendor/hooks.js";
 import { html, Name, Table, complain } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { own } from "../../api.js";
 
 export function Leaderboard() {

@@ -1,7 +1,7 @@
 // One prompt to up to four models or settings, streaming together.
 import { useEffect, useState } from "../../vendor/hooks.js";
 import { html, Field, Icon, IconButton, complain } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { own } from "../../api.js";
 import { Answer, Question, useAnswers } from "./answers.js";
 

@@ -1,7 +1,7 @@
 // The guides, rendered in the page's language, with a search over all their text.
 import { useEffect, useRef, useState } from "../../vendor/hooks.js";
 import { html, Empty, complain } from "../../parts.js";
-import { t, language, inLanguage } from "../../i18n.js";
+import { t, language, inLanguage } from "./i18n.js";
 import { own } from "../../api.js";
 import { link } from "../../router.js";
 import { render } from "../../md.js";

@@ -2,9 +2,10 @@
 import { useEffect, useState } from "../../vendor/hooks.js";
 import { jobs as changed } from "../../live.js";
 import { html, Name, Progress, Table, clock, complain } from "../../parts.js";
-import { t, translated, language } from "../../i18n.js";
+import { t, translated, language } from "./i18n.js";
 import { own } from "../../api.js";
 import { link } from "../../router.js";
+import { titleOfJobKind } from "../../views.js";
 import { JobDetail } from "./detail.js";
 
 const UNFINISHED = ["queued", "running"];
@@ -45,7 +46,7 @@ export default function Jobs({ query, go }) {
       empty=${t("noJobs")} /></div>`;
 }
 
-const kindOf = (job) => translated(`kind_${job.kind}`) || html`<${Name}>${job.kind}<//>`;
+const kindOf = (job) => translated(`kind_${job.kind}`) || titleOfJobKind(job.kind) || html`<${Name}>${job.kind}<//>`;
 const subjectOf = ({ params, id }) => params?.model || params?.recipe?.model?.name || params?.knowledge_base || id;
 
 /** How far it is, or why it failed and what to do: the hint is in both languages. */

@@ -1,14 +1,14 @@
 // What is installed, what is loaded, and the catalogue floor by floor.
 import { useEffect, useState } from "../../vendor/hooks.js";
 import { html, Confirm, Empty, Field, Name, Table, bytes, complain, copyText, toast } from "../../parts.js";
-import { t, translated, inLanguage } from "../../i18n.js";
+import { t, translated, inLanguage } from "./i18n.js";
 import { own } from "../../api.js";
+import { FLOORS, titleOfFloor } from "../../views.js";
 import { loaded } from "../../live.js";
 import { JobState, StartAndStop, useJobs } from "../jobs/index.js";
 
 const SHOWN_SECONDS = 24 * 3600; // a download that broke off stands beside the models for a day
 const SHOWN = ["all", "here", "fits"];
-const ALL_FLOORS = [1, 2, 3, 4, 5, 6, 7, 8, 9];
 
 export default function Models({ go }) {
   const [installed, setInstalled] = useState([]);
@@ -100,7 +100,7 @@ function Catalogue({ installed, go }) {
       <${Field} id="floor" label=${t("floors")}><select id="floor" value=${floor}
         onChange=${(e) => setFloor(e.target.value)}>
         <option value="">${t("allFloors")}</option>
-        ${ALL_FLOORS.map((n) => html`<option value=${n}>${n} · ${t(`floor${n}`)}</option>`)}</select><//>
+        ${FLOORS.map((floor) => html`<option value=${floor.number}>${floor.number} · ${inLanguage(floor.title)}</option>`)}</select><//>
       <${Field} id="show" label=${t("show")}><select id="show" value=${show} onChange=${(e) => setShow(e.target.value)}>
         ${SHOWN.map((name) => html`<option value=${name}>${t(`show_${name}`)}</option>`)}</select><//>
       <${Field} id="search" label=${t("searchModels")}>
@@ -128,7 +128,7 @@ function Card({ system, go }) {
   const rows = (whole?.variants || []).map((v) => variantRow(system, v, plans, pull));
   return html`<section class="card"><h3 translate=${system.title.en !== system.title.zh}>${inLanguage(system.title)}
     </h3>
-    <p class="quiet">${t(`floor${system.floor}`)} · <${Name}>${system.name} · ${system.licence}<//></p>
+    <p class="quiet">${titleOfFloor(system.floor)} · <${Name}>${system.name} · ${system.licence}<//></p>
     <p>${inLanguage(system.description)}</p>
     <details onToggle=${open}><summary>${t("variants")}</summary>${whole && html`
       <${Table} caption=${t("variants")} columns=${[t("variant"), t("size"), t("memory"), ""]} rows=${rows} />

@@ -1,6 +1,6 @@
 // Prompt engineering: the prompts that one keeps, and a bench on which versions of one answer the same cases.
 import { html, Tabs } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { Library } from "./library.js";
 import { Workbench } from "./workbench.js";
 

@@ -1,7 +1,7 @@
 // What the server runs on, its versions, its effective configuration and its latest requests (without texts).
 import { useEffect, useState } from "../../vendor/hooks.js";
 import { html, Name, Table, bytes, clock, complain } from "../../parts.js";
-import { t, translated, inLanguage } from "../../i18n.js";
+import { t, translated, inLanguage } from "./i18n.js";
 import { own } from "../../api.js";
 import { connected, loaded, restarts } from "../../live.js";
 
