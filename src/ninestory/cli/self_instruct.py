@@ -26,8 +26,8 @@ def self_instruct(
     import dataclasses
 
     from ninestory.core.progress_bar import ProgressBar
-    from ninestory.floors.chat import load
     from ninestory.floors.finetuning.self_instruct import SelfInstructSettings, read_seeds, run, writer
+    from ninestory.library import load
 
     settings = SelfInstructSettings(language=language, count=count, seed=seed)
     with load(model) as engine, ProgressBar(quiet=as_json) as bar:

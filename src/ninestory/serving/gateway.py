@@ -78,7 +78,7 @@ def create_app(context: GatewayContext) -> Any:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        jobs_process = JobProcess(context.jobs, context.home, context.settings.hub)
+        jobs_process = JobProcess(context.jobs, context.home, context.settings, context.pool)
         await context.pool.start()
         await jobs_process.start()
         yield

@@ -1,30 +1,35 @@
-"""What every engine takes and gives: typed requests in, an iterator of typed chunks out, cancel, close.
-
-An engine is one loaded model. It knows nothing of HTTP, of JSON frames or of who asks: the command line and the
-library call it in process, the server through a worker (`serving/worker.py`), and neither can tell the difference.
-Requests are checked by whoever builds them (the API's schemas, the CLI's flags); an engine still refuses by name
-what it cannot honour (`Unsupported`) and never ignores a field.
-
-All classes are plain frozen dataclasses of JSON-able values, so a frame is `orjson.dumps(chunk)`; chunks carry a
-`kind` for the way back (`chunk_from_dict`).
-"""
+"""Text: what is asked of language, embedding and reranking models, and how they answer."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol
+import base64
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Self
+
+from ninestory.core.errors import Unsupported
+from ninestory.core.media import MediaRef
+from ninestory.runtimes.protocol.common import Chunk, Request, register
 
 # --- requests ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One piece of a message's content. Text now; images and sound when their floors come."""
+    """One piece of a message's content: a text, or a picture or sound with its media type ("image/png").
 
-    type: Literal["text"]
-    text: str
+    Raises:
+        ValueError: text and media are both set, or neither; or a medium has no media type.
+    """
+
+    text: str | None = None
+    media: MediaRef | None = None
+    media_type: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.text is None) == (self.media is None) or bool(self.media_type) != (self.media is not None):
+            raise ValueError("a part is a text, or a medium and its media type")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +52,26 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The content as one string."""
+        """The content as one string.
+
+        Raises:
+            Unsupported: the content holds a picture or a sound, which the caller would lose.
+        """
         if isinstance(self.content, str):
             return self.content
-        return "".join(part.text for part in self.content or [])
+        if media := self.media:
+            raise Unsupported(
+                f"The content of a {self.role} message holds {media[0].media_type}; only text is read here.",
+                hint="Remove it, or name a model that takes it.",
+                hint_zh="请移除该内容，或指定支持它的模型。",
+                param="messages",
+            )
+        return "".join(part.text or "" for part in self.content or [])
+
+    @property
+    def media(self) -> list[Part]:
+        """The parts that are not text."""
+        return [] if isinstance(self.content, str) else [part for part in self.content or [] if part.media]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +113,7 @@ class Constraint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generation:
+class Generation(Request):
     """What chat and completion have in common."""
 
     max_tokens: int | None = None  # None = up to the context
@@ -103,7 +124,6 @@ class Generation:
     logprobs: int | None = None  # None = none; k ≥ 0 = of each token, with its k best alternatives
     adapters: dict[str, float] = field(default_factory=dict)  # adapter name → weight, of those loaded
     truncation: Literal["disabled", "auto"] = "disabled"  # auto drops the oldest turns (system kept)
-    request_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,66 +153,74 @@ class CompletionRequest(Generation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingRequest:
+class EmbeddingRequest(Request):
     """Unit vectors of texts. `role` adds what the model wants before a query or a passage ("" = nothing)."""
 
     kind: ClassVar[str] = "embedding"
     inputs: list[str] | list[list[int]]
     role: Literal["", "query", "passage"] = ""
-    request_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizeRequest:
+class TokenizeRequest(Request):
     """Ids of a text, or of a conversation rendered by the model's template (counting before asking)."""
 
     kind: ClassVar[str] = "tokenize"
     text: str | None = None
     messages: list[Message] | None = None
     template: str | None = None
-    request_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreRequest:
-    """Log-probability of each token of `text` after `context` (perplexity, judging, reranking by a causal model)."""
+class ScoreItem:
+    """One context and the texts that may follow it; token ids are taken as they are."""
+
+    context: str | list[int]
+    continuations: list[str] | list[list[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRequest(Request):
+    """Log-probability of each token of each continuation (perplexity, multiple choice, judging). Items are independent.
+
+    A text is tokenised together with its context and cut where the context alone ends (as lm-evaluation-harness does);
+    spaces at the end of a context belong to what follows.
+    """
 
     kind: ClassVar[str] = "score"
-    context: str
-    text: str
-    request_id: str = ""
+    items: list[ScoreItem]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RerankRequest:
+class RerankRequest(Request):
     """How well each document answers the query: by a cross-encoder, or by late interaction of token vectors."""
 
     kind: ClassVar[str] = "rerank"
     query: str
     documents: list[str]
-    request_id: str = ""
 
-
-Request = ChatRequest | CompletionRequest | EmbeddingRequest | TokenizeRequest | ScoreRequest | RerankRequest
-REQUESTS: dict[str, type] = {
-    cls.kind: cls
-    for cls in (ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest, ScoreRequest, RerankRequest)
-}
 
 # --- chunks -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLogprob:
+    """One token, its log-probability, and the likeliest tokens in its place."""
+
     token: str
     logprob: float | None  # None: a prompt's first token, which nothing foretells; unknown to the engine
     bytes: list[int]
     text_offset: int = 0  # completions: index, in the choice's text, of the character that holds its first byte
     top: list[TokenLogprob] = field(default_factory=list)
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild one that crossed a socket as JSON."""
+        return cls(**{**data, "top": [cls.from_dict(entry) for entry in data["top"]]})
+
 
 @dataclass(frozen=True, kw_only=True)
-class Started:
+class Started(Chunk):
     """First chunk of a generation: what was chosen for it."""
 
     kind: str = "started"
@@ -202,7 +230,7 @@ class Started:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prefill:
+class Prefill(Chunk):
     """Prompt tokens processed so far, of `total`."""
 
     kind: str = "prefill"
@@ -211,7 +239,7 @@ class Prefill:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text:
+class Text(Chunk):
     """More text of choice `index`; `reasoning` marks thinking. Never ends inside a character or a possible stop."""
 
     kind: str = "text"
@@ -220,9 +248,15 @@ class Text:
     reasoning: bool = False
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        if not data["logprobs"]:  # nearly always; this runs once a token
+            return cls(**data)
+        return cls(**{**data, "logprobs": [TokenLogprob.from_dict(entry) for entry in data["logprobs"]]})
+
 
 @dataclass(frozen=True, kw_only=True)
-class ToolCallDelta:
+class ToolCallDelta(Chunk):
     """More of tool call `position` of choice `index`; id and name come with the first piece."""
 
     kind: str = "tool_call"
@@ -234,7 +268,7 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
+class Finished(Chunk):
     """Choice `index` ended."""
 
     kind: str = "finished"
@@ -244,7 +278,7 @@ class Finished:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Usage:
+class Usage(Chunk):
     """Last chunk of a generation. Seconds are wall time."""
 
     kind: str = "usage"
@@ -264,105 +298,75 @@ class Usage:
             decode_seconds=self.decode_seconds + spent.decode_seconds,
         )
 
+    def beside(self, other: Usage) -> Usage:
+        """Of two requests together: all tokens and seconds of both."""
+        counts = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "kind"}
+        return replace(self, **counts)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Embeddings:
+class Embeddings(Chunk):
+    """One vector a text. They cross a socket as float32 in base64: a third of the bytes of figures, and exact."""
+
     kind: str = "embeddings"
     vectors: list[list[float]]
     prompt_tokens: int
 
+    def wire(self) -> dict[str, Any]:
+        flat = array("f", [value for vector in self.vectors for value in vector])
+        return {
+            "kind": self.kind,
+            "count": len(self.vectors),
+            "float32": base64.b64encode(flat.tobytes()).decode("ascii"),
+            "prompt_tokens": self.prompt_tokens,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        flat = array("f")
+        flat.frombytes(base64.b64decode(data["float32"]))
+        size = len(flat) // max(1, data["count"])
+        vectors = [flat[size * i : size * (i + 1)].tolist() for i in range(data["count"])]
+        return cls(vectors=vectors, prompt_tokens=data["prompt_tokens"])
+
 
 @dataclass(frozen=True, kw_only=True)
-class Tokens:
+class Tokens(Chunk):
     kind: str = "tokens"
     ids: list[int]
     pieces: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
-    """`values`: the log-probability of each token of the text."""
+class Scores(Chunk):
+    """Answer to a ScoreRequest.
+
+    Attributes:
+        values: natural log-probabilities, [item][continuation][token].
+        greedy: whether each token was the model's likeliest, all through the continuation, [item][continuation].
+        prompt_tokens: of all contexts and continuations as they were read; `cached_tokens` of them were not computed.
+    """
 
     kind: str = "scores"
-    values: list[float]
+    values: list[list[list[float]]]
+    greedy: list[list[bool]]
     prompt_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Relevance:
-    """`values`: one a document, higher is better; of one model comparable, of two not."""
+class Relevance(Chunk):
+    """One relevance score per document or text, higher is better; comparable only within one model."""
 
     kind: str = "relevance"
     values: list[float]
     prompt_tokens: int
 
 
-Chunk = Started | Prefill | Text | ToolCallDelta | Finished | Usage | Embeddings | Tokens | Scores | Relevance
-
-_CHUNKS: dict[str, type] = {
-    "started": Started,
-    "prefill": Prefill,
-    "text": Text,
-    "tool_call": ToolCallDelta,
-    "finished": Finished,
-    "usage": Usage,
-    "embeddings": Embeddings,
-    "tokens": Tokens,
-    "scores": Scores,
-    "relevance": Relevance,
-}
-
-
-def chunk_from_dict(data: dict[str, Any]) -> Chunk:
-    """Rebuild a chunk that crossed a socket as JSON."""
-    if data["kind"] == "text" and data["logprobs"]:
-        data = {**data, "logprobs": [_logprob(entry) for entry in data["logprobs"]]}
-    return _CHUNKS[data["kind"]](**data)
-
-
-def _logprob(entry: dict[str, Any]) -> TokenLogprob:
-    return TokenLogprob(**{**entry, "top": [_logprob(t) for t in entry["top"]]})
-
-
-# --- the engine -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineInfo:
-    """What an engine is, for `ps`, `/v1/models` and the page."""
-
-    model: str  # the reference as the user wrote it
-    runtime: Literal["llamacpp", "torch", "onnx", "remote", "vllm"]
-    architecture: str
-    tasks: list[str]  # kinds of request it takes
-    context: int  # tokens of one conversation
-    slots: int  # requests decoded together
-    template: str = ""  # id of the template in use
-    template_source: str = ""  # "catalogue", "checkpoint", "--template", "adapter"
-    adapters: list[str] = field(default_factory=list)
-    dtype: str = ""
-    device: str = "cpu"
-    threads: int = 1
-    notes: list[str] = field(default_factory=list)  # choices made at load, for the log and `show`
-
-
-class Engine(Protocol):
-    """One loaded model. `run` may be called from many threads at once; each call is one request."""
-
-    info: EngineInfo
-
-    def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
-        """Yield chunks until the request is done.
-
-        Setting `cancel` frees the request's slot within two decode steps (in prefill: one batch) and raises
-        `Cancelled` out of the iterator. Closing the iterator does the same.
-
-        Raises:
-            Unsupported: a request or field this engine cannot honour, by name.
-            ContextOverflow: with both numbers, when truncation is "disabled".
-        """
-        ...
-
-    def close(self) -> None:
-        """Free everything. Idempotent."""
-        ...
+ANSWER_CHUNKS = (Started, Prefill, Text, ToolCallDelta, Finished, Usage)
+register(ChatRequest, *ANSWER_CHUNKS)
+register(CompletionRequest, *ANSWER_CHUNKS)
+register(EmbeddingRequest, Embeddings)
+register(TokenizeRequest, Tokens)
+register(ScoreRequest, Scores)
+register(RerankRequest, Relevance)
