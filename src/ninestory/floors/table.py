@@ -70,6 +70,22 @@ FLOORS: dict[str, Floor] = {
             "chat",
             Text("Chat", "对话"),
             page="chat",
+            verbs={
+                "chat": (
+                    "chat",
+                    Text("Talk with a model, or answer one question in a pipe", "与模型对话，或在管道中回答一个问题"),
+                ),
+                "prompt": ("prompt", Text("Task prompts: run, check and compare them", "任务提示：运行、检查与比较")),
+                "judge": (
+                    "judge",
+                    Text("A model rates or compares the answers of others", "让一个模型为其他模型的回答评分或比较"),
+                ),
+                "arena": (
+                    "arena",
+                    Text("Blind comparisons of two models, votes and ratings", "两个模型的盲评、投票与评分"),
+                ),
+            },
+            routes="ninestory.serving.floors.chat:ROUTES",
         ),
         Floor(
             "retrieval",
@@ -77,6 +93,17 @@ FLOORS: dict[str, Floor] = {
             "documents",
             Text("Documents", "文档"),
             page="retrieval",
+            verbs={
+                "kb": (
+                    "kb",
+                    Text(
+                        "Knowledge bases: create, add, sync, ls, show, search …",
+                        "知识库：create、add、sync、ls、show、search 等",
+                    ),
+                ),
+                "ask": ("ask", Text("Ask your documents; the answer has citations", "向文档提问，回答附引用")),
+            },
+            routes="ninestory.serving.floors.retrieval:ROUTES",
             job_kinds=(JobKind("ingest", Text("Reading documents", "读取文档")),),
             extra="ocr",
         ),
@@ -91,6 +118,10 @@ FLOORS: dict[str, Floor] = {
             "tune",
             Text("Tune", "微调"),
             page="finetuning",
+            verbs={
+                "tune": ("tune", Text("Make a model yours, and see that it got better", "微调模型，并对比微调前后"))
+            },
+            routes="ninestory.serving.floors.finetuning:ROUTES",
             recipes="ninestory.floors.finetuning.recipes:RECIPES",
             ready_recipes="ready_recipes",
             extra="train",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ninestory.cli import kb_evaluate, kb_mcp, kb_server
 from ninestory.cli.client import DEFAULT, Server, running_server
-from ninestory.cli.knowledge import open_embedder, open_scorer, run_ingest
 from ninestory.cli.output import Json, print_json, print_table, size
-from ninestory.cli.passages import print_hits, print_passages
+from ninestory.cli.retrieval import kb_evaluate, kb_mcp, kb_server
+from ninestory.cli.retrieval.knowledge import open_embedder, open_scorer, run_ingest
+from ninestory.cli.retrieval.passages import print_hits, print_passages
 from ninestory.core.errors import Conflict, InvalidRequest
 from ninestory.core.paths import Home
 from ninestory.core.reserve import DiskReserve
@@ -63,7 +63,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Add copies of files, of a folder's files, or pages by their address. A file of the same name is replaced."""
-    from ninestory.cli.document_session import attributes_of
+    from ninestory.cli.retrieval.document_session import attributes_of
     from ninestory.floors.retrieval.ingest import IngestReport, add_page, add_paths
 
     attributes = attributes_of(attribute or [])
@@ -194,7 +194,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """What is found for a question, and why; no chat model."""
-    from ninestory.cli.document_session import attribute_filter
+    from ninestory.cli.retrieval.document_session import attribute_filter
     from ninestory.floors.retrieval.gate import accepted_by
     from ninestory.floors.retrieval.hits import SearchOptions
     from ninestory.floors.retrieval.knowledge_base import lowest_thresholds

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ninestory.cli.app import explain
-from ninestory.cli.ask import ask_server, print_answer
-from ninestory.cli.conversation import terminal_lines
-from ninestory.cli.document_session import DocumentConversation
-from ninestory.cli.knowledge import run_ingest
-from ninestory.cli.open_chat import Opener
+from ninestory.cli.chat.conversation import terminal_lines
+from ninestory.cli.chat.open_chat import Opener
+from ninestory.cli.retrieval.ask import ask_server, print_answer
+from ninestory.cli.retrieval.document_session import DocumentConversation
+from ninestory.cli.retrieval.knowledge import run_ingest
 from ninestory.core.errors import InvalidRequest, NinestoryError, NotFound
 from ninestory.core.paths import Home
 

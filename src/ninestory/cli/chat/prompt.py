@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ninestory.cli.app import language as spoken_language
-from ninestory.cli.open_chat import DEFAULT_MODEL
+from ninestory.cli.chat.open_chat import DEFAULT_MODEL
 from ninestory.cli.output import Json, print_json, print_table
 from ninestory.core.errors import InvalidRequest, NinestoryError
 from ninestory.core.regular_file import read_regular_text

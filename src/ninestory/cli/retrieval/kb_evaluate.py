@@ -43,7 +43,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Ask many questions with several settings and compare: hit rate, recall, MRR, nDCG, refusals, latency."""
-    from ninestory.cli.knowledge import open_embedder
+    from ninestory.cli.retrieval.knowledge import open_embedder
     from ninestory.floors.retrieval.knowledge_base import open_base
     from ninestory.floors.retrieval.table import ChunkReader
 
@@ -105,7 +105,7 @@ def _scores(
 ) -> dict[str, Any]:
     from dataclasses import replace
 
-    from ninestory.cli.knowledge import open_scorer
+    from ninestory.cli.retrieval.knowledge import open_scorer
     from ninestory.floors.retrieval import evaluate as evaluation
     from ninestory.floors.retrieval.rerank import CANDIDATES, reranked
     from ninestory.floors.retrieval.search import search

@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 from ninestory.cli.app import explain
-from ninestory.cli.conversation import interrupts, terminal_lines
+from ninestory.cli.chat.conversation import interrupts, terminal_lines
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import InvalidRequest, NinestoryError
 from ninestory.floors.chat.rwkv_session import CHAT_SAMPLING, HELP, RwkvSession, open_session

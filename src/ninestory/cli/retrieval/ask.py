@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ninestory.cli.chat.open_chat import DEFAULT_MODEL
 from ninestory.cli.client import DEFAULT, Server, running_server
-from ninestory.cli.open_chat import DEFAULT_MODEL
 from ninestory.cli.output import Json, print_json
 from ninestory.core.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from ninestory.cli.document_session import DocumentConversation
+    from ninestory.cli.retrieval.document_session import DocumentConversation
     from ninestory.floors.retrieval.answer import Prepared
 
 app = typer.Typer()
@@ -37,7 +37,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask your documents. The answer's [n] are listed below it with file, page and heading."""
-    from ninestory.cli.document_session import DocumentConversation, attribute_filter
+    from ninestory.cli.retrieval.document_session import DocumentConversation, attribute_filter
     from ninestory.core.config import load_settings
     from ninestory.core.logs import set_up_logs
     from ninestory.floors.retrieval.hits import SearchOptions
@@ -130,7 +130,7 @@ def ask_server(
         sampling: fields of that API: max_output_tokens, temperature, top_p.
         search: more fields of the tool: filters, rerank, web_search, answer_mode.
     """
-    from ninestory.cli.kb_server import store_of
+    from ninestory.cli.retrieval.kb_server import store_of
 
     ids = [store_of(client, base)["id"] for base in bases]
     tool = {"type": "file_search", "vector_store_ids": ids, "max_num_results": limit, **(search or {})}

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ninestory.cli.open_chat import DEFAULT_MODEL
+from ninestory.cli.chat.open_chat import DEFAULT_MODEL
 from ninestory.core.errors import NinestoryError
 
 PROTOCOLS = ("2025-06-18", "2025-03-26", "2024-11-05")
@@ -28,7 +28,7 @@ def mcp(
     model: Annotated[str, typer.Option(help="Chat model of the tool ask; without one it quotes the documents.")] = "",
 ) -> None:
     """Serve knowledge bases to an MCP client (stdio): the tools search and ask."""
-    from ninestory.cli.document_session import DocumentConversation
+    from ninestory.cli.retrieval.document_session import DocumentConversation
     from ninestory.core.logs import set_up_logs
     from ninestory.floors.retrieval.session import AnswerOptions
 

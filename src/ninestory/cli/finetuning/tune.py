@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ninestory.cli.finetuning.self_instruct import self_instruct
 from ninestory.cli.output import Json, duration, print_json, print_table, size
-from ninestory.cli.self_instruct import self_instruct
 
 if TYPE_CHECKING:
     from ninestory.floors.finetuning.inspection import Inspection
@@ -238,7 +238,7 @@ def _inspection(recipe: FineTuningRecipe, samples: int = 3) -> Inspection:
 
 
 def _tune(recipe: FineTuningRecipe, force: bool, as_json: bool) -> None:
-    from ninestory.cli.tune_progress import StepBar
+    from ninestory.cli.finetuning.tune_progress import StepBar
     from ninestory.core.paths import Home
     from ninestory.library import tune
 

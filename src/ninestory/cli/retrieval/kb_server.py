@@ -8,7 +8,7 @@ from typing import Any
 
 from ninestory.cli.client import ServerClient
 from ninestory.cli.output import print_json, print_table, size
-from ninestory.cli.passages import print_hits, print_passages
+from ninestory.cli.retrieval.passages import print_hits, print_passages
 from ninestory.core.errors import Conflict, InvalidRequest, NotFound
 from ninestory.core.regular_file import open_regular
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ninestory.cli.app import explain
-from ninestory.cli.conversation import terminal_lines
+from ninestory.cli.chat.conversation import terminal_lines
 from ninestory.core.errors import InvalidRequest, NinestoryError
 from ninestory.core.tools import Tool
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ninestory.cli.chat.open_chat import DEFAULT_MODEL, Opener
 from ninestory.cli.client import DEFAULT, Server, running_server
-from ninestory.cli.open_chat import DEFAULT_MODEL, Opener
 from ninestory.cli.output import Json, print_json
 from ninestory.core.errors import InvalidRequest
 
@@ -97,18 +97,18 @@ def chat(
         _leave_loading_to_the_server(model, template=template, dtype=dtype, fast=fast)
     if docs or kb:
         _refuse_beside_documents(docs=docs and kb, system=system, raw=raw, plugin=plugin)
-        from ninestory.cli.document_chat import document_chat
+        from ninestory.cli.retrieval.document_chat import document_chat
 
         document_chat(opener, docs, kb, options, question, as_json)
     elif plugin:
-        from ninestory.cli.moss_conversation import plugin_chat
+        from ninestory.cli.chat.moss_conversation import plugin_chat
 
         with opener(model) as loaded:
             plugin_chat(opener.here, loaded, plugin, options, question)
     elif not (raw or as_json) and _rwkv_program(opener, system, options, question):
         return
     elif question is None:
-        from ninestory.cli.conversation import Conversation
+        from ninestory.cli.chat.conversation import Conversation
 
         Conversation(opener, model, system, options).loop()
     else:
@@ -138,7 +138,7 @@ def _rwkv_program(opener: Opener, system: str, options: dict[str, Any], question
     """Whether ChatRWKV's own program took the conversation: for RWKV's files, and not for one plain question."""
     if opener.here is None or opener.here.architecture != "rwkv":
         return False
-    from ninestory.cli.rwkv_conversation import chat_program
+    from ninestory.cli.chat.rwkv_conversation import chat_program
 
     return chat_program(opener.here, opener.settings, {**options, "system": system} if system else options, question)
 
