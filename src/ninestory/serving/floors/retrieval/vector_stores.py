@@ -27,8 +27,7 @@ from ninestory.floors.retrieval.knowledge_base import (
 from ninestory.floors.retrieval.terms import language_of
 from ninestory.runtimes.protocol import EngineProvider
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.references import requested
-from ninestory.serving.routes.vector_stores_schemas import (
+from ninestory.serving.floors.retrieval.vector_stores_schemas import (
     FileAttach,
     FileBatchCreate,
     FileUpdate,
@@ -40,6 +39,7 @@ from ninestory.serving.routes.vector_stores_schemas import (
     search_result,
     store_object,
 )
+from ninestory.serving.references import requested
 from ninestory.serving.stores.files import FileStore
 
 Limit = Annotated[int, Query(ge=1, le=100)]
