@@ -47,7 +47,7 @@ class Floor:
         title: its name on the page.
         page: folder below `webui/static/floors` with index.js, i18n.js and style.css; "" when it has no page yet.
         verbs: its commands: verb → (module below `ninestory.cli.<name>`, line of help).
-        routes: "module:name" of the tuple of its route modules; "" when the server has none of it.
+        routes: "module:name" of the function (context) → its routers; "" when the server has none of it.
         recipes: "module:name" of its `RECIPES`, by objective; "" when nothing of it is trained.
         ready_recipes: folder of recipe files in its package.
         job_handlers: "module:name" of its `JOB_HANDLERS`, by kind; "" when it has no kind of job.
@@ -93,7 +93,7 @@ FLOORS: dict[str, Floor] = {
                     Text("Blind comparisons of two models, votes and ratings", "两个模型的盲评、投票与评分"),
                 ),
             },
-            routes="ninestory.serving.floors.chat:ROUTES",
+            routes="ninestory.serving.floors.chat:routes",
         ),
         Floor(
             "retrieval",
@@ -111,7 +111,7 @@ FLOORS: dict[str, Floor] = {
                 ),
                 "ask": ("ask", Text("Ask your documents; the answer has citations", "向文档提问，回答附引用")),
             },
-            routes="ninestory.serving.floors.retrieval:ROUTES",
+            routes="ninestory.serving.floors.retrieval:routes",
             job_handlers="ninestory.floors.retrieval.jobs:JOB_HANDLERS",
             job_kinds=(JobKind("ingest", Text("Reading documents", "读取文档"), "short"),),
             extra="ocr",
@@ -130,7 +130,7 @@ FLOORS: dict[str, Floor] = {
             verbs={
                 "tune": ("tune", Text("Make a model yours, and see that it got better", "微调模型，并对比微调前后"))
             },
-            routes="ninestory.serving.floors.finetuning:ROUTES",
+            routes="ninestory.serving.floors.finetuning:routes",
             recipes="ninestory.floors.finetuning.recipes:RECIPES",
             ready_recipes="ready_recipes",
             extra="train",

@@ -22,7 +22,7 @@ from ninestory.runtimes.protocol import (
 )
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.errors import AnthropicErrorBody, documented
-from ninestory.serving.routes.messages_schemas import CountRequest, MessagesRequest, chat_request, conversation
+from ninestory.serving.floors.chat.messages_schemas import CountRequest, MessagesRequest, chat_request, conversation
 from ninestory.serving.streaming import event, stream
 
 Event = dict[str, Any]

@@ -10,8 +10,8 @@ from fastapi.concurrency import run_in_threadpool
 
 from ninestory.core.errors import NotFound
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.routes.fine_tuning import tuning_params
-from ninestory.serving.routes.fine_tuning_schemas import FineTuningRequest
+from ninestory.serving.floors.finetuning.fine_tuning import tuning_params
+from ninestory.serving.floors.finetuning.fine_tuning_schemas import FineTuningRequest
 from ninestory.serving.routes.jobs import job_object
 from ninestory.serving.stores.files import FileStore
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from ninestory.runtimes.protocol import Chunk, Finished, Started, Text, TokenLogprob, ToolCallDelta, Usage
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.file_search import FileAnswer, answered, file_search_of
-from ninestory.serving.routes.vector_stores_schemas import FileSearchTool
+from ninestory.serving.floors.retrieval.vector_stores_schemas import FileSearchTool
 from ninestory.serving.schemas import ChatCompletionRequest, Tool
 from ninestory.serving.streaming import DONE, event, stream
 

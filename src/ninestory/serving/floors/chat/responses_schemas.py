@@ -13,8 +13,8 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 from ninestory.core.errors import InvalidRequest
 from ninestory.runtimes.json_schema import check_schema
 from ninestory.runtimes.protocol import ChatRequest, Constraint, Message, Sampling, ToolCall, ToolSpec
+from ninestory.serving.floors.retrieval.vector_stores_schemas import FileSearchTool
 from ninestory.serving.references import ModelReference
-from ninestory.serving.routes.vector_stores_schemas import FileSearchTool
 from ninestory.serving.schemas import Strict
 
 

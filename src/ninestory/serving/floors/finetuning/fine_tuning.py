@@ -20,8 +20,8 @@ from ninestory.core.errors import InvalidRequest, NotFound
 from ninestory.jobs.store import Job, JobEvent
 from ninestory.models.resolve import resolve
 from ninestory.serving.context import GatewayContext
+from ninestory.serving.floors.finetuning.fine_tuning_schemas import DEFAULT_RATE, FineTuningRequest
 from ninestory.serving.references import requested
-from ninestory.serving.routes.fine_tuning_schemas import DEFAULT_RATE, FineTuningRequest
 from ninestory.serving.stores.files import FileStore
 
 _KINDS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt")

@@ -30,8 +30,7 @@ from ninestory.models.resolve import resolve
 from ninestory.runtimes.load import check_task
 from ninestory.runtimes.protocol import EngineProvider
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.references import requested
-from ninestory.serving.routes.vector_stores_schemas import (
+from ninestory.serving.floors.retrieval.vector_stores_schemas import (
     FileAttach,
     FileBatchCreate,
     FileUpdate,
@@ -43,6 +42,7 @@ from ninestory.serving.routes.vector_stores_schemas import (
     search_result,
     store_object,
 )
+from ninestory.serving.references import requested
 from ninestory.serving.stores.files import FileStore
 
 Limit = Annotated[int, Query(ge=1, le=100)]

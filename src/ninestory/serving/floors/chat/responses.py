@@ -12,8 +12,8 @@ from ninestory.core.errors import Cancelled, NinestoryError, Unsupported
 from ninestory.runtimes.protocol import Chunk, TokenizeRequest, Tokens
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.file_search import answered, file_search_of
-from ninestory.serving.routes.response_builder import Event, ResponseBuilder
-from ninestory.serving.routes.responses_schemas import (
+from ninestory.serving.floors.chat.response_builder import Event, ResponseBuilder
+from ninestory.serving.floors.chat.responses_schemas import (
     ResponseRequest,
     TokenCountRequest,
     chat_request,

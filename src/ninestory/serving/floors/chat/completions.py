@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from ninestory.runtimes.protocol import Chunk, Finished, Text, TokenLogprob, Usage
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.routes.chat import usage_object
+from ninestory.serving.floors.chat.chat import usage_object
 from ninestory.serving.schemas import CompletionsRequest
 from ninestory.serving.streaming import DONE, event, stream
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ninestory.core.errors import NinestoryError
 from ninestory.runtimes.protocol import Chunk, Finished, Text, TokenLogprob, ToolCallDelta, Usage
-from ninestory.serving.routes.responses_schemas import ResponseRequest
+from ninestory.serving.floors.chat.responses_schemas import ResponseRequest
 
 Event = dict[str, Any]
 
