@@ -14,10 +14,11 @@ const FIRST = {
 
 /** The body of `POST /v1/fine_tuning/jobs` for the form. Unusable rows are left out once they have been shown. */
 function requestOf(model, file, form, spec, seen = false) {
-  const method = spec.low_rank ? { name: form.method, rank: form.rank } : { name: form.method };
-  const train = { max_steps: form.steps, batch_size: form.batch, learning_rate: form.rate };
-  const data = { max_length: form.tokens, on_invalid_row: seen ? "skip" : "refuse" };
-  const asked = form.objective === "dpo" ? { type: "dpo", dpo: { hyperparameters: { beta: form.beta } } }
+  const number = (name) => Number(form[name]) || FIRST[name];
+  const method = spec.low_rank ? { name: form.method, rank: number("rank") } : { name: form.method };
+  const train = { max_steps: number("steps"), batch_size: number("batch"), learning_rate: number("rate") };
+  const data = { max_length: number("tokens"), on_invalid_row: seen ? "skip" : "refuse" };
+  const asked = form.objective === "dpo" ? { type: "dpo", dpo: { hyperparameters: { beta: number("beta") } } }
     : { type: "supervised" };
   return { model, training_file: file.id, method: asked, ninestory: { method, train, data } };
 }
@@ -39,9 +40,9 @@ export function Start({ go }) {
   }, []);
   const take = (files) => files[0] && upload(files[0], "fine-tune")
     .then((stored) => { setFile(stored); setLooked(null); }).catch(complain);
-  const change = (name, value) => { setForm({ ...form, [name]: value }); setLooked(null); };
+  const change = (name, value) => { setForm((before) => ({ ...before, [name]: value })); setLooked(null); };
   const learnFrom = (objective) => {
-    const rate = form.rate === RATES[form.objective] ? RATES[objective] : form.rate;
+    const rate = Number(form.rate) === RATES[form.objective] ? RATES[objective] : form.rate;
     setForm({ ...form, objective, rate });
     setLooked(null);
   };
@@ -54,7 +55,7 @@ export function Start({ go }) {
   const number = (name, step = 1) => html`<${Field} id=${`tune-${name}`} label=${t(`tune_${name}`)}
     help=${t(`tune_${name}_help`)}><input id=${`tune-${name}`} type="number" min=${step} step=${step}
     value=${form[name]} aria-describedby=${`tune-${name}-help`}
-    onChange=${(e) => change(name, Number(e.target.value) || FIRST[name])} /><//>`;
+    onInput=${(e) => change(name, e.target.value)} /><//>`; // a change comes too late: a render between would undo it
   return html`<${Drop} onFiles=${take} class="tune-form"><form onSubmit=${(e) => { e.preventDefault(); look(); }}>
     <${Field} id="tune-model" label=${t("model")}><select id="tune-model" value=${model} translate=${false}
       onChange=${(e) => { setModel(e.target.value); setLooked(null); }}>
