@@ -157,7 +157,7 @@ def bench(
 ) -> None:
     """Try variants × cases × models; print scores and costs, best first. One model is loaded at a time."""
     from ninestory.core.paths import atomic_write
-    from ninestory.evaluation.prompt_bench import Answer, table, trials
+    from ninestory.evaluation.prompt_bench import TrialAnswer, table, trials
     from ninestory.floors.chat.prompt_library import compose, find_prompt
 
     chosen = language or spoken_language()
@@ -168,11 +168,15 @@ def bench(
     for name in models or [DEFAULT_MODEL]:
         with _open(name, context) as model:
 
-            def ask(variant: str, messages: list[dict[str, str]], model: Any = model) -> Answer:
+            def ask(variant: str, messages: list[dict[str, str]], model: Any = model) -> TrialAnswer:
                 heat = found[variant].temperature
                 reply = model.chat(messages, temperature=heat, max_tokens=max_tokens, seed=seed)
                 usage = reply.usage
-                return Answer(reply.text, usage.prompt_tokens, usage.completion_tokens) if usage else Answer(reply.text)
+                return (
+                    TrialAnswer(reply.text, usage.prompt_tokens, usage.completion_tokens)
+                    if usage
+                    else TrialAnswer(reply.text)
+                )
 
             made += list(trials(variants, [case.checks for case in tried], name, ask, expected=NinestoryError))
     rows = table(made, price_in, price_out)
