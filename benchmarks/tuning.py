@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def texts(configuration: Configuration) -> list[Any]:
     """Log-normal lengths (median 100), the second half learned: a mixed instruction set."""
     import torch
 
-    from ninestory.training.batches import Row
+    from ninestory.training.batches import TokenRow
 
     generator = torch.Generator().manual_seed(ROWS_SEED)
     made = []
@@ -94,7 +95,7 @@ def texts(configuration: Configuration) -> list[Any]:
         spread = 0.05 if configuration.uniform else 0.8
         length = int((torch.randn(1, generator=generator) * spread + 4.6).exp().clamp(8, LONGEST))
         ids = torch.randint(1, configuration.vocabulary, (length,), generator=generator).tolist()
-        made.append(Row(ids, [-100] * (length // 2) + ids[length // 2 :]))
+        made.append(TokenRow(ids, [-100] * (length // 2) + ids[length // 2 :]))
     return made
 
 
@@ -117,33 +118,37 @@ def model(configuration: Configuration, folder: Path) -> Any:
     subprocess.run([sys.executable, "-c", writer], check=True, capture_output=True)
     path = folder / "base"
     resolved = ResolvedModel(
-        reference="m", path=path, format="safetensors", architecture="llama", task="chat", context=1024
+        reference="m", path=path, format="safetensors", architecture="llama", tasks=("chat",), context=1024
     )
     return load_model(resolved)[0]
 
 
 def ours(configuration: Configuration, rows: list[Any], folder: Path) -> tuple[list[float], float]:
+    from ninestory.core.memory import fix_malloc_thresholds
     from ninestory.core.progress import Silent
-    from ninestory.training.allocator import fix_malloc_thresholds
-    from ninestory.training.loop import Training
-    from ninestory.training.methods import prepare
+    from ninestory.training.methods import adapt_model
+    from ninestory.training.objectives.causal import causal_objective
+    from ninestory.training.optimizers import make_optimizer
     from ninestory.training.run_folder import RunFolder
     from ninestory.training.settings import Method, TrainSettings
+    from ninestory.training.trainer import Trainer
 
     fix_malloc_thresholds()
     settings = TrainSettings(
-        max_steps=STEPS, batch=configuration.rows, micro_batch_tokens=1 << 20, save_every=0, warmup=0, seed=0,
-        schedule="constant", gradient_checkpointing=configuration.checkpointing, max_gradient_norm=1.0,
+        max_steps=STEPS, batch_size=configuration.rows, micro_batch_tokens=1 << 20, save_every=0, warmup_ratio=0, seed=0,
+        lr_scheduler="constant", gradient_checkpointing=configuration.checkpointing, max_gradient_norm=1.0,
     )  # fmt: skip
-    tuned = prepare(model(configuration, folder), Method(name=configuration.method), seed=0, total_steps=STEPS)
-    training = Training(tuned, rows, settings, RunFolder(folder), Silent())
-    training.tuned.module.train()
+    adapted = adapt_model(model(configuration, folder), Method(name=configuration.method), seed=0, total_steps=STEPS)
+    training = Trainer(
+        adapted, causal_objective, partial(make_optimizer, settings), rows, [], settings, RunFolder(folder), Silent()
+    )
+    adapted.module.train()
     started, tokens = 0.0, 0
     for step in range(STEPS):
         if step == 1:
-            started, tokens = time.process_time(), training.seen_tokens
+            started, tokens = time.process_time(), training.state.seen
         training._train_step()
-    speed = (training.seen_tokens - tokens) / (time.process_time() - started)
+    speed = (training.state.seen - tokens) / (time.process_time() - started)
     return [line["loss"] for line in training.folder.lines("step")], speed
 
 
@@ -153,10 +158,10 @@ def trainer(configuration: Configuration, rows: list[Any], folder: Path) -> tupl
     from transformers import Trainer, TrainingArguments
 
     from ninestory.training.batches import epoch_order
-    from ninestory.training.methods import prepare
+    from ninestory.training.methods import adapt_model
     from ninestory.training.settings import Method
 
-    tuned = prepare(model(configuration, folder), Method(name=configuration.method), seed=0, total_steps=STEPS)
+    adapted = adapt_model(model(configuration, folder), Method(name=configuration.method), seed=0, total_steps=STEPS)
     ordered = [rows[i] for i in epoch_order(len(rows), 0, 0)]
 
     def collate(batch: list[Any]) -> dict[str, Any]:
@@ -179,7 +184,7 @@ def trainer(configuration: Configuration, rows: list[Any], folder: Path) -> tupl
     )  # fmt: skip
     data = [{"ids": row.ids, "labels": row.labels} for row in ordered]
     clock = _clock()
-    made = InOrder(model=tuned.module, args=arguments, train_dataset=data, data_collator=collate, callbacks=[clock])
+    made = InOrder(model=adapted.module, args=arguments, train_dataset=data, data_collator=collate, callbacks=[clock])
     made.train()
     tokens = sum(len(row.ids) for row in ordered[configuration.rows :])
     losses = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
@@ -195,10 +200,10 @@ def trl(configuration: Configuration, rows: list[Any], folder: Path) -> tuple[li
     from trl import SFTConfig, SFTTrainer
 
     from ninestory.training.batches import epoch_order
-    from ninestory.training.methods import prepare
+    from ninestory.training.methods import adapt_model
     from ninestory.training.settings import Method
 
-    tuned = prepare(model(configuration, folder), Method(name=configuration.method), seed=0, total_steps=STEPS)
+    adapted = adapt_model(model(configuration, folder), Method(name=configuration.method), seed=0, total_steps=STEPS)
     ordered = [rows[i] for i in epoch_order(len(rows), 0, 0)]
     steps = [ordered[i : i + configuration.rows] for i in range(0, len(ordered), configuration.rows)]
     packed = {
@@ -222,7 +227,7 @@ def trl(configuration: Configuration, rows: list[Any], folder: Path) -> tuple[li
             return torch.utils.data.SequentialSampler(steps)
 
     clock = _clock()
-    made = InOrder(model=tuned.module, args=arguments, train_dataset=Dataset.from_dict(packed),
+    made = InOrder(model=adapted.module, args=arguments, train_dataset=Dataset.from_dict(packed),
                    processing_class=tokenizer, callbacks=[clock])  # fmt: skip
     made.train()
     tokens = sum(len(row.ids) for row in ordered[configuration.rows :])

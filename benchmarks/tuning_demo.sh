@@ -12,6 +12,6 @@ mkdir -p "$out/lists/partial"
 }
 python -m ninestory tune run starter-lora --name debian-synopses --data "$out/rows/train.jsonl" \
     --set data.limit=20000 --set "data.held_out=['$out/rows/held_out.jsonl']" \
-    --set train.max_steps=48 --set train.batch=8 --set train.save_every=16 \
-    --set evaluate.answers=60 --set evaluate.max_tokens=20 --set evaluate.general=/usr/share/common-licenses/GPL-3
+    --set train.max_steps=48 --set train.batch_size=8 --set train.save_every=16 \
+    --set evaluate.eval_samples=60 --set evaluate.max_tokens=20 --set evaluate.forgetting_text=/usr/share/common-licenses/GPL-3
 python -m ninestory tune report debian-synopses

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,20 +179,23 @@ def _gptq(base: Path, target: Path) -> Path:
 def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
     import peft  # noqa: F401  counted as imported, not as the run's
 
+    from ninestory.core.memory import fix_malloc_thresholds
     from ninestory.core.progress import Silent
     from ninestory.models.resolved import ResolvedModel
     from ninestory.runtimes.torch.load_model import load_model
-    from ninestory.training.allocator import fix_malloc_thresholds
     from ninestory.training.duration import step_seconds
-    from ninestory.training.loop import Training
-    from ninestory.training.methods import prepare
+    from ninestory.training.methods import adapt_model
+    from ninestory.training.objectives.causal import causal_objective
+    from ninestory.training.objectives.preference import preference_objective
+    from ninestory.training.optimizers import make_optimizer
     from ninestory.training.run_folder import RunFolder
     from ninestory.training.settings import Method, TrainSettings
+    from ninestory.training.trainer import Trainer
 
     fix_malloc_thresholds()
     c = configuration
     resolved = ResolvedModel(
-        reference="m", path=base, format="safetensors", architecture=_architecture(base), task="chat", context=1024
+        reference="m", path=base, format="safetensors", architecture=_architecture(base), tasks=("chat",), context=1024
     )
     method = Method(
         name="lora" if c.method == "gptq" else c.method,  # type: ignore[arg-type]
@@ -199,9 +203,8 @@ def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
         modules_to_save=list(c.modules_to_save),
     )
     settings = TrainSettings(
-        objective=c.objective,  # type: ignore[arg-type]
         max_steps=STEPS,
-        batch=c.rows,
+        batch_size=c.rows,
         micro_batch_tokens=1 << 20,
         save_every=0,
         gradient_checkpointing=c.checkpointing,
@@ -211,8 +214,10 @@ def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
     rows = _rows(c)
     if c.objective == "dpo":
         rows = _with_reference(rows, model, base)
-    tuned = prepare(model, method, seed=0, total_steps=STEPS)
-    Training(tuned, rows, settings, RunFolder(base), Silent()).run()
+    adapted = adapt_model(model, method, seed=0, total_steps=STEPS)
+    objective = preference_objective(0.1) if c.objective == "dpo" else causal_objective
+    optimizer = partial(make_optimizer, settings)
+    Trainer(adapted, objective, optimizer, rows, [], settings, RunFolder(base), Silent()).run()
     peak = _memory("VmHWM")
     plan = _planned(c, resolved)
     *_, last = RunFolder(base).lines("step")
@@ -226,14 +231,14 @@ def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
 def _with_reference(rows: list[Any], model: Any, folder: Path) -> Any:
     """Pairs of neighbours, and what the base thinks of them, as a run takes it before its first step."""
     from ninestory.core.progress import Silent
-    from ninestory.training.batches import Pair
-    from ninestory.training.forward import CausalForward
-    from ninestory.training.preference import PairsWithReference, reference_of
+    from ninestory.training.batches import PreferencePair
+    from ninestory.training.objectives.causal import CausalObjective
+    from ninestory.training.objectives.preference import PairsWithReference, reference_log_probabilities
 
-    pairs = [Pair(*rows[i : i + 2]) for i in range(0, len(rows), 2)]
+    pairs = [PreferencePair(*rows[i : i + 2]) for i in range(0, len(rows), 2)]
     kept = folder / "reference.bin"
     return PairsWithReference(
-        pairs, reference_of(CausalForward(model), pairs, range(len(pairs)), 1 << 20, Silent(), kept)
+        pairs, reference_log_probabilities(CausalObjective(model), pairs, range(len(pairs)), 1 << 20, Silent(), kept)
     )
 
 
@@ -250,7 +255,7 @@ def _architecture(base: Path) -> str:
 def _rows(c: Configuration) -> list[Any]:
     import torch
 
-    from ninestory.training.batches import Row
+    from ninestory.training.batches import TokenRow
 
     generator = torch.Generator().manual_seed(0)
     made = []
@@ -258,7 +263,7 @@ def _rows(c: Configuration) -> list[Any]:
         ids = torch.randint(1, c.vocabulary - 8, (c.length,), generator=generator).tolist()
         if c.method == "p_tuning_v2":
             ids[c.length // 2 - 2 : c.length // 2] = [c.vocabulary - 4, c.vocabulary - 1]
-        made.append(Row(ids, [-100] * (c.length // 2) + ids[c.length // 2 :]))
+        made.append(TokenRow(ids, [-100] * (c.length // 2) + ids[c.length // 2 :]))
     return made
 
 
@@ -269,7 +274,7 @@ def _tokens(c: Configuration) -> int:
 
 def _planned(c: Configuration, resolved: Any) -> Any:
     """As `floors/finetuning/preparation.py` asks for it."""
-    from ninestory.models.plan_tuning import TuningJob, plan_tuning
+    from ninestory.training.plan import TuningJob, plan_tuning
 
     answers = _tokens(c) // c.length
     job = TuningJob(
@@ -280,7 +285,7 @@ def _planned(c: Configuration, resolved: Any) -> Any:
 
 
 def _shape(resolved: Any) -> Any:
-    from ninestory.models.planning import tuned_shape
+    from ninestory.training.plan import tuned_shape
 
     shape = tuned_shape(resolved)
     assert shape is not None

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ninestory.core.config import load_settings
-from ninestory.core.errors import Unsupported
+from ninestory.core.config import RuntimeSettings, load_settings
+from ninestory.core.errors import InvalidRequest, Unsupported
 from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
 from ninestory.core.progress_bar import ProgressBar
@@ -29,7 +29,8 @@ from ninestory.models.verify import VerifyReport
 from ninestory.models.verify import verify as verify_files
 
 if TYPE_CHECKING:
-    from ninestory.floors.finetuning.recipe import Recipe
+    from ninestory.floors.chat import ChatModel
+    from ninestory.floors.finetuning.recipe import FineTuningRecipe
     from ninestory.models.convert.to_gguf import GgufReport
 
 T = TypeVar("T")
@@ -51,6 +52,29 @@ def _plain_fields(row: object) -> dict[str, object]:
     """The fields of a dataclass that fit into a table's cell."""
     fields = {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}  # type: ignore[arg-type]
     return {name: value for name, value in fields.items() if isinstance(value, (str, int, float, Path))}
+
+
+def load(reference: str, *, home: Home | None = None, **options: Any) -> ChatModel:
+    """Load a model into this process.
+
+    Args:
+        reference: any model reference, e.g. "starter:smollm2-135m-instruct", "./model.gguf", "openai:gpt-4o-mini".
+        home: where models lie; default NINESTORY_HOME.
+        options: fields of `RuntimeSettings`, e.g. context=2048, threads=2.
+
+    Raises:
+        NotFound: the model is not on this machine; the hint is the command that brings it.
+    """
+    from ninestory.floors.chat import ChatModel
+    from ninestory.runtimes.load import load_engine
+
+    settings = load_settings().settings.runtime
+    try:
+        settings = dataclasses.replace(settings, **options)
+    except TypeError as error:
+        known = ", ".join(f.name for f in dataclasses.fields(RuntimeSettings))
+        raise InvalidRequest(f"load() got an unknown option: {error}. Known are: {known}.") from None
+    return ChatModel(load_engine(resolve(reference, home or Home.default()), settings))
 
 
 def list_systems(floor: int | None = None) -> Rows[System]:
@@ -107,14 +131,14 @@ def pull(reference: str, *, progress: Progress | None = None, home: Home | None 
 
 
 def tune(
-    recipe: Recipe, *, force: bool = False, progress: Progress | None = None, home: Home | None = None
+    recipe: FineTuningRecipe, *, force: bool = False, progress: Progress | None = None, home: Home | None = None
 ) -> dict[str, Any]:
     """Tune a model by a recipe and compare it with its base; a job, so an interrupted one can be resumed.
 
-    Returns: `Outcome.as_dict()` of floors/finetuning: the tuned model's reference, both losses, verdict, report.
+    Returns: `TuningOutcome.as_dict()` of floors/finetuning: the tuned model's reference, both losses, verdict, report.
 
     Raises:
-        DoesNotFit: the memory plan says so, and not `force`. Diverged: the loss is no number any more.
+        DoesNotFit: the memory plan says so, and not `force`. Diverged: the loss is NaN or infinite.
     """
     if progress is None:
         with ProgressBar() as bar:
@@ -130,10 +154,13 @@ def _run_job(kind: str, params: dict[str, Any], what: str, progress: Progress, h
     from ninestory.core.state import State
     from ninestory.jobs.runner import JobRunner
     from ninestory.jobs.store import JobStore
+    from ninestory.runtimes.load import LocalEngines
     from ninestory.serving.job_kinds import works
 
-    runner = JobRunner(JobStore(State(home.state_db)), works(home, load_settings().settings.hub))
-    job = runner.run_new(kind, params, progress)
+    settings = load_settings().settings
+    with LocalEngines(home, settings.runtime) as engines:
+        runner = JobRunner(JobStore(State(home.state_db)), works(home, settings, engines))
+        job = runner.run_new(kind, params, progress)
     if job.error:
         raise from_dict(job.error)
     if job.state == "cancelled":
@@ -192,7 +219,7 @@ def convert_to_gguf(
     source = Path(model).expanduser()
     if not source.exists():
         source = resolve(str(model), home or Home.default()).path or source
-    compares, _ = checker_for(source, check)
+    compares, _ = checker_for(source, check, home or Home.default())
     words = Path(tokenizer) if tokenizer else None
     return convert(
         source,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ninestory.floors.finetuning.masking import masked
+from ninestory.floors.finetuning.masking import mask_conversation
 from ninestory.tokenizers.chatglm import ChatGLMTokenizer
 
 from .conftest import FIXTURES
@@ -26,7 +26,7 @@ def test_rows(name: str) -> None:
     turns = [*past, ("user", example["content"]), ("assistant", example["summary"])]
     messages = [{"role": role, "content": content} for role, content in turns]
     template = "chatglm-v1-rounds" if "history" in example else "chatglm-v1"
-    row = masked(tokenizer, template, messages, max_length=source + target, max_source=source)
+    row = mask_conversation(tokenizer, template, messages, max_length=source + target, max_source=source)
     (ids,), (labels,) = case["input_ids"], case["labels"]
     length = len(row.ids)
     assert row.ids == ids[:length] and row.labels == labels[:length]

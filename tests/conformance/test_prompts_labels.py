@@ -11,10 +11,10 @@ import pytest
 
 from ninestory.core.errors import InvalidRequest
 from ninestory.floors.finetuning.conversations import has_valid_roles, split_long
-from ninestory.floors.finetuning.masking import blocks, masked
+from ninestory.floors.finetuning.masking import mask_conversation, text_blocks
 from ninestory.models.templates import load_templates
 from ninestory.tokenizers.sentencepiece_family import SentencePieceTokenizer
-from ninestory.training.batches import Row
+from ninestory.training.batches import TokenRow
 
 from .conftest import FIXTURES
 
@@ -51,7 +51,7 @@ def learned(labels: list[int]) -> bool:
     return any(label >= 0 for label in labels)
 
 
-def same(row: Row, case: dict[str, Any], length: int | None = None) -> None:
+def same(row: TokenRow, case: dict[str, Any], length: int | None = None) -> None:
     assert row.ids == case["input_ids"][:length]
     assert row.labels == case["labels"][:length]
 
@@ -62,7 +62,7 @@ ALPACA = read("alpaca_sft.json")
 @pytest.mark.parametrize("case", ALPACA.get("cases", []), ids=lambda c: f"{c['example']}-{c['model_max_length']}")
 def test_alpaca(case: dict[str, Any]) -> None:
     turns = instruction(ALPACA["examples"][case["example"]])
-    same(masked(tokenizer(ALPACA), "alpaca", turns, max_length=case["model_max_length"]), case)
+    same(mask_conversation(tokenizer(ALPACA), "alpaca", turns, max_length=case["model_max_length"]), case)
 
 
 CHINESE = read("chinese_alpaca_sft.json")
@@ -71,7 +71,7 @@ CHINESE = read("chinese_alpaca_sft.json")
 @pytest.mark.parametrize("case", CHINESE.get("cases", []), ids=lambda c: f"{c['example']}-{c['max_seq_length']}")
 def test_chinese_alpaca(case: dict[str, Any]) -> None:
     turns = instruction(CHINESE["examples"][case["example"]])
-    same(masked(tokenizer(CHINESE), "chinese-alpaca", turns, max_length=case["max_seq_length"]), case)
+    same(mask_conversation(tokenizer(CHINESE), "chinese-alpaca", turns, max_length=case["max_seq_length"]), case)
 
 
 def cornucopia() -> Iterator[Any]:
@@ -85,7 +85,7 @@ def cornucopia() -> Iterator[Any]:
 @pytest.mark.parametrize(("template", "row", "case"), list(cornucopia()))
 def test_cornucopia(template: str, row: dict[str, str], case: dict[str, Any]) -> None:
     table = read("cornucopia_prompts.json")
-    same(masked(tokenizer(table), template, instruction(row), max_length=case["cutoff_len"]), case)
+    same(mask_conversation(tokenizer(table), template, instruction(row), max_length=case["cutoff_len"]), case)
 
 
 BELLE = read("belle_sft.json")
@@ -99,10 +99,10 @@ BELLE = read("belle_sft.json")
 def test_belle(case: dict[str, Any]) -> None:
     turns = messages(BELLE["conversations"][case["conversation"]])
     if turns[-1]["role"] != "assistant":
-        with pytest.raises(InvalidRequest, match="ends with an answer"):
-            masked(tokenizer(BELLE), "belle", turns, max_length=case["model_max_length"])
+        with pytest.raises(InvalidRequest, match="ends without an answer"):
+            mask_conversation(tokenizer(BELLE), "belle", turns, max_length=case["model_max_length"])
         return
-    row = masked(tokenizer(BELLE), "belle", turns, max_length=case["model_max_length"])
+    row = mask_conversation(tokenizer(BELLE), "belle", turns, max_length=case["model_max_length"])
     assert row.ids == case["input_ids"]
     if learned(row.labels):
         assert row.labels == case["labels"]
@@ -119,13 +119,13 @@ def test_belle_exam() -> None:
     )
     answer = json.dumps({"reason": data["reason"], "answer": data["answer"]}, ensure_ascii=False)
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    same(masked(tokenizer(BELLE), "belle", turns, max_length=case["model_max_length"]), case)
+    same(mask_conversation(tokenizer(BELLE), "belle", turns, max_length=case["model_max_length"]), case)
 
 
 @pytest.mark.skipif(not BELLE, reason="this set of fixtures has none of it")
 def test_belle_pretraining() -> None:
     case = BELLE["pretrain_grouped"]
-    made = blocks(tokenizer(BELLE), case["texts"], case["model_max_length"], bos=False, eos=True)
+    made = text_blocks(tokenizer(BELLE), case["texts"], case["model_max_length"], bos=False, eos=True)
     assert [row.ids for row in made] == case["input_ids"]
     assert [row.labels for row in made] == case["labels"]
 
@@ -138,7 +138,7 @@ VICUNA = read("vicuna_labels.json")
 )
 def test_vicuna(case: dict[str, Any]) -> None:
     turns = next(c["conversations"] for c in VICUNA["conversations"] if c["id"] == case["id"])
-    made = masked(
+    made = mask_conversation(
         tokenizer(VICUNA, legacy=case["legacy"]), "vicuna-v1.1", messages(turns), max_length=case["model_max_length"]
     )
     length = sum(case["attention_mask"])
@@ -158,7 +158,9 @@ def test_vicuna_training_with_other_templates(case: dict[str, Any]) -> None:
     """The original's second trainer masks each answer's first token and its end, which a model must learn to stop."""
     turns = next(c["conversations"] for c in VICUNA["conversations"] if c["id"] == case["id"])
     template = BY_ALIAS[f"fastchat:{case['template']}"]
-    made = masked(tokenizer(LABELS), template, messages(turns, case["system"]), max_length=case["model_max_length"])
+    made = mask_conversation(
+        tokenizer(LABELS), template, messages(turns, case["system"]), max_length=case["model_max_length"]
+    )
     assert made.ids == case["input_ids"][: len(made.ids)]
     ours = {i for i, label in enumerate(made.labels) if label >= 0}
     theirs = {i for i, label in enumerate(case["labels"]) if label >= 0}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ninestory.core.errors import InvalidRequest
-from ninestory.floors.finetuning.guanaco import IGNORED, Pair, pair, sample
+from ninestory.floors.finetuning.guanaco import IGNORED, SourceTarget, sample, source_target
 
 from .conftest import FIXTURES
 
@@ -21,10 +21,10 @@ DATA: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"data
 def test_rows_become_pairs(case: dict[str, Any]) -> None:
     if "error" in case:
         with pytest.raises(InvalidRequest, match=case["dataset"]):
-            pair({}, case["dataset"], case["dataset_format"])
+            source_target({}, case["dataset"], case["dataset_format"])
         return
     for row, expected in zip(case["rows"], case["formatted"], strict=True):
-        made = pair(row, case["dataset"], case["dataset_format"])
+        made = source_target(row, case["dataset"], case["dataset_format"])
         assert (made.source, made.target, made.length) == (expected["input"], expected["output"], expected["length"])
 
 
@@ -39,7 +39,7 @@ def test_pairs_become_ids_and_labels(case: dict[str, Any]) -> None:
 
     for index, row in enumerate(case["instances"]):
         # For generation the original's collator leaves the target out.
-        made = Pair(row["input"], "" if case["predict_with_generate"] else row["output"])
+        made = SourceTarget(row["input"], "" if case["predict_with_generate"] else row["output"])
         ids, labels = sample(
             made,
             encode,
@@ -59,9 +59,11 @@ def test_pairs_become_ids_and_labels(case: dict[str, Any]) -> None:
 
 def test_a_missing_input_is_an_empty_one() -> None:
     row = {"instruction": "Say hi", "input": None, "output": "hi"}
-    assert pair(row, "alpaca") == pair(row | {"input": ""}, "alpaca")  # the original writes "None" there
+    assert source_target(row, "alpaca") == source_target(
+        row | {"input": ""}, "alpaca"
+    )  # the original writes "None" there
 
 
 def test_a_row_without_its_columns_is_named() -> None:
     with pytest.raises(InvalidRequest, match="prompt"):
-        pair({"prompt": "p"}, "self-instruct")
+        source_target({"prompt": "p"}, "self-instruct")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ninestory.evaluation.rouge import latin_tokens, rouge_l
-from ninestory.floors.finetuning.self_instruct import Completion, RougeNovelty, Task, encode_prompt, parse
+from ninestory.floors.finetuning.self_instruct import Completion, RougeNovelty, SeedTask, encode_prompt, parse
 
 from .conftest import FIXTURES
 
@@ -26,7 +26,7 @@ ENGLISH = DATA.get("en", {"rouge_l_pairs": []})
 @pytest.mark.parametrize("language", DATA)
 def test_the_prompt(language: str) -> None:
     case = DATA[language]["encode_prompt"]
-    tasks = [Task(**demonstration) for demonstration in case["demonstrations"]]
+    tasks = [SeedTask(**demonstration) for demonstration in case["demonstrations"]]
     assert encode_prompt(tasks, language, case["header_file"]) == case["prompt"]
 
 
@@ -37,7 +37,7 @@ def test_a_completion_becomes_tasks(language: str, index: int, case: dict[str, A
         text = response["message"]["content"] if "message" in response else response["text"]
         response = Completion(text, response["finish_reason"])
     made = parse(response, language, DATA[language]["post_process"]["num_prompt_instructions"])
-    assert made == [Task(**kept) for kept in case["kept"]]
+    assert made == [SeedTask(**kept) for kept in case["kept"]]
 
 
 @pytest.mark.parametrize("pair", ENGLISH["rouge_l_pairs"], ids=lambda pair: pair["target"][:20])

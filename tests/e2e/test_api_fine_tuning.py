@@ -25,7 +25,7 @@ ROWS = [{"prompt": f"the {word}", "completion": word[::-1]} for word in ("ab", "
 QUICK = {
     "data": {"max_length": 32},
     "train": {"max_steps": 6, "learning_rate": 1e-2, "save_every": 2},
-    "evaluate": {"answers": 1, "max_tokens": 4},
+    "evaluate": {"eval_samples": 1, "max_tokens": 4},
 }
 ENDLESS = {**QUICK, "train": {"max_steps": 1_000_000, "save_every": 5}}
 
@@ -214,7 +214,7 @@ def test_what_is_wrong_is_said_at_once_or_by_the_job(server: ApiServer) -> None:
     refused(openai.BadRequestError, "integrations", integrations=[{"type": "wandb", "wandb": {"project": "x"}}])
     for extension, words in (
         ({"data": {"train": ["/etc/passwd"]}}, "path on the server"),
-        ({"evaluate": {"general": "/etc/passwd"}}, "path on the server"),
+        ({"evaluate": {"forgetting_text": "/etc/passwd"}}, "path on the server"),
         ({"train": {"max_step": 1}}, "unknown key"),
         ({"trian": {}}, "unknown key"),
         ({"train": 3}, "no object"),
@@ -227,4 +227,4 @@ def test_what_is_wrong_is_said_at_once_or_by_the_job(server: ApiServer) -> None:
         model=model(server), training_file=upload(ask, [{"a": 1}]), extra_body={"ninestory": QUICK}
     )
     job = until(lambda: (j := ask.fine_tuning.jobs.retrieve(bad.id)).status == "failed" and j)
-    assert job.error.code == "unknown_form" and "columns a" in job.error.message
+    assert job.error.code == "unknown_format" and "columns a" in job.error.message

@@ -19,7 +19,7 @@ from ninestory.cli.tune import app  # noqa: E402
 from ninestory.core.errors import Conflict, DoesNotFit, InvalidRequest, NinestoryError, Unsupported  # noqa: E402
 
 ROWS = [{"prompt": f"the {word}", "completion": word[::-1]} for word in ("ab", "ba", "tab", "bat", "aab", "bta")] * 4
-QUICK = ["train.max_steps=12", "train.learning_rate=1e-2", "data.max_length=32", "evaluate.answers=2",
+QUICK = ["train.max_steps=12", "train.learning_rate=1e-2", "data.max_length=32", "evaluate.eval_samples=2",
          "evaluate.max_tokens=4", "train.evaluate_every=4", "train.save_every=5"]  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def run(name: str, *more: str, method: str = "lora") -> Any:
 
 def test_a_run_from_data_to_an_exported_model(home: Path) -> None:
     looked = tune("inspect", "--model", "./tiny.gguf", "--data", "rows.jsonl", sets=QUICK)
-    assert looked["form"] == "prompt-completion" and looked["rows"] + looked["held_out"] == 24
+    assert looked["format"] == "prompt-completion" and looked["rows"] + looked["held_out"] == 24
     assert looked["duplicates"] == 18 and looked["steps"] == 12 and looked["plan"]["total_bytes"] > 0
     assert looked["seconds"] > 0
     assert "".join(text for text, _ in looked["samples"][0]["pieces"]).startswith("<s>")
@@ -100,7 +100,7 @@ def test_the_merged_model_is_the_tuned_one(home: Path, tmp_path: Path) -> None:
 
 def test_a_grown_vocabulary_is_trained_saved_served_and_taken_on(home: Path, tmp_path: Path) -> None:
     """Chinese-LLaMA's road: merged vocabulary, grown tables, pre-training, merge, instructions, one GGUF file."""
-    from ninestory.floors.chat import load
+    from ninestory.library import load
     from ninestory.models.merge.extend import extend_vocabulary
     from ninestory.models.merge.vocabulary import merge_vocabularies
     from tests.e2e.guide_stand_ins import PROMPTS, llama_folder, llama_weights, vocabulary
@@ -116,7 +116,7 @@ def test_a_grown_vocabulary_is_trained_saved_served_and_taken_on(home: Path, tmp
     talks = [{"instruction": f"数{n}", "output": "好的。"} for n in range(8)]
     for name, lines in (("text.jsonl", texts), ("talks.jsonl", talks)):
         Path(name).write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
-    quick = ["train.max_steps=3", "train.batch=4", "train.precision=float32", "evaluate.answers=0",
+    quick = ["train.max_steps=3", "train.batch_size=4", "train.precision=float32", "evaluate.eval_samples=0",
              "train.learning_rate=1e-3", "method.rank=2", "train.gradient_checkpointing=false"]  # fmt: skip
     first = tune(
         "run", "chinese-llama-pretrain", "--model", "./grown", "--data", "text.jsonl", "--name", "pt", sets=quick
@@ -140,7 +140,7 @@ def test_a_grown_vocabulary_is_trained_saved_served_and_taken_on(home: Path, tmp
 
 @pytest.mark.parametrize("method", ["full", "freeze", "qlora", "prefix"])
 def test_other_methods_run_to_a_report(method: str, home: Path) -> None:
-    outcome = run(f"by-{method}", "method.blocks=1", "method.virtual_tokens=4", method=method)
+    outcome = run(f"by-{method}", "method.trainable_layers=1", "method.virtual_tokens=4", method=method)
     folder = home / "runs" / f"by-{method}"
     assert (folder / "report.md").is_file()
     if method == "qlora":
@@ -149,7 +149,7 @@ def test_other_methods_run_to_a_report(method: str, home: Path) -> None:
         assert outcome["tuned_loss"] < outcome["base_loss"]
     assert (folder / "model" / "model.safetensors").is_file() == (method in ("full", "freeze"))
     if method == "prefix":
-        with pytest.raises(Unsupported, match="nothing to merge"):
+        with pytest.raises(Unsupported, match="nothing of it can be merged"):
             tune("export", "by-prefix", "--out", "merged")
     elif method != "full":
         tune("export", f"by-{method}", "--out", "merged")
@@ -176,9 +176,9 @@ def test_preferences_are_learned_by_dpo_and_go_on_after_a_stop(method: str, home
             for w in ("ab", "ba", "tab", "bat", "aab", "bta")] * 3  # fmt: skip
     Path("pairs.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"chosen": "a", "rejected": "a"}])))
     flags = ["--model", "./tiny.gguf", "--data", "pairs.jsonl", "--objective", "dpo", "--method", method]
-    changes = [*QUICK, "model.template=alpaca-short", "data.max_length=120", "data.bad_rows=skip", "train.keep=9"]
+    changes = [*QUICK, "model.template=alpaca-short", "data.max_length=120", "data.on_invalid_row=skip", "train.keep=9"]
     looked = tune("inspect", *flags[:-2], sets=changes)
-    assert looked["form"] == "hh-rlhf" and looked["bad_count"] == 1 and looked["bad"][0]["line"] == 19
+    assert looked["format"] == "hh-rlhf" and looked["invalid_count"] == 1 and looked["invalid"][0]["line"] == 19
     (chosen, rejected) = (looked["samples"][0][key] for key in ("pieces", "rejected"))
     assert chosen[0] == rejected[0] and "ttt" in chosen[1][0] and "bab" in rejected[1][0]
     outcome = tune("run", *flags, "--name", "prefers", sets=changes)
@@ -196,7 +196,7 @@ def test_preferences_are_learned_by_dpo_and_go_on_after_a_stop(method: str, home
 
 def test_what_cannot_be_run_is_refused_before_anything_is_loaded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = ["run", "--model", "./tiny.gguf"]
-    with pytest.raises(InvalidRequest, match="names no training data"):
+    with pytest.raises(InvalidRequest, match=r"data\.train is empty"):
         tune(*base)
     from tests.tiny_rwkv import write_release
 
@@ -204,12 +204,12 @@ def test_what_cannot_be_run_is_refused_before_anything_is_loaded(home: Path, mon
     with pytest.raises(Unsupported, match="an RWKV, which is run here and not trained"):
         tune("run", "--model", "./rwkv.pth", "--data", "rows.jsonl")
     Path("empty.jsonl").write_text("")
-    with pytest.raises(InvalidRequest, match=r"no row in empty\.jsonl"):
+    with pytest.raises(InvalidRequest, match=r"empty.jsonl has no rows"):
         tune(*base, "--data", "empty.jsonl", sets=QUICK)
     Path("wrong.jsonl").write_text('{"a": 1}')
-    with pytest.raises(InvalidRequest, match="No data form has the columns a"):
+    with pytest.raises(InvalidRequest, match="No data format has the columns a"):
         tune(*base, "--data", "wrong.jsonl", sets=QUICK)
-    with pytest.raises(InvalidRequest, match="was made for 128"):
+    with pytest.raises(InvalidRequest, match="expects at most 128"):
         tune(*base, "--data", "rows.jsonl", sets=["data.max_length=4096"])
     Path("talk.jsonl").write_text('{"instruction": "a", "output": "b"}')
     with pytest.raises(InvalidRequest, match="no prompt format"):
@@ -218,18 +218,18 @@ def test_what_cannot_be_run_is_refused_before_anything_is_loaded(home: Path, mon
         file.write('\n{"prompt": "x"}\n')
     with pytest.raises(InvalidRequest, match=r"1 of 25 rows cannot be used. rows.jsonl, line 25"):
         tune(*base, "--data", "rows.jsonl", sets=QUICK)
-    skipped = tune(*base, "--data", "rows.jsonl", "--dry-run", sets=[*QUICK, "data.bad_rows=skip"])
-    assert skipped["bad_count"] == 1 and skipped["bad"][0]["line"] == 25
-    monkeypatch.setattr("ninestory.models.plan_tuning.available_bytes", lambda: 1 << 20)
+    skipped = tune(*base, "--data", "rows.jsonl", "--dry-run", sets=[*QUICK, "data.on_invalid_row=skip"])
+    assert skipped["invalid_count"] == 1 and skipped["invalid"][0]["line"] == 25
+    monkeypatch.setattr("ninestory.training.plan.available_bytes", lambda: 1 << 20)
     with pytest.raises(DoesNotFit, match="GB are free") as refused:
-        run("large", "data.bad_rows=skip")
+        run("large", "data.on_invalid_row=skip")
     assert "Nothing smaller fits either" in refused.value.hint
     assert not (home / "runs" / "large" / "checkpoints").exists()
 
-    changes = [*QUICK, "data.bad_rows=skip", "train.max_steps=2"]
+    changes = [*QUICK, "data.on_invalid_row=skip", "train.max_steps=2"]
     full = tune(*base, "--data", "rows.jsonl", "--method", "full", "--dry-run", sets=changes)["plan"]
     needed = sum(full[f"{part}_bytes"] for part in ("process", "weight", "optimizer", "activation"))
-    monkeypatch.setattr("ninestory.models.plan_tuning.available_bytes", lambda: needed - 1)
+    monkeypatch.setattr("ninestory.training.plan.available_bytes", lambda: needed - 1)
     with pytest.raises(DoesNotFit, match="GB are free") as refused:
         run("large", *changes, method="full")
     assert "This fits: " in refused.value.hint and "--force" in refused.value.hint_zh
@@ -241,8 +241,8 @@ def test_a_row_longer_than_the_limit_is_cut_and_counted(home: Path) -> None:
     rows = [{"prompt": "t", "completion": "ab" * 60}, {"prompt": "t" * 90, "completion": "a"}]
     Path("long.jsonl").write_text("\n".join(map(json.dumps, rows)))
     looked = tune("inspect", "--model", "./tiny.gguf", "--data", "long.jsonl", sets=QUICK)
-    assert looked["cut"] == 1 and looked["bad_count"] == 1
-    assert "nothing to learn is left within 32 tokens" in looked["bad"][0]["why"]
+    assert looked["cut"] == 1 and looked["invalid_count"] == 1
+    assert "nothing to learn is left within 32 tokens" in looked["invalid"][0]["why"]
 
 
 def test_a_name_belongs_to_one_run_and_its_base(home: Path, tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_new_writes_a_recipe_that_runs(home: Path) -> None:
     done = CliRunner().invoke(app, ["new", "guanaco-qlora", "--model", "./tiny.gguf", "--out", "my.yaml"])
     assert done.exit_code == 0 and "tune run my.yaml" in done.stdout
     assert {"chatglm-6b-p-tuning", "moss-sft"} <= {line.split()[0] for line in _listed()}
-    looked = tune("run", "my.yaml", "--data", "rows.jsonl", "--dry-run", sets=["data.form=", "data.max_length=32"])
+    looked = tune("run", "my.yaml", "--data", "rows.jsonl", "--dry-run", sets=["data.format=", "data.max_length=32"])
     assert looked["steps"] == 1875
     with pytest.raises(NinestoryError, match="exists"):
         done = CliRunner().invoke(app, ["new", "--out", "my.yaml"])
@@ -271,13 +271,13 @@ def _listed() -> list[str]:
 
 def test_the_tuned_model_is_asked_by_its_alias_in_the_format_it_was_trained_in(home: Path, tmp_path: Path) -> None:
     from ninestory.core.paths import Home
-    from ninestory.floors.chat import load
+    from ninestory.library import load
     from ninestory.models.resolve import resolve
 
     Path("talk.jsonl").write_text("\n".join([json.dumps({"instruction": "ab", "output": "tttt"})] * 8))
     flags = ["--model", "./tiny.gguf", "--data", "talk.jsonl", "--name", "talker"]
     changes = ["model.template=alpaca-short", "train.max_steps=40", "train.learning_rate=3e-2", "data.max_length=120"]
-    tune("run", *flags, sets=[*changes, "evaluate.answers=0", "method.rank=16"])
+    tune("run", *flags, sets=[*changes, "evaluate.eval_samples=0", "method.rank=16"])
     found = resolve("ft:talker", Home(home))
     assert found.format == "gguf" and [(a.name, a.weight) for a in found.adapters] == [("talker", 1.0)]
     with load("ft:talker", context=128, threads=1) as model:
@@ -287,7 +287,7 @@ def test_the_tuned_model_is_asked_by_its_alias_in_the_format_it_was_trained_in(h
 
 
 def _is_refused_on_other_weights(folder: Path) -> None:
-    from ninestory.floors.chat import load
+    from ninestory.library import load
 
     tiny_models.write_gguf(folder / "other.gguf", rms_epsilon=1e-3)
     with pytest.raises(Conflict, match=r"talker was trained on \./tiny\.gguf, and \./other\.gguf"):
@@ -298,11 +298,11 @@ def _is_refused_on_other_weights(folder: Path) -> None:
 
 
 def test_a_wholly_tuned_model_is_asked_in_the_format_it_was_trained_in(home: Path) -> None:
-    from ninestory.floors.chat import load
+    from ninestory.library import load
 
     Path("talk.jsonl").write_text("\n".join([json.dumps({"instruction": "ab", "output": "tttt"})] * 8))
     flags = ["--model", "./tiny.gguf", "--data", "talk.jsonl", "--name", "whole", "--method", "full"]
-    changes = ["model.template=alpaca-short", "train.max_steps=2", "data.max_length=120", "evaluate.answers=0"]
+    changes = ["model.template=alpaca-short", "train.max_steps=2", "data.max_length=120", "evaluate.eval_samples=0"]
     tune("run", *flags, sets=changes)
     with load("ft:whole", context=128, threads=1) as model:
         assert model.info.template == "alpaca-short" and model.chat("ab", temperature=0, max_tokens=3)
@@ -313,7 +313,7 @@ def test_a_wholly_tuned_model_is_asked_in_the_format_it_was_trained_in(home: Pat
 
 
 def test_chatglm_by_p_tuning_from_adgen_rows_to_an_answer(home: Path, tmp_path: Path) -> None:
-    from ninestory.floors.chat import load
+    from ninestory.library import load
     from tests.conformance.conftest import FIXTURES
 
     folder = tmp_path / "glm"
@@ -323,7 +323,7 @@ def test_chatglm_by_p_tuning_from_adgen_rows_to_an_answer(home: Path, tmp_path: 
     rows = [{"content": f"类型#{word}", "summary": f"{word}很好"} for word in ("裤", "衣", "鞋", "帽")] * 3
     Path("adgen.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     flags = ["chatglm-6b-p-tuning", "--model", "./glm", "--data", "adgen.json", "--name", "glm"]
-    quick = ["method.virtual_tokens=4", "train.max_steps=8", "data.max_length=48", "evaluate.answers=1"]
+    quick = ["method.virtual_tokens=4", "train.max_steps=8", "data.max_length=48", "evaluate.eval_samples=1"]
     outcome = tune("run", *flags, sets=[*quick, "evaluate.max_tokens=3"])
     adapter = home / "runs" / "glm" / "adapter"
     assert json.loads((adapter / "adapter_config.json").read_text())["pre_seq_len"] == 4
@@ -347,7 +347,7 @@ def test_moss_on_its_own_dialogues(home: Path, tmp_path: Path) -> None:
     turn = {"Human": "<|Human|>: hi<eoh>\n", "MOSS": "<|MOSS|>: ho<eom>\n"}
     rows = [{"meta_instruction": "m\n", "chat": {"turn_1": turn}}] * 6
     Path("moss.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    quick = ["train.max_steps=6", "train.batch=2", "train.learning_rate=1e-2", "evaluate.answers=1"]
+    quick = ["train.max_steps=6", "train.batch_size=2", "train.learning_rate=1e-2", "evaluate.eval_samples=1"]
     limits = ["data.max_length=64", "train.precision=float32", "evaluate.max_tokens=2"]
     outcome = tune(
         "run", "moss-sft", "--model", "./moss", "--data", "moss.jsonl", "--name", "m", sets=[*quick, *limits]

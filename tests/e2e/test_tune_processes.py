@@ -25,8 +25,8 @@ ROWS = [{"prompt": f"the {word}", "completion": word[::-1]} for word in ("ab", "
 RECIPE = {
     "model": {"name": "./tiny.gguf"},
     "data": {"train": ["rows.jsonl"], "max_length": 32},
-    "train": {"max_steps": 4, "learning_rate": 1e-2, "batch": 5, "micro_batch_tokens": 20, "save_every": 2},
-    "evaluate": {"answers": 1, "max_tokens": 4},
+    "train": {"max_steps": 4, "learning_rate": 1e-2, "batch_size": 5, "micro_batch_tokens": 20, "save_every": 2},
+    "evaluate": {"eval_samples": 1, "max_tokens": 4},
 }
 RUNS = {
     "ddp": ["method.name=lora"],

@@ -13,9 +13,9 @@ pytest.importorskip("torch")
 
 from ninestory.core.paths import Home
 from ninestory.core.progress import Silent
-from ninestory.floors.chat import load
-from ninestory.floors.finetuning.recipe import ready
 from ninestory.floors.finetuning.tuning import run
+from ninestory.floors.recipes import change_recipe, ready_recipes
+from ninestory.library import load
 from tests.tiny_checkpoints import FAMILIES
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
@@ -29,8 +29,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 }
 QUICK = {
     "train.max_steps": 2,
-    "train.batch": 2,
-    "evaluate.answers": 1,
+    "train.batch_size": 2,
+    "evaluate.eval_samples": 1,
     "evaluate.max_tokens": 2,
     "data.max_length": 256,
 }
@@ -60,9 +60,9 @@ def test_a_ready_recipe_runs_from_rows_to_an_answer(
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(map(json.dumps, ROWS[rows])), encoding="utf-8")
     changes = {**QUICK, "name": "r", "model.name": str(bases / family), "data.train": [str(file)]}
-    outcome = run(ready()[recipe].with_changes(changes), Home(tmp_path).ensure(), Silent())
+    outcome = run(change_recipe(ready_recipes()[recipe], changes), Home(tmp_path).ensure(), Silent())
     assert outcome.steps == 2 and math.isfinite(outcome.comparison.tuned.loss)
     with load(outcome.reference, context=256, threads=1) as model:
-        assert model.info.template == ready()[recipe].model.template
+        assert model.info.template == ready_recipes()[recipe].model.template
         made = model.chat if model.info.template else model.complete
         assert made("Say 3.", temperature=0, max_tokens=2).usage.completion_tokens > 0

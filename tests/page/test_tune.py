@@ -76,6 +76,6 @@ def test_preference_pairs_are_looked_at_and_learned_with_the_beta_that_was_set(
     page.wait_for_url(f"{server.url}/ui/jobs?id=job_*")
     job = page.url.rpartition("=")[2]
     (recipe,) = [j["params"]["recipe"] for j in server.http.get("/ninestory/v1/jobs").json()["data"] if j["id"] == job]
-    assert (recipe["train"]["objective"], recipe["train"]["beta"], recipe["train"]["max_steps"]) == ("dpo", 0.3, 3)
+    assert (recipe["kind"], recipe["train"]["beta"], recipe["train"]["max_steps"]) == ("finetuning.dpo", 0.3, 3)
     who.press("cancel")
     expect(page.get_by_text(who.text("cancelled"), exact=True)).to_be_visible(timeout=120_000)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from ninestory.evaluation.before_after import Case, compare, measure, paired_interval, score
+from ninestory.evaluation.before_after import Case, compare, measure, score
 from ninestory.evaluation.bleu import bleu4
+from ninestory.evaluation.paired import bootstrap_difference
 from ninestory.evaluation.rouge import mixed_tokens
-from ninestory.evaluation.tuning_report import TuningReport, as_html, as_markdown
+from ninestory.evaluation.tuning_report import RowCounts, TuningReport, as_html, as_markdown
 
 CASES = [Case(f"What is {n} and {n}?", f"it is {2 * n}") for n in range(1, 21)]
 
@@ -44,7 +45,8 @@ def test_no_difference_in_the_answers_is_unclear_whatever_the_loss() -> None:
 
 
 def test_the_interval_is_wide_for_few_and_narrow_for_many() -> None:
-    few, many = paired_interval([0.1, -0.1, 0.3]), paired_interval([0.1, -0.1, 0.3] * 100)
+    differences = [0.1, -0.1, 0.3]
+    few, many = (bootstrap_difference([0.0] * 3 * n, differences * n) for n in (1, 100))
     assert few.high - few.low > 4 * (many.high - many.low)
     assert few.value == pytest.approx(many.value)
 
@@ -55,11 +57,13 @@ def test_the_report_holds_curve_table_samples_and_no_live_markup(language) -> No
     side = measure(hostile, 2.0, 1.0, lambda _: "<img src=http://evil>")
     worse = measure(hostile, 1.5, 1.2, lambda _: "x")
     report = TuningReport(
-        "run", {"method": "lora"}, [(1, 2.0), (2, 1.5)], [(2, 1.6)], compare(hostile, side, worse), language
-    )
+        "run", {"method": "lora"}, [(1, 2.0), (2, 1.5)], [(2, 1.6)], compare(hostile, side, worse), language,
+        RowCounts(lost_questions=7),
+    )  # fmt: skip
     page, text = as_html(report), as_markdown(report)
     assert "<script" not in page and "<img" not in page and "<polyline" in page
     assert "20%" in report.verdict()  # the general text's loss grew from 1.0 to 1.2
     for made in (page, text):
         assert "1.5000" in made and "lora" in made
+        assert report.notes()[0] in made and "7" in report.notes()[0] and len(report.notes()) == 1
     assert ("微调后" in text) == (language == "zh")

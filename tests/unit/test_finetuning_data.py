@@ -10,7 +10,7 @@ import pytest
 
 from ninestory.core.errors import Damaged, InvalidRequest, NotFound
 from ninestory.floors.finetuning.data_files import read_rows
-from ninestory.floors.finetuning.forms import FORMS, BadRow, find_form, recognise
+from ninestory.floors.finetuning.formats import FORMATS, InvalidRow, find_format, recognise_format
 
 ROWS: dict[str, dict[str, Any]] = {
     "alpaca": {"instruction": "Add.", "input": "2 2", "output": "4"},
@@ -33,28 +33,46 @@ ROWS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("form", ROWS)
 def test_a_form_is_recognised_by_its_columns_and_read(form: str) -> None:
-    assert recognise(ROWS[form]) == form
-    sample = FORMS[form](ROWS[form])
+    assert recognise_format(ROWS[form]) == form
+    sample = FORMATS[form](ROWS[form])
     if sample.kind == "conversation":
         assert sample.messages[-1]["role"] == "assistant" and sample.messages[0]["role"] == "user"
 
 
 def test_what_the_forms_mean() -> None:
-    assert FORMS["alpaca"](ROWS["alpaca"]).messages[0] == {"role": "user", "content": "Add.", "input": "2 2"}
-    assert "input" not in FORMS["alpaca"]({**ROWS["alpaca"], "input": None}).messages[0]
-    assert FORMS["alpaca"]({**ROWS["alpaca"], "input": " "}).messages[0]["input"] == " "
-    assert FORMS["belle"](ROWS["alpaca"]).messages[0]["content"] == "Add.2 2"
-    assert [m["content"] for m in FORMS["chatglm"](ROWS["chatglm"]).messages] == ["a", "A", "b", "c"]
-    assert [m["content"] for m in FORMS["chip2"](ROWS["chip2"]).messages] == ["Hi", "Ho"]
-    assert FORMS["oasst1"](ROWS["text"]) == FORMS["text"](ROWS["text"])
-    assert FORMS["self-instruct"](ROWS["prompt-completion"]) == FORMS["prompt-completion"](ROWS["prompt-completion"])
-    assert FORMS["xp3"](ROWS["xp3"]).completion == " Yes"
-    assert FORMS["xp3"]({"inputs": "def f():\n", "targets": "    pass"}).completion == "    pass"
-    begins_with_the_model = {"conversations": [{"from": "gpt", "value": "?"}, *ROWS["sharegpt"]["conversations"]]}
-    assert FORMS["sharegpt"](begins_with_the_model) == FORMS["sharegpt"](ROWS["sharegpt"])
+    assert FORMATS["alpaca"](ROWS["alpaca"]).messages[0] == {"role": "user", "content": "Add.", "input": "2 2"}
+    assert "input" not in FORMATS["alpaca"]({**ROWS["alpaca"], "input": None}).messages[0]
+    assert FORMATS["alpaca"]({**ROWS["alpaca"], "input": " "}).messages[0]["input"] == " "
+    assert FORMATS["belle"](ROWS["alpaca"]).messages[0]["content"] == "Add.2 2"
+    assert [m["content"] for m in FORMATS["chatglm"](ROWS["chatglm"]).messages] == ["a", "A", "b", "c"]
+    assert [m["content"] for m in FORMATS["chip2"](ROWS["chip2"]).messages] == ["Hi", "Ho"]
+    assert FORMATS["oasst1"](ROWS["text"]) == FORMATS["text"](ROWS["text"])
+    assert FORMATS["self-instruct"](ROWS["prompt-completion"]) == FORMATS["prompt-completion"](
+        ROWS["prompt-completion"]
+    )
+    assert FORMATS["xp3"](ROWS["xp3"]).completion == " Yes"
+    assert FORMATS["xp3"]({"inputs": "def f():\n", "targets": "    pass"}).completion == "    pass"
     parts = [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]
     by_parts = {"messages": [{"role": "user", "content": parts}, ROWS["messages"]["messages"][1]]}
-    assert FORMS["messages"](by_parts) == FORMS["messages"](ROWS["messages"])
+    assert FORMATS["messages"](by_parts) == FORMATS["messages"](ROWS["messages"])
+
+
+@pytest.mark.parametrize(("name", "column", "user", "assistant"), [
+    ("sharegpt", "conversations", {"from": "human", "value": "More?"}, {"from": "gpt", "value": "Welcome!"}),
+    ("messages", "messages", {"role": "user", "content": "More?"}, {"role": "assistant", "content": "Welcome!"}),
+])  # fmt: skip
+def test_a_greeting_is_kept_and_a_last_question_is_left_out(name: str, column: str, user: Any, assistant: Any) -> None:
+    turns = ROWS[name][column]
+    plain = FORMATS[name](ROWS[name])
+    assert not plain.greeting and not plain.lost_question
+    greeted = FORMATS[name]({column: [assistant, *turns]})
+    assert greeted.greeting and greeted.messages == [{"role": "assistant", "content": "Welcome!"}, *plain.messages]
+    asked = FORMATS[name]({column: [*turns, user]})
+    assert asked.lost_question and asked.messages == plain.messages
+    assert FORMATS[name]({column: [assistant, *turns, user]}).messages == greeted.messages
+    for nothing_to_learn in ([assistant], [assistant, user], [user], [*turns, user, user]):
+        with pytest.raises(InvalidRow, match="alternate"):
+            FORMATS[name]({column: nothing_to_learn})
 
 
 @pytest.mark.parametrize(
@@ -64,7 +82,7 @@ def test_what_the_forms_mean() -> None:
         ("alpaca", {"output": 4}, "'output' holds int"),
         ("alpaca", {"input": 5}, "'input' holds int"),
         ("adgen", {"summary": None}, "'summary' holds NoneType"),
-        ("sharegpt", {"conversations": []}, "no list of messages"),
+        ("sharegpt", {"conversations": []}, "not a list of messages"),
         (
             "sharegpt",
             {"conversations": [{"from": "human", "value": "a"}, {"from": "human", "value": "b"}]},
@@ -81,16 +99,16 @@ def test_what_the_forms_mean() -> None:
     ],
 )
 def test_a_bad_row_says_why(form: str, change: dict[str, Any], why: str) -> None:
-    with pytest.raises(BadRow, match=why):
-        FORMS[form]({**ROWS[form], **change})
+    with pytest.raises(InvalidRow, match=why):
+        FORMATS[form]({**ROWS[form], **change})
 
 
 def test_unknown_columns_and_forms_are_refused_with_the_known_ones() -> None:
     with pytest.raises(InvalidRequest, match="columns a, b") as raised:
-        recognise({"a": 1, "b": 2})
+        recognise_format({"a": 1, "b": 2})
     assert "instruction + output" in raised.value.hint and raised.value.hint_zh != raised.value.hint
-    with pytest.raises(InvalidRequest, match="no data form 'alpacca'"):
-        find_form("alpacca")
+    with pytest.raises(InvalidRequest, match=r"data\.format is .alpacca."):
+        find_format("alpacca")
 
 
 TABLE = [{"prompt": "1+1=", "completion": "2"}, {"prompt": "含有\n换行, 逗号", "completion": '"x"'}]
@@ -143,7 +161,7 @@ def test_files_that_are_not_what_they_say(tmp_path: Path) -> None:
     with pytest.raises(Damaged, match="Parquet"):
         list(read_rows(tmp_path / "c.parquet"))
     (tmp_path / "d.xlsx").write_bytes(b"PK")
-    with pytest.raises(InvalidRequest, match="no data file"):
+    with pytest.raises(InvalidRequest, match="not a data file"):
         list(read_rows(tmp_path / "d.xlsx"))
     with pytest.raises(NotFound):
         list(read_rows(tmp_path / "none.jsonl"))

@@ -12,14 +12,14 @@ import pytest
 from ninestory.core.errors import Damaged, InvalidRequest
 from ninestory.floors.finetuning import data_files
 from ninestory.floors.finetuning.data_files import read_rows
-from ninestory.floors.finetuning.example_file import Example, ExampleFile, Picked
-from ninestory.floors.finetuning.examples import Source
-from ninestory.floors.finetuning.forms import Sample
+from ninestory.floors.finetuning.example_file import ExampleFile, SelectedExamples, TrainingExample
+from ninestory.floors.finetuning.examples import DataSource
+from ninestory.floors.finetuning.formats import Sample
 from ninestory.floors.finetuning.mixture import held_out_places, mix
-from ninestory.training.batches import IGNORED, Pair, Row, rows_of_step
+from ninestory.training.batches import IGNORED, PreferencePair, TokenRow, rows_of_step
 
 pytest.importorskip("torch")
-SOURCES = [Source("a.jsonl", 0, 10), Source("b.jsonl", 10, 14)]
+SOURCES = [DataSource("a.jsonl", 0, 10), DataSource("b.jsonl", 10, 14)]
 
 
 def test_weights_say_how_often_a_file_s_rows_come() -> None:
@@ -35,7 +35,7 @@ def test_weights_say_how_often_a_file_s_rows_come() -> None:
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(InvalidRequest, match="1 numbers, and"):
+    with pytest.raises(InvalidRequest, match="1 numbers; expected 2"):
         mix(SOURCES, [1.0], frozenset(), seed=0)
     with pytest.raises(InvalidRequest, match="no row to train on"):
         mix(SOURCES, [0.0, 0.0], frozenset(), seed=0)
@@ -50,19 +50,19 @@ def test_rows_come_back_from_the_disk_as_they_were(tmp_path: Path) -> None:
     sample = Sample(
         "conversation", messages=[{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]
     )
-    row, worse = Row([5, 6, 70000], [IGNORED, 6, 70000]), Row([5, 8], [IGNORED, 8])
-    single = Example(row, sample, "a.jsonl", 3, cut=True)
-    double = Example(
+    row, worse = TokenRow([5, 6, 70000], [IGNORED, 6, 70000]), TokenRow([5, 8], [IGNORED, 8])
+    single = TrainingExample(row, sample, "a.jsonl", 3, cut=True)
+    double = TrainingExample(
         row, Sample("text", completion="x", rejected=Sample("text", completion="y")), "b", 4, rejected=worse
     )
     kept = ExampleFile(tmp_path / "cache")
     for example in (single, double, single):
         kept.append(example)
     assert [*kept] == [single, double, single] and kept[-1] == single and kept[1:] == [double, single]
-    assert kept.learned_from(0) == row and kept.learned_from(1) == Pair(row, worse)
-    picked = Picked(kept, [1, 1, 0])
+    assert kept.training_row(0) == row and kept.training_row(1) == PreferencePair(row, worse)
+    picked = SelectedExamples(kept, [1, 1, 0])
     assert picked[2] == single and picked[:2] == [double, double]
-    assert list(picked.rows) == [Pair(row, worse)] * 2 + [row] == picked.rows[:]
+    assert list(picked.rows) == [PreferencePair(row, worse)] * 2 + [row] == picked.rows[:]
     assert list((tmp_path / "cache").iterdir()) == []  # the file has no name: nothing stale is ever found
     with pytest.raises(IndexError):
         kept[3]
@@ -70,13 +70,13 @@ def test_rows_come_back_from_the_disk_as_they_were(tmp_path: Path) -> None:
 
 def test_data_takes_a_few_bytes_a_row_of_memory(tmp_path: Path) -> None:
     """5,000 rows of 200 tokens: 9 MB as lists of Python's numbers, 5 MB on the disk, an index of a few bytes here."""
-    row = Row(list(range(1000, 1200)), [IGNORED] * 100 + list(range(1100, 1200)))
+    row = TokenRow(list(range(1000, 1200)), [IGNORED] * 100 + list(range(1100, 1200)))
     kept = ExampleFile(tmp_path)
     tracemalloc.start()
     for number in range(5_000):
-        kept.append(Example(row, Sample("text", completion="x"), "a.jsonl", number))
-    order, _ = mix([Source("a.jsonl", 0, 5_000)], [2.0], frozenset(), seed=0)
-    rows = Picked(kept, order).rows
+        kept.append(TrainingExample(row, Sample("text", completion="x"), "a.jsonl", number))
+    order, _ = mix([DataSource("a.jsonl", 0, 5_000)], [2.0], frozenset(), seed=0)
+    rows = SelectedExamples(kept, order).rows
     for step in range(3):
         assert [rows[i] for i in rows_of_step(step, len(rows), 4, seed=0)] == [row] * 4
     _, peak = tracemalloc.get_traced_memory()

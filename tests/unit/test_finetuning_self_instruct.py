@@ -12,11 +12,11 @@ import pytest
 from ninestory.core.errors import Cancelled, ContextOverflow, InvalidRequest
 from ninestory.core.progress import Silent
 from ninestory.floors.finetuning.self_instruct import (
-    FORMS,
+    TASK_LABELS,
     Bm25Novelty,
     Completion,
-    Settings,
-    Task,
+    SeedTask,
+    SelfInstructSettings,
     encode_prompt,
     parse,
     read_seeds,
@@ -25,7 +25,9 @@ from ninestory.floors.finetuning.self_instruct import (
 )
 from ninestory.runtimes.protocol import ChatRequest, Chunk, Finished, Text, Usage
 
-SEEDS = [Task(f"Name {n} kinds of {thing}.", "", thing) for n, thing in enumerate(["tree", "bird", "cloud", "stone"])]
+SEEDS = [
+    SeedTask(f"Name {n} kinds of {thing}.", "", thing) for n, thing in enumerate(["tree", "bird", "cloud", "stone"])
+]
 IDEAS = [
     "Describe why rivers bend toward the sea.",
     "Compare two famous poets from one century.",
@@ -54,7 +56,7 @@ def invented(prompt: str, numbers: Iterator[int]) -> Completion:
 
 def test_it_keeps_what_is_new_and_counts_the_cost(tmp_path: Path) -> None:
     numbers = itertools.count()
-    made = run(SEEDS, lambda prompt: invented(prompt, numbers), tmp_path, Settings(count=6), Silent())
+    made = run(SEEDS, lambda prompt: invented(prompt, numbers), tmp_path, SelfInstructSettings(count=6), Silent())
     rows = [json.loads(line) for line in (tmp_path / "tasks.jsonl").read_text().splitlines()]
     assert made.kept == len(rows) >= 6
     assert made.completion_tokens == 40 * made.requests and made.prompt_tokens > 0
@@ -73,16 +75,16 @@ def test_a_cancelled_run_goes_on_where_it_was(tmp_path: Path) -> None:
             return invented(prompt, numbers)
 
         if stop_after is None:
-            run(SEEDS, complete, folder, Settings(count=8), watcher)
+            run(SEEDS, complete, folder, SelfInstructSettings(count=8), watcher)
             return prompts
         with pytest.raises(Cancelled):
-            run(SEEDS, complete, folder, Settings(count=8), watcher)
+            run(SEEDS, complete, folder, SelfInstructSettings(count=8), watcher)
         done = json.loads((folder / "yield.json").read_text())["requests"]
         run(
             SEEDS,
             lambda prompt: (prompts.append(prompt), invented(prompt, numbers))[1],
             folder,
-            Settings(count=8),
+            SelfInstructSettings(count=8),
             Silent(),
         )
         assert done == stop_after
@@ -95,12 +97,18 @@ def test_a_cancelled_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_a_model_that_gives_nothing_is_given_up_with_words(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="3 requests in a row gave no new task"):
-        run(SEEDS, lambda _: Completion("I am sorry.", "stop"), tmp_path, Settings(max_idle_requests=3), Silent())
+        run(
+            SEEDS,
+            lambda _: Completion("I am sorry.", "stop"),
+            tmp_path,
+            SelfInstructSettings(max_idle_requests=3),
+            Silent(),
+        )
 
 
 def test_too_few_seeds(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="2 seed tasks"):
-        run(SEEDS[:2], lambda _: None, tmp_path, Settings(), Silent())
+        run(SEEDS[:2], lambda _: None, tmp_path, SelfInstructSettings(), Silent())
 
 
 def test_chinese_novelty_is_seen() -> None:
@@ -134,7 +142,7 @@ def test_our_own_seeds_pass_the_filters_of_form(language: str) -> None:
     seeds = read_seeds(None, language)
     prompt = encode_prompt(seeds[:3], language)
     again = parse(
-        Completion(prompt.split(f"1. {FORMS[language].labels[0]}:", 1)[1], "length"), language, demonstrations=0
+        Completion(prompt.split(f"1. {TASK_LABELS[language].labels[0]}:", 1)[1], "length"), language, demonstrations=0
     )
     assert len(seeds) >= 16 and again == seeds[:3]
 

@@ -30,6 +30,6 @@ def test_nvidia_gpus_are_what_the_drivers_tool_says(tmp_path: Path, monkeypatch:
     tool.write_text("#!/bin/sh\necho 'NVIDIA A10, 23028, 22500'\necho 'broken line'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert machine.Gpu("NVIDIA A10", 23028 << 20, 22500 << 20) in machine.gpus()
+    assert machine.Gpu("NVIDIA A10", 23028 << 20, 22500 << 20, cuda=True) in machine.gpus()
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert all(gpu.name != "NVIDIA A10" for gpu in machine.gpus())

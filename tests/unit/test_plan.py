@@ -54,7 +54,13 @@ def test_the_largest_variant_that_fits_is_named() -> None:
 
 def _model(path: Path, form: str, nbytes: int = 0) -> ResolvedModel:
     return ResolvedModel(
-        reference=str(path), path=path, format=form, architecture="llama", task="chat", context=128, total_bytes=nbytes
+        reference=str(path),
+        path=path,
+        format=form,
+        architecture="llama",
+        tasks=("chat",),
+        context=128,
+        total_bytes=nbytes,
     )  # type: ignore[arg-type]
 
 
@@ -102,8 +108,7 @@ def test_float32_weights_take_twice_what_bfloat16_takes(tmp_path: Path) -> None:
 
 def test_tuning_is_planned_for_what_is_installed_and_for_what_is_only_in_the_catalogue(tmp_path: Path) -> None:
     from ninestory.core.paths import Home
-    from ninestory.models.plan_tuning import TuningJob
-    from ninestory.models.planning import tuning_plans_for
+    from ninestory.training.plan import TuningJob, tuning_plans_for
 
     jobs = [TuningJob("lora", 512, 256), TuningJob("full", 512, 256)]
     file = tiny_models.write_gguf(tmp_path / "tiny.gguf")
@@ -116,7 +121,7 @@ def test_tuning_is_planned_for_what_is_installed_and_for_what_is_only_in_the_cat
 
 
 def test_tables_trained_beside_lora_are_planned_and_a_shared_one_counts_once() -> None:
-    from ninestory.models.plan_tuning import TunedShape, TuningJob, plan_tuning
+    from ninestory.training.plan import TunedShape, TuningJob, plan_tuning
 
     sizes = ModelShape(layers=4, hidden=512, kv_heads=2, head_dim=64, ffn=1408, vocabulary=32768, heads=8)
     table = 32768 * 512
@@ -142,14 +147,15 @@ def test_tables_trained_beside_lora_are_planned_and_a_shared_one_counts_once() -
 @pytest.mark.torch
 def test_the_time_of_a_step_follows_its_arithmetic_and_the_speed_of_this_machine() -> None:
     pytest.importorskip("torch")
-    from ninestory.models.plan_tuning import TunedShape, TuningJob
     from ninestory.training.duration import block_speed, step_operations, step_seconds
+    from ninestory.training.plan import TunedShape, TuningJob
 
     sizes = ModelShape(layers=4, hidden=128, kv_heads=2, head_dim=64, ffn=256, vocabulary=1000, heads=2)
     shape = TunedShape(sizes, tied=True)
     blocks = 4 * (4 * 128 * 128 + 3 * 128 * 256)
     work = {
-        m: step_operations(shape, TuningJob(m, 64, 32, blocks=2), 64, 32) for m in ("full", "lora", "freeze", "ia3")
+        m: step_operations(shape, TuningJob(m, 64, 32, trainable_layers=2), 64, 32)
+        for m in ("full", "lora", "freeze", "ia3")
     }
     assert work["full"] == 2 * (64 * 3 * blocks + 32 * 3 * 128 * 1000)
     assert work["freeze"] == 2 * (64 * 2 * blocks + 32 * 2 * 128 * 1000)
@@ -158,3 +164,15 @@ def test_the_time_of_a_step_follows_its_arithmetic_and_the_speed_of_this_machine
     assert again - work["lora"] == 2 * 64 * blocks
     assert step_operations(shape, TuningJob("qlora", 64, 32), 64, 32) > 2 * work["lora"]  # packed weights are widened
     assert block_speed(shape) > 0 and step_seconds(shape, TuningJob("lora", 64, 32), 64, 32) > 0
+
+
+def test_a_tuning_plan_loads_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; import ninestory.training.plan, ninestory.training.method_spec, ninestory.training.settings;"
+        "print(sorted({'torch', 'numpy', 'peft', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr

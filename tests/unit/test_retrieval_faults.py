@@ -126,9 +126,11 @@ def test_a_model_that_is_gone_is_named_and_nothing_is_lost(base: KnowledgeBase, 
     (tmp_path / "more.txt").write_text("Boats float.", encoding="utf-8")
     add_paths(base, [tmp_path / "more.txt"], IngestReport())
     from ninestory.core.config import RuntimeSettings
+    from ninestory.runtimes.load import LocalEngines
 
-    with pytest.raises(NotFound, match="gone"):
-        run_ingest(Home(tmp_path / "home"), RuntimeSettings(), {"knowledge_base": base.id}, Silent())
+    home = Home(tmp_path / "home")
+    with LocalEngines(home, RuntimeSettings()) as engines, pytest.raises(NotFound, match="gone"):
+        run_ingest(home, engines, RuntimeSettings(), {"knowledge_base": base.id}, Silent())
     base.put(model=MODEL)
     assert find(base, "sweet apples", 1)[0].file == "apples.md" and len(base.files("pending")) == 1
 

@@ -84,7 +84,7 @@ def test_lora_trains_on_the_packs() -> None:
 
 
 def test_no_calibration_text_is_said() -> None:
-    with pytest.raises(InvalidRequest, match="no calibration text"):
+    with pytest.raises(InvalidRequest, match="calibration text is empty"):
         quantize_with_calibration(llama(), [])
 
 
@@ -101,6 +101,6 @@ def test_a_checkpoint_is_packed_and_loads_as_packs(tmp_path: Path) -> None:
     packed, report = load_model_folder(tmp_path / "packed")
     assert sorted(report.packed) == sorted(errors)
     assert change(packed, original) < 0.05 * sum(original(ids).logits.square().mean().item() for ids in batches(99, 2))
-    with pytest.raises(InvalidRequest, match="no calibration text"):
+    with pytest.raises(InvalidRequest, match="calibration text is empty"):
         convert_to_gptq(tmp_path / "plain", tmp_path / "none", "A", Silent())
     assert not (tmp_path / "none").exists()

@@ -11,24 +11,22 @@ pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 
 from ninestory.core.errors import InvalidRequest, Unsupported  # noqa: E402
-from ninestory.core.progress import Silent  # noqa: E402
-from ninestory.training.loop import Training  # noqa: E402
-from ninestory.training.methods import prepare  # noqa: E402
+from ninestory.training.methods import adapt_model  # noqa: E402
 from ninestory.training.run_folder import RunFolder  # noqa: E402
 from ninestory.training.settings import Method, TrainSettings  # noqa: E402
-from tests.tiny_training import rows, seeded, tiny_llama  # noqa: E402
+from tests.tiny_training import rows, seeded, tiny_llama, trainer  # noqa: E402
 
-LEARNING = TrainSettings(max_steps=25, batch=6, learning_rate=3e-2, schedule="constant", save_every=0)
+LEARNING = TrainSettings(max_steps=25, batch_size=6, learning_rate=3e-2, lr_scheduler="constant", save_every=0)
 
 
 @pytest.mark.parametrize("name", ["full", "freeze", "lora", "rslora", "dora", "adalora", "ia3", "prompt", "prefix"])
 def test_the_method_learns_and_leaves_the_rest_of_the_base_alone(name: Any, tmp_path: Path) -> None:
     model = tiny_llama()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    tuned = prepare(model, Method(name=name, blocks=1, virtual_tokens=4), seed=0, total_steps=25)
-    trained = {id(p) for p in tuned.trainable.values()}
+    adapted = adapt_model(model, Method(name=name, trainable_layers=1, virtual_tokens=4), seed=0, total_steps=25)
+    trained = {id(p) for p in adapted.trainable.values()}
     frozen = {n: p for n, p in model.named_parameters() if id(p) not in trained}
-    result = Training(tuned, rows(6), LEARNING, RunFolder(tmp_path), Silent()).run()
+    result = trainer(adapted, rows(6), LEARNING, RunFolder(tmp_path)).run()
     assert result.losses[-1] < result.losses[0] - 0.02
     assert result.losses[0] > 5  # a random model knows nothing of 300 tokens: ln 300 = 5.7
     for path, parameter in frozen.items():
@@ -38,7 +36,7 @@ def test_the_method_learns_and_leaves_the_rest_of_the_base_alone(name: Any, tmp_
 
 def test_p_tuning_trains_chatglms_own_prefix_encoder_and_nothing_else(tmp_path: Path) -> None:
     from ninestory.architectures.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
-    from ninestory.training.batches import Row
+    from ninestory.training.batches import TokenRow
 
     config = ChatGLMConfig(
         vocab_size=300, hidden_size=32, num_layers=2, num_attention_heads=2, inner_hidden_size=64,
@@ -46,13 +44,13 @@ def test_p_tuning_trains_chatglms_own_prefix_encoder_and_nothing_else(tmp_path: 
     )  # fmt: skip
     for projection in (False, True):
         method = Method(name="p_tuning_v2", virtual_tokens=5, projection=projection)
-        tuned = prepare(seeded(ChatGLMForConditionalGeneration, config), method, seed=0, total_steps=25)
+        adapted = adapt_model(seeded(ChatGLMForConditionalGeneration, config), method, seed=0, total_steps=25)
         names = {"transformer.prefix_encoder.embedding.weight"}
         parts = ("trans.0.weight", "trans.0.bias", "trans.2.weight", "trans.2.bias")
         names |= {f"transformer.prefix_encoder.{part}" for part in parts} if projection else set()
-        assert set(tuned.trainable) == names
-        texts = [Row([*r.ids[:2], 253, 250, *r.ids[2:]], [-100] * 4 + r.ids[2:]) for r in rows(6, vocabulary=200)]
-        result = Training(tuned, texts, LEARNING, RunFolder(tmp_path / str(projection)), Silent())
+        assert set(adapted.trainable) == names
+        texts = [TokenRow([*r.ids[:2], 253, 250, *r.ids[2:]], [-100] * 4 + r.ids[2:]) for r in rows(6, vocabulary=200)]
+        result = trainer(adapted, texts, LEARNING, RunFolder(tmp_path / str(projection)))
         result.folder.path.mkdir()
         losses = result.run().losses
         assert losses[-1] < losses[0]
@@ -60,38 +58,38 @@ def test_p_tuning_trains_chatglms_own_prefix_encoder_and_nothing_else(tmp_path: 
 
 def test_freeze_takes_the_last_blocks_by_path_not_by_a_piece_of_text() -> None:
     model = tiny_llama(num_hidden_layers=12, hidden_size=16, intermediate_size=16)
-    tuned = prepare(model, Method(name="freeze", blocks=2), seed=0, total_steps=1)
-    assert {name.split(".")[2] for name in tuned.trainable} == {"10", "11"}
+    adapted = adapt_model(model, Method(name="freeze", trainable_layers=2), seed=0, total_steps=1)
+    assert {name.split(".")[2] for name in adapted.trainable} == {"10", "11"}
     with pytest.raises(InvalidRequest, match="has 12 blocks"):
-        prepare(model, Method(name="freeze", blocks=13), seed=0, total_steps=1)
+        adapt_model(model, Method(name="freeze", trainable_layers=13), seed=0, total_steps=1)
 
 
 def test_lora_reaches_every_linear_but_the_head() -> None:
-    tuned = prepare(tiny_llama(), Method(rank=2), seed=0, total_steps=1)
-    assert len(tuned.trainable) == 3 * 7 * 2
-    assert not any("lm_head" in name or "embed" in name for name in tuned.trainable)
-    chosen = prepare(tiny_llama(), Method(rank=2, targets=["q_proj"]), seed=0, total_steps=1)
+    adapted = adapt_model(tiny_llama(), Method(rank=2), seed=0, total_steps=1)
+    assert len(adapted.trainable) == 3 * 7 * 2
+    assert not any("lm_head" in name or "embed" in name for name in adapted.trainable)
+    chosen = adapt_model(tiny_llama(), Method(rank=2, target_modules=["q_proj"]), seed=0, total_steps=1)
     assert {name.split(".")[-4] for name in chosen.trainable} == {"q_proj"}
 
 
 def test_the_seed_decides_the_new_parameters() -> None:
     def first(seed: int) -> Any:
-        return next(iter(prepare(tiny_llama(), Method(), seed=seed, total_steps=1).trainable.values()))
+        return next(iter(adapt_model(tiny_llama(), Method(), seed=seed, total_steps=1).trainable.values()))
 
     assert torch.equal(first(1), first(1)) and not torch.equal(first(1), first(2))
 
 
 def test_bfloat16_bases_are_trained_in_float32() -> None:
-    tuned = prepare(tiny_llama().bfloat16(), Method(name="freeze", blocks=1), seed=0, total_steps=1)
-    assert {p.dtype for p in tuned.trainable.values()} == {torch.float32}
+    adapted = adapt_model(tiny_llama().bfloat16(), Method(name="freeze", trainable_layers=1), seed=0, total_steps=1)
+    assert {p.dtype for p in adapted.trainable.values()} == {torch.float32}
 
 
 def test_what_cannot_be_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match="peft refuses"):
-        prepare(tiny_llama(), Method(targets=["no_such_layer"]), seed=0, total_steps=1)
+        adapt_model(tiny_llama(), Method(target_modules=["no_such_layer"]), seed=0, total_steps=1)
     with pytest.raises(Unsupported, match="ChatGLM's"):
-        prepare(tiny_llama(), Method(name="p_tuning_v2"), seed=0, total_steps=1)
+        adapt_model(tiny_llama(), Method(name="p_tuning_v2"), seed=0, total_steps=1)
     with pytest.raises(InvalidRequest, match="cannot be combined"):
-        tuned = prepare(tiny_llama(), Method(name="prefix"), seed=0, total_steps=1)
+        adapted = adapt_model(tiny_llama(), Method(name="prefix"), seed=0, total_steps=1)
         settings = TrainSettings(gradient_checkpointing=True)
-        Training(tuned, rows(2), settings, RunFolder(Path("unused")), Silent())
+        trainer(adapted, rows(2), settings, RunFolder(Path("unused")))

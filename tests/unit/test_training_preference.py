@@ -12,36 +12,40 @@ pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 
 from ninestory.core.progress import Silent  # noqa: E402
-from ninestory.training.batches import Pair, Row  # noqa: E402
-from ninestory.training.forward import CausalForward  # noqa: E402
-from ninestory.training.loop import Training  # noqa: E402
+from ninestory.training.batches import PreferencePair, TokenRow  # noqa: E402
 from ninestory.training.loss import chunked_label_losses  # noqa: E402
-from ninestory.training.methods import prepare  # noqa: E402
-from ninestory.training.preference import PairsWithReference, PreferenceForward, reference_of  # noqa: E402
+from ninestory.training.methods import adapt_model  # noqa: E402
+from ninestory.training.objectives.causal import CausalObjective  # noqa: E402
+from ninestory.training.objectives.preference import (  # noqa: E402
+    PairsWithReference,
+    PreferenceObjective,
+    preference_objective,
+    reference_log_probabilities,
+)
 from ninestory.training.run_folder import RunFolder  # noqa: E402
 from ninestory.training.settings import Method, TrainSettings  # noqa: E402
-from tests.tiny_training import rows, tiny_llama  # noqa: E402
+from tests.tiny_training import rows, tiny_llama, trainer  # noqa: E402
 
 BETA = 0.3
 
 
-def pairs(count: int = 6) -> list[Pair]:
+def pairs(count: int = 6) -> list[PreferencePair]:
     """One question, two answers of other lengths."""
     made = []
     for number, row in enumerate(rows(count)):
         half = len(row.ids) // 2
         worse = [*row.ids[:half], *((7 * token + number) % 299 + 1 for token in row.ids[half:]), 5]
-        made.append(Pair(row, Row(worse, [-100] * half + worse[half:])))
+        made.append(PreferencePair(row, TokenRow(worse, [-100] * half + worse[half:])))
     return made
 
 
-def log_probability(model: Any, row: Row) -> Any:
+def log_probability(model: Any, row: TokenRow) -> Any:
     """Of the learned tokens, by the plain softmax over the model's own logits."""
     logs = torch.log_softmax(model(torch.tensor([row.ids])).logits[0], -1)
     return sum(logs[i - 1, row.ids[i]] for i in range(1, len(row.ids)) if row.labels[i] != -100)
 
 
-def by_hand(model: Any, base: Any, given: list[Pair]) -> Any:
+def by_hand(model: Any, base: Any, given: list[PreferencePair]) -> Any:
     """The mean of −log σ(β((log π(c) − log b(c)) − (log π(r) − log b(r)))), a pair at a time."""
     losses = []
     for pair in given:
@@ -52,10 +56,10 @@ def by_hand(model: Any, base: Any, given: list[Pair]) -> Any:
     return sum(losses) / len(losses)
 
 
-def with_reference(base: Any, given: list[Pair], folder: Path) -> PairsWithReference:
-    forward = CausalForward(base)
+def with_reference(base: Any, given: list[PreferencePair], folder: Path) -> PairsWithReference:
+    forward = CausalObjective(base)
     kept = folder / "reference"
-    return PairsWithReference(given, reference_of(forward, given, range(len(given)), 40, Silent(), kept))
+    return PairsWithReference(given, reference_log_probabilities(forward, given, range(len(given)), 40, Silent(), kept))
 
 
 @pytest.mark.parametrize("changed", [{}, {"tie_word_embeddings": False}])
@@ -64,15 +68,15 @@ def test_loss_and_gradients_are_those_of_the_formula(changed: dict[str, Any], tm
     given = pairs()
     loss = by_hand(expected, base, given)
     loss.backward()
-    forward = PreferenceForward(CausalForward(model), BETA)
+    forward = PreferenceObjective(CausalObjective(model), BETA)
     made = forward.loss(list(with_reference(base, given, tmp_path)), 1 / len(given))
     made.backward()
     assert made.item() == pytest.approx(loss.item(), abs=1e-5)
     for (name, a), b in zip(model.named_parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-6, msg=name)
-    figures = forward.figures()
-    assert figures["margin"] == pytest.approx(figures["chosen_reward"] - figures["rejected_reward"])
-    assert forward.figures() == {}
+    metrics = forward.metrics()
+    assert metrics["margin"] == pytest.approx(metrics["chosen_reward"] - metrics["rejected_reward"])
+    assert forward.metrics() == {}
 
 
 def test_the_reference_is_the_base_and_is_kept_for_a_resume(tmp_path: Path) -> None:
@@ -82,8 +86,8 @@ def test_the_reference_is_the_base_and_is_kept_for_a_resume(tmp_path: Path) -> N
     assert [n for pair in found for n in pair.reference] == pytest.approx(wanted, abs=1e-4)
     again = with_reference(tiny_llama(5), given, tmp_path)  # what stands there now is trained; the file is asked
     assert [pair.reference for pair in again] == [pair.reference for pair in found]
-    assert PreferenceForward(CausalForward(base), BETA).token_losses(found[:]).tolist() == pytest.approx(
-        [math.log(2)] * 3, abs=1e-5
+    assert PreferenceObjective(CausalObjective(base), BETA).evaluate(found[:]) == pytest.approx(
+        (3 * math.log(2), 3), abs=1e-5
     )
 
 
@@ -106,12 +110,12 @@ def test_label_losses_have_the_gradient_of_the_plain_ones() -> None:
 def test_the_preference_is_learned(method: Any, tmp_path: Path) -> None:
     model = tiny_llama()
     given = with_reference(model, pairs(), tmp_path)
-    tuned = prepare(model, Method(name=method), seed=0, total_steps=25)
-    settings = TrainSettings(
-        objective="dpo", beta=BETA, max_steps=25, batch=6, learning_rate=1e-2, schedule="constant", save_every=0
-    )
+    adapted = adapt_model(model, Method(name=method), seed=0, total_steps=25)
+    settings = TrainSettings(max_steps=25, batch_size=6, learning_rate=1e-2, lr_scheduler="constant", save_every=0)
     folder = RunFolder(tmp_path)
-    result = Training(tuned, given, settings, folder, Silent(), held_out=given[:3]).run()
+    result = trainer(
+        adapted, given, settings, folder, Silent(), held_out=given[:3], make_objective=preference_objective(BETA)
+    ).run()
     assert result.losses[-1] < result.losses[0] - 0.1
     lines = list(folder.lines("step"))
     assert lines[-1]["margin"] > 0.1 and lines[-1]["accuracy"] == 1

@@ -21,22 +21,22 @@ torch = pytest.importorskip("torch")
 from ninestory.core.errors import Cancelled, Conflict, Damaged, DiskFull, InvalidRequest  # noqa: E402
 from ninestory.core.progress import Silent  # noqa: E402
 from ninestory.training import checkpoints  # noqa: E402
-from ninestory.training.batches import Row  # noqa: E402
-from ninestory.training.checkpoints import Checkpoint  # noqa: E402
-from ninestory.training.loop import Diverged, Training  # noqa: E402
-from ninestory.training.methods import prepare  # noqa: E402
+from ninestory.training.batches import TokenRow  # noqa: E402
+from ninestory.training.checkpoints import TrainingCheckpoint  # noqa: E402
+from ninestory.training.methods import adapt_model  # noqa: E402
 from ninestory.training.run_folder import RunFolder  # noqa: E402
 from ninestory.training.settings import Method, TrainSettings  # noqa: E402
-from tests.tiny_training import rows, tiny_llama  # noqa: E402
+from ninestory.training.trainer import Diverged, Trainer  # noqa: E402
+from tests.tiny_training import KilledAt, rows, tiny_llama, trainer  # noqa: E402
 
-SETTINGS = TrainSettings(max_steps=12, batch=4, micro_batch_tokens=40, learning_rate=1e-2, save_every=4, seed=3)
+SETTINGS = TrainSettings(max_steps=12, batch_size=4, micro_batch_tokens=40, learning_rate=1e-2, save_every=4, seed=3)
 
 
-def training(folder: Path, method: Method, *, progress: Any = None, **changed: Any) -> Training:
+def training(folder: Path, method: Method, *, progress: Any = None, **changed: Any) -> Trainer:
     folder.mkdir(exist_ok=True)
     settings = TrainSettings(**{**vars(SETTINGS), "group_by_length": method.name == "prefix", **changed})
-    tuned = prepare(tiny_llama(), method, seed=settings.seed, total_steps=settings.max_steps)
-    return Training(tuned, rows(11), settings, RunFolder(folder), progress or Silent(), rows(4, seed=9))
+    adapted = adapt_model(tiny_llama(), method, seed=settings.seed, total_steps=settings.max_steps)
+    return trainer(adapted, rows(11), settings, RunFolder(folder), progress or Silent(), rows(4, seed=9))
 
 
 def fingerprint(folder: Path) -> str:
@@ -49,18 +49,6 @@ def fingerprint(folder: Path) -> str:
     for line in RunFolder(folder).lines("step"):
         digest.update(f"{line['step']} {line['loss'].hex()} {line['gradient_norm'].hex()}".encode())
     return digest.hexdigest()
-
-
-class KilledAt(Silent):
-    """Ends the process as the system would, without a chance to clean up."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def event(self, kind: str, **data: Any) -> None:
-        if kind == "step" and data["step"] == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 METHODS = {
@@ -157,9 +145,9 @@ def test_nan_stops_the_run_and_keeps_the_last_good_state(value: float, tmp_path:
     plain_step = run._train_step
 
     def poisoned() -> None:
-        if run.step == 5:
-            good.update({name: p.detach().clone() for name, p in run.tuned.trainable.items()})
-            run.forward.body.norm.register_forward_hook(lambda *_: _[2] * value)
+        if run.state.step == 5:
+            good.update({name: p.detach().clone() for name, p in run.adapted.trainable.items()})
+            run.objective.body.norm.register_forward_hook(lambda *_: _[2] * value)
         plain_step()
 
     run._train_step = poisoned  # type: ignore[method-assign]
@@ -179,7 +167,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     save = run._save
 
     def short_of_room() -> None:
-        if run.step == 8:
+        if run.state.step == 8:
             resource.setrlimit(resource.RLIMIT_FSIZE, (16384, limits[1]))
         save()
 
@@ -206,14 +194,14 @@ def test_early_stop_and_the_best_weights(tmp_path: Path) -> None:
     assert result.stopped_early and result.steps == result.best_step + 2 < 50  # type: ignore[operator]
     held_out = {line["step"]: line["loss"] for line in run.folder.lines("evaluation")}
     assert min(held_out.values()) == held_out[result.best_step] == result.best_loss
-    last = next(iter(run.tuned.trainable.values())).detach().clone()
+    last = next(iter(run.adapted.trainable.values())).detach().clone()
     run.load_best()
-    assert not torch.equal(last, next(iter(run.tuned.trainable.values())))
+    assert not torch.equal(last, next(iter(run.adapted.trainable.values())))
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "state.bin", "rng_state.pth", "x.pkl"])
 def test_a_pickle_in_a_checkpoint_is_refused(name: str, tmp_path: Path) -> None:
-    checkpoints.save(tmp_path, Checkpoint(1, {"weight.a": torch.ones(2)}, {}), keep=2)
+    checkpoints.save(tmp_path, TrainingCheckpoint(1, {"weight.a": torch.ones(2)}, {}), keep=2)
     (tmp_path / "step-00000001" / name).write_bytes(b"\x80\x04.")
     with pytest.raises(Damaged, match="never opened"):
         checkpoints.newest(tmp_path)
@@ -222,7 +210,7 @@ def test_a_pickle_in_a_checkpoint_is_refused(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["state.json", "state.safetensors"])
 @pytest.mark.parametrize("content", [None, b"", b"[]", b"\xff" * 40])
 def test_a_broken_checkpoint_is_named(file: str, content: bytes | None, tmp_path: Path) -> None:
-    path = checkpoints.save(tmp_path, Checkpoint(1, {"weight.a": torch.ones(2)}, {}), keep=2) / file
+    path = checkpoints.save(tmp_path, TrainingCheckpoint(1, {"weight.a": torch.ones(2)}, {}), keep=2) / file
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(Damaged, match="step-00000001"):
         checkpoints.newest(tmp_path)
@@ -271,10 +259,10 @@ def _tensorboard(folder: Path, tag: str) -> dict[int, float]:
 
 
 def test_no_rows_at_all_is_said(tmp_path: Path) -> None:
-    tuned = prepare(tiny_llama(), Method(), seed=0, total_steps=1)
-    empty: list[Row] = []
+    adapted = adapt_model(tiny_llama(), Method(), seed=0, total_steps=1)
+    empty: list[TokenRow] = []
     with pytest.raises(InvalidRequest, match="no row to train on"):
-        Training(tuned, empty, SETTINGS, RunFolder(tmp_path), Silent())
+        trainer(adapted, empty, SETTINGS, RunFolder(tmp_path))
 
 
 if __name__ == "__main__":

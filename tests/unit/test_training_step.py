@@ -9,18 +9,18 @@ import pytest
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 
-from ninestory.training.batches import Row, epoch_order, micro_batches, rows_of_step  # noqa: E402
-from ninestory.training.forward import CausalForward  # noqa: E402
+from ninestory.training.batches import TokenRow, epoch_order, micro_batches, rows_of_step  # noqa: E402
 from ninestory.training.loss import chunked_cross_entropy, label_losses  # noqa: E402
+from ninestory.training.objectives.causal import CausalObjective  # noqa: E402
 from ninestory.training.schedule import learning_rate  # noqa: E402
 from ninestory.training.settings import TrainSettings  # noqa: E402
 from tests.tiny_training import rows, seeded, tiny_llama  # noqa: E402
 
 
-def plain_loss(model: Any, texts: list[Row]) -> Any:
+def plain_loss(model: Any, texts: list[TokenRow]) -> Any:
     """Each row alone through the model's own loss; the sum over labels divided by their number."""
-    total = sum(model(torch.tensor([row.ids]), labels=torch.tensor([row.labels])).loss * row.learned for row in texts)
-    return total / sum(row.learned for row in texts)
+    total = sum(model(torch.tensor([row.ids]), labels=torch.tensor([row.labels])).loss * row.weight for row in texts)
+    return total / sum(row.weight for row in texts)
 
 
 def gradients(model: Any) -> dict[str, Any]:
@@ -35,9 +35,9 @@ def test_packed_rows_give_the_loss_and_the_gradients_of_the_rows_alone(budget: i
     loss.backward()
 
     model = tiny_llama()
-    forward = CausalForward(model)
+    forward = CausalObjective(model)
     assert forward.packed
-    labels = sum(row.learned for row in texts)
+    labels = sum(row.weight for row in texts)
     total = 0.0
     for piece in micro_batches([len(row.ids) for row in texts], budget):
         part = forward.loss([texts[i] for i in piece], 1 / labels)
@@ -51,10 +51,10 @@ def test_packed_rows_give_the_loss_and_the_gradients_of_the_rows_alone(budget: i
 
 def test_no_row_sees_its_neighbour_in_the_line() -> None:
     texts = rows(3)
-    forward = CausalForward(tiny_llama())
-    changed = [Row([7] * len(texts[0].ids), texts[0].labels), *texts[1:]]
+    forward = CausalObjective(tiny_llama())
+    changed = [TokenRow([7] * len(texts[0].ids), texts[0].labels), *texts[1:]]
     before, after = forward.token_losses(texts), forward.token_losses(changed)
-    own = texts[0].learned
+    own = texts[0].weight
     assert not torch.allclose(before[:own], after[:own])
     torch.testing.assert_close(before[own:], after[own:], rtol=0, atol=0)
 
@@ -90,9 +90,9 @@ def test_every_family_gives_its_own_loss_packed_or_padded(number: int) -> None:
     model.eval()
     texts = rows(5)
     expected = plain_loss(model, texts)
-    forward = CausalForward(model)
+    forward = CausalObjective(model)
     assert forward.packed is packs
-    loss = forward.loss(texts, 1 / sum(row.learned for row in texts))
+    loss = forward.loss(texts, 1 / sum(row.weight for row in texts))
     assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
 
 
@@ -107,10 +107,10 @@ def test_chatglm_is_padded_on_the_right_and_gives_its_own_loss() -> None:
     texts = []
     for row in rows(4, vocabulary=200):
         ids = [*row.ids[:3], 253, 250, *row.ids[3:], 251]
-        texts.append(Row(ids, [-100] * 4 + ids[4:]))
-    forward = CausalForward(model)
+        texts.append(TokenRow(ids, [-100] * 4 + ids[4:]))
+    forward = CausalObjective(model)
     assert not forward.packed
-    loss = forward.loss(texts, 1 / sum(row.learned for row in texts))
+    loss = forward.loss(texts, 1 / sum(row.weight for row in texts))
     assert loss.item() == pytest.approx(plain_loss(model, texts).item(), abs=1e-5)
 
 
@@ -122,7 +122,7 @@ def test_gradient_checkpointing_changes_no_number() -> None:
         if recompute:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         model.train()
-        CausalForward(model).loss(texts, 0.1).backward()
+        CausalObjective(model).loss(texts, 0.1).backward()
         found.append(gradients(model))
     for name, grad in found[0].items():
         torch.testing.assert_close(found[1][name], grad, rtol=0, atol=0)
@@ -175,8 +175,8 @@ def test_the_order_of_an_epoch_depends_on_its_number_and_the_seed_alone() -> Non
 def test_rows_grouped_by_length_come_once_an_epoch_in_steps_of_about_one_length(count: int) -> None:
     generator = torch.Generator().manual_seed(4)
     lengths = torch.randint(4, 200, (count,), generator=generator).tolist()
-    texts = [Row([1] * length, [1] * length) for length in lengths]
-    grouped, plain = (TrainSettings(batch=8, seed=5, group_by_length=on) for on in (True, False))
+    texts = [TokenRow([1] * length, [1] * length) for length in lengths]
+    grouped, plain = (TrainSettings(batch_size=8, seed=5, group_by_length=on) for on in (True, False))
     padding = {}
     for settings in (grouped, plain):
         for epoch in (0, 1):
@@ -193,8 +193,8 @@ def test_rows_grouped_by_length_come_once_an_epoch_in_steps_of_about_one_length(
 
 
 def test_steps_of_grouped_rows_are_shuffled() -> None:
-    texts = [Row([1] * length, [1] * length) for length in range(1, 401)]
-    settings = TrainSettings(batch=8, group_by_length=True)
+    texts = [TokenRow([1] * length, [1] * length) for length in range(1, 401)]
+    settings = TrainSettings(batch_size=8, group_by_length=True)
     longest = [max(settings.rows_of_step(step, texts)) for step in range(50)]
     assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
 
@@ -217,7 +217,7 @@ def test_schedules_rise_and_fall() -> None:
 
 
 def test_answers_given_together_are_those_given_alone() -> None:
-    forward = CausalForward(tiny_llama().eval())
+    forward = CausalObjective(tiny_llama().eval())
     assert forward.packed
     questions = [row.ids for row in rows(5)]
     longest = max(map(len, questions))

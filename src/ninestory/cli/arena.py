@@ -76,7 +76,7 @@ def battle(
 ) -> None:
     """Show two answers without names, ask which is better (a, b, t = tie, n = neither) and keep the votes."""
     from ninestory.core.config import load_settings
-    from ninestory.floors.chat import load
+    from ninestory.library import load
 
     questions = [*(prompt or []), *(_lines(file) if file else [])]
     if len(models) != 2 or models[0] == models[1] or not questions:

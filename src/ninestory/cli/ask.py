@@ -14,7 +14,7 @@ from ninestory.cli.output import Json, print_json
 from ninestory.core.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from ninestory.cli.document_session import DocumentSession
+    from ninestory.cli.document_session import DocumentConversation
     from ninestory.floors.retrieval.answer import Prepared
 
 app = typer.Typer()
@@ -37,9 +37,11 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask your documents. The answer's [n] are listed below it with file, page and heading."""
-    from ninestory.cli.document_session import AnswerOptions, DocumentSession, attribute_filter
+    from ninestory.cli.document_session import DocumentConversation, attribute_filter
     from ninestory.core.config import load_settings
     from ninestory.core.logs import set_up_logs
+    from ninestory.floors.retrieval.hits import SearchOptions
+    from ninestory.floors.retrieval.session import AnswerOptions
 
     if mode not in ("auto", "generate", "extract"):
         raise InvalidRequest(f"--mode {mode} is none of auto, generate, extract.", param="mode")
@@ -58,10 +60,15 @@ def ask(
         names, question = [], question or knowledge_base
     else:
         names = [knowledge_base, *(also or [])]
-    wishes = AnswerOptions(
-        mode, limit, rerank, only or (), settings.web_search if web else None, {"max_tokens": max_tokens}
+    options = AnswerOptions(
+        mode=mode,  # type: ignore[arg-type]
+        search=SearchOptions(limit=limit),
+        filters=attribute_filter(only or []),
+        reranker=rerank,
+        web=settings.web_search if web else None,
     )
-    with DocumentSession(names, model, wishes, file=file) as session:
+    generation = {"max_tokens": max_tokens}
+    with DocumentConversation(names, model, options, generation=generation, file=file) as session:
         for asked in [question] if question else _typed():
             print_answer(session, asked, as_json)
 
@@ -78,7 +85,7 @@ def _typed() -> Any:
         yield asked
 
 
-def print_answer(session: DocumentSession, question: str, as_json: bool) -> None:
+def print_answer(session: DocumentConversation, question: str, as_json: bool) -> None:
     """Ask; the answer's words as they come, and below them what they stand on."""
     prepared, text = session.answer(question, None if as_json else lambda piece: print(piece, end="", flush=True))
     if not as_json and prepared.request is None:

@@ -13,7 +13,7 @@ from typing import Any
 from ninestory.cli.app import explain
 from ninestory.cli.ask import ask_server, print_answer
 from ninestory.cli.conversation import terminal_lines
-from ninestory.cli.document_session import AnswerOptions, DocumentSession
+from ninestory.cli.document_session import DocumentConversation
 from ninestory.cli.knowledge import run_ingest
 from ninestory.cli.open_chat import Opener
 from ninestory.core.errors import InvalidRequest, NinestoryError, NotFound
@@ -30,8 +30,10 @@ def document_chat(
     Raises:
         NotFound: no such knowledge base or folder. Unsupported: the extra [retrieval] is not installed.
     """
+    from ninestory.floors.retrieval.session import AnswerOptions
+
     if opener.server:
-        sampling, limit = _of_the_api(options), AnswerOptions().limit
+        sampling, limit = _of_the_api(options), AnswerOptions().search.limit
         name = kb or folder_base(docs or Path())
         turns: list[dict[str, str]] = []
 
@@ -42,10 +44,11 @@ def document_chat(
 
         _ask_all(question, answer_there)
         return
-    wishes = AnswerOptions(generation=options)
     name = kb or folder_base(docs or Path())
-    with opener(opener.model) as model, DocumentSession([name], opener.model, wishes, chat=model) as session:
-        _ask_all(question, lambda asked: print_answer(session, asked, as_json))
+    with opener(opener.model) as model:
+        talk = DocumentConversation([name], opener.model, AnswerOptions(), generation=options, chat=model)
+        with talk as session:
+            _ask_all(question, lambda asked: print_answer(session, asked, as_json))
 
 
 def _of_the_api(options: dict[str, Any]) -> dict[str, Any]:

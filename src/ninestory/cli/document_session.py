@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,34 +17,20 @@ from ninestory.core.scratch import ScratchFolder
 if TYPE_CHECKING:
     from ninestory.floors.chat import ChatModel
     from ninestory.floors.retrieval.answer import Prepared
-    from ninestory.floors.retrieval.hits import Hit
     from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
-    from ninestory.runtimes.protocol import ChatRequest, Engine, Message
+    from ninestory.floors.retrieval.session import AnswerOptions, DocumentSession
+    from ninestory.runtimes.protocol import ChatRequest, Message
+
+_CONTEXT = 4096
 
 
-@dataclass(frozen=True)
-class AnswerOptions:
-    """How documents are searched and answered from.
+class DocumentConversation:
+    """A conversation with knowledge bases, or with one file that is forgotten at the end.
 
-    Attributes:
-        mode: auto, generate, or extract (quote the passages, no chat model).
-        limit: passages looked at.
-        reranker: "late" or a reranking model, which judges the passages once more.
-        only: KEY=VALUE pairs; only files with these attributes.
-        web: endpoint of a web search that is asked too.
+    Args:
         generation: max_tokens, temperature …, as `ChatModel.chat` takes them.
+        chat: the loaded model; None loads `model` when an answer first needs it.
     """
-
-    mode: Any = "auto"
-    limit: int = 6
-    reranker: str = ""
-    only: Sequence[str] = ()
-    web: str | None = None
-    generation: dict[str, Any] = field(default_factory=dict)
-
-
-class DocumentSession:
-    """A conversation with knowledge bases, or with one file that is forgotten at the end."""
 
     def __init__(
         self,
@@ -52,26 +38,26 @@ class DocumentSession:
         model: str,
         options: AnswerOptions,
         *,
+        generation: dict[str, Any] | None = None,
         file: Path | None = None,
         chat: ChatModel | None = None,
     ) -> None:
-        """`chat`: the loaded model; None loads `model` when an answer first needs it."""
         self._names, self._file, self._model, self._options = names, file, model, options
-        self._filters = attribute_filter(options.only)
+        self._generation, self._chat = generation or {}, chat
         self._history: list[Message] = []
         self._open = contextlib.ExitStack()
-        self._engines: dict[str, Engine] = {}
-        self._chat = chat
 
-    def __enter__(self) -> DocumentSession:
-        from ninestory.floors.retrieval.embedder import Embedder
-        from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL, check_one_model, open_base
+    def __enter__(self) -> DocumentConversation:
+        from ninestory.core.config import load_settings
+        from ninestory.floors.retrieval.knowledge_base import open_base
+        from ninestory.runtimes.load import LocalEngines
 
+        self._settings = load_settings().settings.runtime
+        loaded = {self._model: self._chat.engine} if self._chat else {}
+        self._engines = self._open.enter_context(LocalEngines(Home.default(), self._settings, loaded))
         if self._file is None:
-            self._bases = [open_base(Home.default(), name) for name in self._names]
-            self._embedder = Embedder(self._engine(check_one_model(self._bases)))
+            self._bases = [self._open.enter_context(open_base(Home.default(), name)) for name in self._names]
         else:
-            self._embedder = Embedder(self._engine(DEFAULT_MODEL))
             self._bases = [self._temporary(self._file)]
         return self
 
@@ -84,41 +70,22 @@ class DocumentSession:
         self, question: str, show: Callable[[str], None] | None, limit: int | None = None
     ) -> tuple[Prepared, str]:
         """One question, with what was said before; the chat model's words go to `show` as they come."""
-        from ninestory.floors.retrieval.answer import prepare, quoted, stands_alone, writes_answers
-        from ninestory.floors.retrieval.knowledge_base import lowest_thresholds
         from ninestory.runtimes.protocol import Message
 
-        query = self._standing_alone(question)
-        vector = self._embedder.query(query)
-        limit = limit or self._options.limit
-        alone = stands_alone(question, query)
-        prepared = prepare(
-            question,
-            self._found(query, vector, limit),
-            thresholds=lowest_thresholds(self._bases),
-            query=query,
-            own_hits=self._found(question, self._embedder.query(question), limit) if alone else None,
-            context_tokens=self._context(),
-            mode=self._options.mode,
-            writes=writes_answers(self._model),
-            history=self._history,
-        )
-        if prepared.reason == "extract":
-            vectors = self._embedder.passages([text for _, text in prepared.sentences])
-            text = quoted(prepared, vector.tolist(), vectors.tolist())
-        elif prepared.request is None:
-            text = prepared.text
-        else:
-            text = self._say(self._with_wishes(prepared.request), show)
+        answer = self._session(limit).prepare(question, self._history)
+        text = answer.text
+        if text is None:
+            assert answer.prepared.request is not None
+            text = self._say(self._with_wishes(answer.prepared.request), show)
         self._history += [Message(role="user", content=question), Message(role="assistant", content=text)]
-        return prepared, text
+        return answer.prepared, text
 
     def search_for_tool(self, question: str, limit: int) -> str:
         """The passages found, for a client that reads text."""
         from ninestory.floors.retrieval.answer import place_of
         from ninestory.floors.retrieval.terms import language_of
 
-        hits = self._found(question, self._embedder.query(question), limit)
+        hits = self._session(limit).find(question)
         language = language_of(question)
         return "\n\n".join(f"[{n}] {place_of(hit, language)}\n{hit.text}" for n, hit in enumerate(hits, 1))
 
@@ -132,61 +99,28 @@ class DocumentSession:
         sources = [f"[{n}] {place_of(hit, language_of(question))}" for n, hit in enumerate(prepared.passages, 1)]
         return "\n".join([text, *([prepared.notice] if prepared.notice else []), *sources])
 
-    @property
-    def _settings(self) -> Any:
-        from ninestory.core.config import load_settings
+    def _session(self, limit: int | None) -> DocumentSession:
+        from ninestory.floors.retrieval.session import DocumentSession
 
-        return load_settings().settings.runtime
+        options = self._options
+        if limit is not None:
+            options = dataclasses.replace(options, search=dataclasses.replace(options.search, limit=limit))
+        return DocumentSession(self._bases, self._engines, self._model, options, context_tokens=self._context)
 
     def _context(self) -> int:
         """Tokens that passages, history and answer share."""
         from ninestory.models.resolve import resolve
 
         if self._chat is not None:
-            return self._chat.info.context
-        return self._settings.context or min(resolve(self._model, Home.default()).context or 4096, 4096)
-
-    def _engine(self, model: str) -> Engine:
-        from ninestory.models.resolve import resolve
-        from ninestory.runtimes.load import load_engine
-
-        if model not in self._engines:
-            self._engines[model] = load_engine(resolve(model, Home.default()), self._settings)
-            self._open.callback(self._engines[model].close)
-        return self._engines[model]
-
-    def _found(self, query: str, vector: Any, limit: int) -> list[Hit]:
-        from ninestory.floors.retrieval.hits import SearchOptions
-        from ninestory.floors.retrieval.rerank import LATE, scorer
-        from ninestory.floors.retrieval.search import search_all
-        from ninestory.floors.retrieval.web_search import search_web
-
-        score, reranker, web = None, self._options.reranker, self._options.web
-        if reranker:
-            score = scorer(self._embedder.engine if reranker == LATE else self._engine(reranker))
-        options = SearchOptions(limit=limit)
-        hits = search_all(self._bases, query, vector, options, filters=self._filters, score=score)
-        if web is None:
-            return hits
-        found = search_web(web, query, lambda texts: self._embedder.passages(texts) @ vector)
-        return sorted([*hits, *found], key=lambda hit: -hit.cosine)[:limit]
-
-    def _standing_alone(self, question: str) -> str:
-        from ninestory.floors.retrieval.answer import condense, standalone, writes_answers
-
-        rewrite = condense(self._history, question)
-        if rewrite is None:
-            return question
-        if self._options.mode == "extract" or not writes_answers(self._model):
-            return f"{next(m.text for m in reversed(self._history) if m.role == 'user')} {question}"
-        return standalone(self._say(rewrite, None), question)
+            return self._chat.info.context or _CONTEXT
+        return self._settings.context or min(resolve(self._model, Home.default()).context or _CONTEXT, _CONTEXT)
 
     def _with_wishes(self, request: ChatRequest) -> ChatRequest:
         """The request of the passages, generated as the user wishes; where nothing is said, as calmly as it asks for."""
         from ninestory.floors.chat.model import chat_request
         from ninestory.floors.retrieval.answer import calm
 
-        given = chat_request("", self._options.generation)
+        given = chat_request("", self._generation)
         return dataclasses.replace(
             given,
             messages=request.messages,
@@ -196,23 +130,22 @@ class DocumentSession:
         )
 
     def _say(self, request: ChatRequest, show: Callable[[str], None] | None) -> str:
-        from ninestory.floors.chat import ChatModel
         from ninestory.floors.retrieval.answer import sent_to
         from ninestory.runtimes.protocol import Text
 
-        if self._chat is None:
-            self._chat = ChatModel(self._engine(self._model))
         pieces = []
-        for chunk in self._chat.run(sent_to(request, self._model)):
-            if isinstance(chunk, Text) and not chunk.reasoning:
-                pieces.append(chunk.text)
-                if show:
-                    show(chunk.text)
+        with self._engines.get(self._model, "chat") as engine:
+            for chunk in engine.run(sent_to(request, self._model), threading.Event()):
+                if isinstance(chunk, Text) and not chunk.reasoning:
+                    pieces.append(chunk.text)
+                    if show:
+                        show(chunk.text)
         return "".join(pieces)
 
     def _temporary(self, file: Path) -> KnowledgeBase:
         """A knowledge base of one file, in a folder that goes with this session."""
         from ninestory.core.progress import Silent
+        from ninestory.floors.retrieval.embedder import Embedder
         from ninestory.floors.retrieval.ingest import IngestReport, add_paths, ingest
         from ninestory.floors.retrieval.knowledge_base import create
 
@@ -220,7 +153,8 @@ class DocumentSession:
         base, report = create(Home(folder), file.name[:100]), IngestReport()
         self._open.callback(base.close)
         add_paths(base, [file], report)
-        ingest(base, self._embedder, Silent(), report)
+        with self._engines.get(base.model, "embedding") as engine:
+            ingest(base, Embedder(engine), Silent(), report)
         if failed := base.files("failed"):
             raise from_dict(failed[0].error or {})
         return base

@@ -94,7 +94,7 @@ def _check(models: list[str], mode: str, baseline: str | None, language: str) ->
 
 def _open(name: str, context: int | None) -> ChatModel:
     from ninestory.core.config import load_settings
-    from ninestory.floors.chat import load
+    from ninestory.library import load
 
     return load(name, slots=1, context=context or load_settings().settings.runtime.context)
 
@@ -114,7 +114,7 @@ def _answers(name: str, model: ChatModel, asked: list[Question], max_tokens: int
 
 
 def _judging(model: ChatModel, longest: int, seed: int) -> Ask:
-    longest = min(longest, model.info.context // 2 or longest)  # a remote model tells no context
+    longest = min(longest, (model.info.context or 0) // 2 or longest)  # a remote model tells no context
 
     def ask(messages: list[dict[str, str]], temperature: float) -> str:
         return model.chat(messages, temperature=temperature, max_tokens=longest, seed=seed).text

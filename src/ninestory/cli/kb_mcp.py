@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -28,13 +28,14 @@ def mcp(
     model: Annotated[str, typer.Option(help="Chat model of the tool ask; without one it quotes the documents.")] = "",
 ) -> None:
     """Serve knowledge bases to an MCP client (stdio): the tools search and ask."""
-    from ninestory.cli.document_session import AnswerOptions, DocumentSession
+    from ninestory.cli.document_session import DocumentConversation
     from ninestory.core.logs import set_up_logs
+    from ninestory.floors.retrieval.session import AnswerOptions
 
     set_up_logs("warning", False)
-    mode = "auto" if model else "extract"
+    mode: Literal["auto", "extract"] = "auto" if model else "extract"
     # `names` is all that a client can reach: a tool call cannot name another knowledge base, a file or an address.
-    with DocumentSession(names, model or DEFAULT_MODEL, AnswerOptions(mode)) as session:
+    with DocumentConversation(names, model or DEFAULT_MODEL, AnswerOptions(mode=mode)) as session:
         tools = {"search": session.search_for_tool, "ask": session.ask_for_tool}
         while line := sys.stdin.buffer.readline(_MAX_LINE_BYTES + 1):
             if line.strip() and (answer := handle(_whole(line), tools)) is not None:

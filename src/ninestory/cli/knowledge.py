@@ -20,15 +20,12 @@ def open_embedder(base: KnowledgeBase) -> Iterator[Embedder]:
     """The embedding model that a knowledge base's published table wants."""
     from ninestory.core.config import load_settings
     from ninestory.floors.retrieval.embedder import Embedder
-    from ninestory.models.resolve import resolve
-    from ninestory.runtimes.load import load_engine
+    from ninestory.runtimes.load import LocalEngines
 
     model = base.published.model if base.published else base.model
-    engine = load_engine(resolve(model, Home.default()), load_settings().settings.runtime)
-    try:
+    local = LocalEngines(Home.default(), load_settings().settings.runtime)
+    with local as engines, engines.get(model, "embedding") as engine:
         yield Embedder(engine)
-    finally:
-        engine.close()
 
 
 @contextmanager
@@ -36,17 +33,14 @@ def open_scorer(reranker: str, embedder: Embedder) -> Iterator[Score | None]:
     """What `--rerank` names: nothing, late interaction with the embedding model, or a reranker of its own."""
     from ninestory.core.config import load_settings
     from ninestory.floors.retrieval.rerank import LATE, scorer
-    from ninestory.models.resolve import resolve
-    from ninestory.runtimes.load import load_engine
+    from ninestory.runtimes.load import LocalEngines
 
     if reranker in ("", LATE):
         yield scorer(embedder.engine) if reranker else None
         return
-    engine = load_engine(resolve(reranker, Home.default()), load_settings().settings.runtime)
-    try:
+    local = LocalEngines(Home.default(), load_settings().settings.runtime)
+    with local as engines, engines.get(reranker, "rerank") as engine:
         yield scorer(engine)
-    finally:
-        engine.close()
 
 
 def run_ingest(base: KnowledgeBase, params: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
@@ -57,12 +51,13 @@ def run_ingest(base: KnowledgeBase, params: dict[str, Any], *, quiet: bool) -> d
     from ninestory.core.state import State
     from ninestory.jobs.runner import JobRunner
     from ninestory.jobs.store import JobStore
+    from ninestory.runtimes.load import LocalEngines
     from ninestory.serving.job_kinds import works
 
     home, settings = Home.default().ensure(), load_settings().settings
     set_up_logs("warning", settings.log_json)
-    runner = JobRunner(JobStore(State(home.state_db)), works(home, settings.hub))
-    with ProgressBar(quiet=quiet, counts=True) as bar:
+    with LocalEngines(home, settings.runtime) as engines, ProgressBar(quiet=quiet, counts=True) as bar:
+        runner = JobRunner(JobStore(State(home.state_db)), works(home, settings, engines))
         job = runner.run_new("ingest", {"knowledge_base": base.id, **params}, bar)
     if job.error:
         raise from_dict(job.error)

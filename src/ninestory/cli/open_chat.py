@@ -87,7 +87,7 @@ def _of_server(client: ServerClient, reference: str, settings: RuntimeSettings) 
         path=None,
         format="remote",
         architecture="remote",
-        task="chat",
+        tasks=("chat", "completion"),
         context=0,
         endpoint=f"{client.address}/v1",
     )

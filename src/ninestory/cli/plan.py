@@ -10,7 +10,8 @@ import typer
 from ninestory.cli.output import Json, print_json, print_table, size
 
 if TYPE_CHECKING:
-    from ninestory.models.plan_tuning import TuningJob
+    from ninestory.models.plan import Plan
+    from ninestory.training.plan import TuningJob
 
 app = typer.Typer()
 
@@ -31,7 +32,7 @@ def plan(
 ) -> None:
     """Predict the memory of a model, or of tuning it, part by part, and say whether it fits on this machine."""
     if method:
-        from ninestory.models.plan_tuning import TuningJob
+        from ninestory.training.plan import TuningJob
 
         saved = tuple(modules_to_save or ())
         job = TuningJob(method, tokens, max(1, tokens // 2), rank, checkpointing=checkpointing, modules_to_save=saved)
@@ -64,29 +65,59 @@ def plan(
         ],
     )
     first = plans[0]
-    print(f"{size(first.available_bytes)} are free; context {first.context}, {first.slots} at once.")
+    for note in first.notes:
+        print(note)
+    decodes = f"; context {first.context}, {first.slots} at once" if first.context else ""
+    print(f"{size(first.available_bytes)} are free{decodes}.")
     if not first.fits:
+        hint, hint_zh = _what_fits(model, first, best, context=context, concurrency=concurrency)
         raise DoesNotFit(
             f"{first.model} needs about {size(first.total_bytes)} and {size(first.available_bytes)} are free.",
-            hint=f"The largest that fits: {best.model}."
-            if best and best is not first
-            else "Lower --context or --concurrency.",
-            hint_zh=f"放得下的最大变体：{best.model}。"
-            if best and best is not first
-            else "请减小 --context 或 --concurrency。",
+            hint=hint,
+            hint_zh=hint_zh,
         )
+
+
+def _what_fits(
+    model: str, first: Plan, best: Plan | None, *, context: int | None, concurrency: int | None
+) -> tuple[str, str]:
+    """The cure, in English and Chinese: another variant, a quantisation, a shorter context, or a larger machine."""
+    from ninestory.core.config import load_settings
+    from ninestory.models.planning import quantised_plans
+
+    if best:
+        return f"The largest that fits: {best.model}.", f"放得下的最大变体：{best.model}。"
+    fixed = first.weight_bytes + first.process_bytes
+    if fixed < first.available_bytes:
+        return "Lower --context or --concurrency.", "请减小 --context 或 --concurrency。"
+    for slots in (concurrency, 1):
+        settings = load_settings({"runtime.context": context, "runtime.slots": slots}).settings.runtime
+        for variant, kind, plan in quantised_plans(model, settings):
+            if plan.fits:
+                reference = f"{plan.model.partition(':')[0]}:{variant.name}"
+                name = variant.name if slots == concurrency else f"{variant.name}, --concurrency 1,"
+                convert = f"ninestory convert gguf {reference} {variant.name}-{kind}.gguf --quant {kind}"
+                return (
+                    f"Its weights alone are {size(first.weight_bytes)}. {name} as a GGUF in {kind} needs about "
+                    f"{size(plan.total_bytes)} and fits: ninestory pull {reference}, then {convert}",
+                    f"仅权重就有 {size(first.weight_bytes)}。{name} 转为 {kind} 的 GGUF 约需 "
+                    f"{size(plan.total_bytes)}，本机可运行：先 ninestory pull {reference}，再 {convert}",
+                )
+    return (
+        f"Its weights alone are {size(first.weight_bytes)}, and no smaller form of it fits: 'ninestory list' has smaller "
+        "systems.",
+        f"仅权重就有 {size(first.weight_bytes)}，也没有更小的形式可用；ninestory list 中有更小的系统。",
+    )
 
 
 def _plan_tuning(model: str, job: TuningJob, as_json: bool) -> None:
     """One row a method; the methods are those of recipes, and `all`."""
-    from typing import get_args
-
     from ninestory.core.errors import InvalidRequest
     from ninestory.core.paths import Home
-    from ninestory.models.planning import tuning_plans_for
-    from ninestory.training.settings import MethodName
+    from ninestory.training.method_spec import METHODS
+    from ninestory.training.plan import tuning_plans_for
 
-    known = get_args(MethodName)
+    known = tuple(METHODS)
     if job.method not in (*known, "all"):
         raise InvalidRequest(
             f"There is no tuning method {job.method!r}.",

@@ -197,7 +197,7 @@ def bench(
 
 def _open(name: str, context: int | None) -> ChatModel:
     from ninestory.core.config import load_settings
-    from ninestory.floors.chat import load
+    from ninestory.library import load
 
     return load(name, slots=1, context=context or load_settings().settings.runtime.context)
 

@@ -26,10 +26,10 @@ def self_instruct(
     import dataclasses
 
     from ninestory.core.progress_bar import ProgressBar
-    from ninestory.floors.chat import load
-    from ninestory.floors.finetuning.self_instruct import Settings, read_seeds, run, writer
+    from ninestory.floors.finetuning.self_instruct import SelfInstructSettings, read_seeds, run, writer
+    from ninestory.library import load
 
-    settings = Settings(language=language, count=count, seed=seed)
+    settings = SelfInstructSettings(language=language, count=count, seed=seed)
     with load(model) as engine, ProgressBar(quiet=as_json) as bar:
         complete = writer(engine.run, language, temperature)
         made = run(read_seeds(seeds, language), complete, out, settings, bar)

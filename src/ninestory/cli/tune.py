@@ -15,7 +15,7 @@ from ninestory.cli.self_instruct import self_instruct
 
 if TYPE_CHECKING:
     from ninestory.floors.finetuning.inspection import Inspection
-    from ninestory.floors.finetuning.recipe import Recipe
+    from ninestory.floors.finetuning.recipe import FineTuningRecipe
 
 app = typer.Typer(no_args_is_help=True, help="Make a model yours: new, run, inspect, ls, resume, report, export.")
 app.command("self-instruct")(self_instruct)
@@ -50,12 +50,13 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Write a recipe with a comment at every field."""
-    from ninestory.floors.finetuning.recipe import as_yaml, ready
+    from ninestory.floors.recipes import ready_recipes
+    from ninestory.training.recipe_file import as_yaml
 
     if show:
-        rows = [[key, r.model.name, r.method.name, r.about] for key, r in ready().items()]
+        rows = [[key, r.model.name, r.method.name, r.about] for key, r in ready_recipes().items()]
         if as_json:
-            print_json([dataclasses.asdict(r) for r in ready().values()])
+            print_json([dataclasses.asdict(r) for r in ready_recipes().values()])
         else:
             print_table(["recipe", "model", "method", ""], rows)
         return
@@ -100,11 +101,11 @@ def inspect(
     objective: Objective = "",
     data: Data = None,
     changes: Set = None,
-    samples: Annotated[int, typer.Option(help="Rendered rows to show.")] = 3,
+    samples: Annotated[int, typer.Option(help="RenderedRow rows to show.")] = 3,
     as_json: Json = False,
 ) -> None:
     """What would be learned: rendered rows with the masked part dimmed, lengths, cuts, duplicates, steps, memory."""
-    chosen = _recipe(recipe, model, "", objective, data, "", ["data.bad_rows=skip", *(changes or [])])
+    chosen = _recipe(recipe, model, "", objective, data, "", ["data.on_invalid_row=skip", *(changes or [])])
     _show(_inspection(chosen, samples), as_json)
 
 
@@ -133,10 +134,10 @@ def resume(
 ) -> None:
     """Go on with a run from its last checkpoint."""
     from ninestory.core.paths import Home
-    from ninestory.floors.finetuning.recipe import from_dict
     from ninestory.floors.finetuning.runs import find_run
+    from ninestory.floors.recipes import recipe_from_dict
 
-    _tune(from_dict(find_run(Home.default(), name).recipe()), force, as_json)
+    _tune(recipe_from_dict(find_run(Home.default(), name).recipe()), force, as_json)
 
 
 @app.command("report")
@@ -196,17 +197,17 @@ def _recipe(
     data: list[str] | None,
     name: str,
     changes: list[str] | None,
-) -> Recipe:
+) -> FineTuningRecipe:
     """The recipe by file or name, with the flags on top."""
-    import yaml
-
     from ninestory.core.errors import InvalidRequest
-    from ninestory.floors.finetuning.recipe import Recipe, load, ready
+    from ninestory.floors.finetuning.recipe import FineTuningRecipe
+    from ninestory.floors.recipes import change_recipe, load_recipe, ready_recipes
+    from ninestory.training.recipe_file import parse_yaml
 
     given = {
         "model.name": model,
         "method.name": method,
-        "train.objective": objective,
+        "kind": f"finetuning.{objective}" if objective else "",
         "data.train": data,
         "name": name,
     }
@@ -220,22 +221,23 @@ def _recipe(
                 hint_zh="例如 --set train.learning_rate=1e-4。",
                 param="--set",
             )
-        wanted[key] = yaml.safe_load(value) if value else ""
-    chosen = ready().get(recipe) or (load(Path(recipe)) if recipe else Recipe())
-    return chosen.with_changes(wanted)
+        wanted[key] = parse_yaml(value) if value else ""
+    chosen = ready_recipes().get(recipe) or (load_recipe(Path(recipe)) if recipe else FineTuningRecipe())
+    changed: FineTuningRecipe = change_recipe(chosen, wanted)
+    return changed
 
 
-def _inspection(recipe: Recipe, samples: int = 3) -> Inspection:
+def _inspection(recipe: FineTuningRecipe, samples: int = 3) -> Inspection:
     from ninestory.core.paths import Home
     from ninestory.core.progress_bar import ProgressBar
-    from ninestory.floors.finetuning.inspection import inspect_run
-    from ninestory.floors.finetuning.preparation import prepare
+    from ninestory.floors.recipes import find_kind
 
     with ProgressBar() as bar:
-        return inspect_run(prepare(recipe, Home.default().ensure(), bar), samples)
+        inspection: Any = find_kind(recipe.kind).inspect(recipe, Home.default().ensure(), bar, samples=samples)
+        return inspection
 
 
-def _tune(recipe: Recipe, force: bool, as_json: bool) -> None:
+def _tune(recipe: FineTuningRecipe, force: bool, as_json: bool) -> None:
     from ninestory.cli.tune_progress import StepBar
     from ninestory.core.paths import Home
     from ninestory.library import tune
@@ -270,15 +272,19 @@ def _show(found: Inspection, as_json: bool) -> None:
             console.rule("rejected", style="dim")
             console.print(Text.assemble(*((text, "red" if learned else "dim") for text, learned in sample.rejected)))
     console.rule()
-    print(f"form {found.form}, template {found.template or 'none'}")
+    print(f"format {found.format}, template {found.template or 'none'}")
     if len(found.shares) > 1 or found.shares[0].weight != 1:
         for share in found.shares:
             print(f"  {share.name}: {share.rows} rows, weight {share.weight:g}: {share.used} an epoch")
     print(
-        f"{found.rows} rows to train on, {found.held_out} held out, {found.bad_count} cannot be used, "
+        f"{found.rows} rows to train on, {found.held_out} held out, {found.invalid_count} cannot be used, "
         f"{found.duplicates} duplicates, {found.cut} cut"
     )
-    for bad in found.bad[:20]:
+    if found.lost_questions:
+        print(f"{found.lost_questions} conversations ended with a question: that turn is left out, the rest is kept")
+    if found.lost_greetings:
+        print(f"{found.lost_greetings} lost the assistant's greeting, which the model's template has no place for")
+    for bad in found.invalid[:20]:
         print(f"  {bad.file}, line {bad.line}: {bad.why}")
     most = max(count for _, _, count in found.histogram)
     for low, high, count in found.histogram:

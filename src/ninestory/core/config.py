@@ -52,6 +52,9 @@ class ServeSettings:
         32.0, "largest request body in MB (uploads: max_upload_mb)", "请求体的最大 MB 数（上传见 max_upload_mb）"
     )
     max_upload_mb: float = _doc(512.0, "largest uploaded file in MB", "上传文件的最大 MB 数")
+    media_quota_gb: float = _doc(
+        4.0, "GB that stored pictures and sounds may take together", "图片与音频存储的总容量上限（GB）"
+    )
     max_queue: int = _doc(64, "requests waiting for one model before 429", "同一模型排队请求的上限，超出返回 429")
     max_n: int = _doc(8, "largest n of one request", "单个请求的 n 上限")
     request_timeout: float = _doc(600.0, "seconds one request may take", "单个请求的最长秒数")

@@ -10,9 +10,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Gpu:
+    """A graphics card. `cuda`: it is NVIDIA's."""
+
     name: str
     total_bytes: int
     free_bytes: int
+    cuda: bool = False
 
 
 def available_bytes() -> int:
@@ -57,7 +60,7 @@ def _nvidia() -> list[Gpu]:
     except (OSError, subprocess.SubprocessError):
         return []
     rows = [[part.strip() for part in line.split(",")] for line in lines if line.count(",") == 2]
-    return [Gpu(name, int(total) << 20, int(free) << 20) for name, total, free in rows]
+    return [Gpu(name, int(total) << 20, int(free) << 20, cuda=True) for name, total, free in rows]
 
 
 def _cgroup_left() -> int:

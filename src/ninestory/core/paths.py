@@ -62,6 +62,11 @@ class Home:
         return self.root / "outputs"
 
     @property
+    def media(self) -> Path:
+        """The content-addressed spool of `core/media.py`."""
+        return self.root / "media"
+
+    @property
     def files(self) -> Path:
         """Uploads of `/v1/files`."""
         return self.root / "files"

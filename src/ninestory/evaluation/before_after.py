@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from ninestory.evaluation.bleu import bleu4
+from ninestory.evaluation.paired import Difference, bootstrap_difference
 from ninestory.evaluation.rouge import mixed_tokens, rouge_l, rouge_n
 
-RESAMPLES = 2000
 MOST_FORGOTTEN = 0.05  # growth of the general text's loss above which the verdict warns
 
 
@@ -57,20 +56,6 @@ class Side:
     def mean(self, name: str) -> float:
         """Mean of one field of `Metrics` over the cases; 0 where no answers were made."""
         return fmean(getattr(metrics, name) for metrics in self.each) if self.each else 0.0
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Tuned minus base of one metric, with its 95 % interval from resampled cases."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def certain(self) -> bool:
-        """The interval does not hold 0."""
-        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
@@ -125,14 +110,5 @@ def measure(
 
 def compare(cases: Sequence[Case], base: Side, tuned: Side, seed: int = 0) -> Comparison:
     """Put two sides together; the interval resamples cases, the same ones for both (paired bootstrap)."""
-    pairs = [after.rouge_l - before.rouge_l for before, after in zip(base.each, tuned.each, strict=True)]
-    return Comparison(list(cases), base, tuned, paired_interval(pairs, seed))
-
-
-def paired_interval(differences: Sequence[float], seed: int = 0) -> Difference:
-    """Mean of the differences and the 95 % percentile interval of its bootstrap (Efron); zeros for no case."""
-    if not differences:
-        return Difference(0.0, 0.0, 0.0)
-    chooser = random.Random(seed)
-    means = sorted(fmean(chooser.choices(differences, k=len(differences))) for _ in range(RESAMPLES))
-    return Difference(fmean(differences), means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1])
+    before, after = ([metrics.rouge_l for metrics in side.each] for side in (base, tuned))
+    return Comparison(list(cases), base, tuned, bootstrap_difference(before, after, seed))

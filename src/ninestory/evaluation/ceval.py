@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ninestory.core.errors import InvalidRequest
 from ninestory.core.regular_file import open_regular_text
+from ninestory.evaluation.task import EvalCase, EvalTask
 
 LETTERS = ("A", "B", "C", "D")
 CUES = {"plain": "答案：", "prompt": "答案是什么？ ", "steps": "答案是什么？让我们一步一步思考，\n1."}
@@ -37,16 +38,6 @@ class Item:
     choices: dict[str, str]
     answer: str = ""
     explanation: str = ""
-
-
-@dataclass(frozen=True)
-class Result:
-    """`read`: answers a letter could be read from; the others count as wrong, where the original guesses."""
-
-    subject: str
-    items: int
-    correct: int
-    read: int
 
 
 def shown(item: Item, cue: str = "plain") -> str:
@@ -113,9 +104,28 @@ def read_items(file: Path) -> list[Item]:
     return items
 
 
-def run(subject: str, items: Sequence[Item], head: str, ask: Callable[[str], str], cue: str = "plain") -> Result:
-    """Ask all items that have an answer."""
-    known = [item for item in items if item.answer in LETTERS]
-    letters = [extract(ask(head + shown(item, cue)), item)[0] for item in known]
-    correct = sum(letter == item.answer for letter, item in zip(letters, known, strict=True))
-    return Result(subject, len(known), correct, sum(letter is not None for letter in letters))
+def task(subject: str, items: Sequence[Item], head: str = "", cue: str = "plain", max_tokens: int = 32) -> EvalTask:
+    """The items of a subject that have an answer, as a task with the metrics `correct` and `read`.
+
+    An answer from which no letter can be read counts as wrong, where the original guesses.
+
+    Args:
+        head: few-shot examples before each question.
+        cue: a key of `CUES`.
+        max_tokens: of an answer; part of the key of its stored result.
+    """
+    known = {f"{subject}/{number}": item for number, item in enumerate(items) if item.answer in LETTERS}
+
+    def letter(case: EvalCase, output: str) -> str | None:
+        return extract(output, known[case.id])[0]
+
+    return EvalTask(
+        name=f"ceval/{subject}",
+        asked="generate",
+        cases=[EvalCase(name, head + shown(item, cue), item.answer) for name, item in known.items()],
+        metrics={
+            "correct": lambda case, output: letter(case, output) == case.target,
+            "read": lambda case, output: letter(case, output) is not None,
+        },
+        settings={"max_tokens": max_tokens},
+    )

@@ -1,10 +1,11 @@
-"""How well a model predicts a text: perplexity a token and bits a byte (which compares across vocabularies)."""
+"""How well a model predicts a text: perplexity per token, and bits per byte, which compare across vocabularies."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+
+from ninestory.evaluation.task import EvalCase, EvalTask, TaskResult
 
 
 @dataclass(frozen=True)
@@ -17,17 +18,25 @@ class Perplexity:
     bits_per_byte: float
 
 
-def measure(text: str, score: Callable[[str], list[float]], window: int = 1000) -> Perplexity:
-    """Perplexity of a text, read in pieces of whole lines.
+def task(text: str, window: int = 1000) -> EvalTask:
+    """A text as a task: each piece of whole lines is scored; an output is the log-probability of each of its tokens.
 
     Args:
-        score: the log-probability (natural) of each token of a text.
         window: characters of a piece, at most; a longer line is cut.
     """
-    values = [value for piece in _pieces(text, window) for value in score(piece)]
-    mean = sum(values) / len(values)
+    return EvalTask(
+        name="perplexity",
+        asked="score",
+        cases=[EvalCase(str(number), piece) for number, piece in enumerate(_pieces(text, window))],
+        metrics={"nats": lambda case, output: -sum(output), "tokens": lambda case, output: len(output)},
+    )
+
+
+def summarize(text: str, result: TaskResult) -> Perplexity:
+    """Perplexity and bits per byte of the text from the scores of its pieces."""
+    nats, tokens = sum(result.values("nats")), int(sum(result.values("tokens")))
     nbytes = len(text.encode())
-    return Perplexity(len(values), nbytes, math.exp(-mean), -sum(values) / math.log(2) / nbytes)
+    return Perplexity(tokens, nbytes, math.exp(nats / tokens), nats / math.log(2) / nbytes)
 
 
 def _pieces(text: str, window: int) -> list[str]:

@@ -5,6 +5,7 @@ One self-contained file each: no script, no image beside it, nothing fetched.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -23,6 +24,18 @@ _WORDS: dict[str, dict[Language, str]] = {
     "loss": {"en": "loss on held-out rows", "zh": "留出数据的损失"},
     "perplexity": {"en": "perplexity", "zh": "困惑度"},
     "preferred": {"en": "better answer preferred", "zh": "偏好更优回答的比例"},
+    "invalid": {
+        "en": "{count} rows of the data could not be used and were left out.",
+        "zh": "有 {count} 行数据无法使用，已跳过。",
+    },
+    "lost_questions": {
+        "en": "{count} conversations ended with a question; that turn was left out and the rest was kept.",
+        "zh": "有 {count} 段对话以提问结尾：已去掉该轮，其余保留。",
+    },
+    "lost_greetings": {
+        "en": "{count} conversations lost the assistant's greeting, which the model's template has no place for.",
+        "zh": "有 {count} 段对话去掉了助手的开场白：模型自带的模板不支持。",
+    },
     "general": {"en": "loss on general text", "zh": "通用文本的损失"},
     "exact": {"en": "exact answers", "zh": "完全一致的回答"},
     "samples": {"en": "Samples", "zh": "样例"},
@@ -45,6 +58,15 @@ _WORDS: dict[str, dict[Language, str]] = {
 
 
 @dataclass(frozen=True)
+class RowCounts:
+    """What happened to rows of the data: left out whole, or shortened by one turn."""
+
+    invalid: int = 0
+    lost_questions: int = 0
+    lost_greetings: int = 0
+
+
+@dataclass(frozen=True)
 class TuningReport:
     """What a report is made of. `training`, `evaluations`: (step, loss). `recipe`: as it was run, plain data."""
 
@@ -54,6 +76,7 @@ class TuningReport:
     evaluations: Sequence[tuple[int, float]]
     comparison: Comparison
     language: Language = "en"
+    data: RowCounts = RowCounts()
 
     def word(self, name: str) -> str:
         return _WORDS[name][self.language]
@@ -65,6 +88,11 @@ class TuningReport:
         if forgotten is not None and forgotten > MOST_FORGOTTEN:
             warning = " " + self.word("forgot").format(share=forgotten)
         return self.word(self.comparison.verdict) + warning
+
+    def notes(self) -> list[str]:
+        """A sentence for each way in which rows of the data were left out or shortened."""
+        counts = dataclasses.asdict(self.data)
+        return [self.word(name).format(count=count) for name, count in counts.items() if count]
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """The table: measure, before, after, change."""
@@ -103,7 +131,14 @@ def as_markdown(report: TuningReport) -> str:
         lines += ["", f"## {report.word('samples')} {number}"]
         parts = {"asked": prompt, "wanted": wanted, "before": before, "after": after}
         lines += [f"- **{report.word(name)}**: {_one_line(text)}" for name, text in parts.items()]
-    lines += ["", f"## {report.word('recipe')}", "", *(f"- {name}: {value}" for name, value in report.recipe.items())]
+    lines += [
+        "",
+        *report.notes(),
+        "",
+        f"## {report.word('recipe')}",
+        "",
+        *(f"- {name}: {value}" for name, value in report.recipe.items()),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -121,6 +156,7 @@ def as_html(report: TuningReport) -> str:
         f"<table><tr><th><th>{report.word('before')}<th>{report.word('after')}<th>{report.word('change')}</tr>{table}"
         f"</table><h2>{report.word('curve')}</h2>{_curve(report)}"
         f"<h2>{report.word('samples')}</h2><table><tr>{heads}</tr>{samples}</table>"
+        f"{''.join(f'<p>{escape(note)}</p>' for note in report.notes())}"
         f"<h2>{report.word('recipe')}</h2><table>{recipe}</table></html>"
     )
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import tomllib
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 from ninestory.core.errors import Damaged, NotFound
+from ninestory.core.strict_table import TableError, read_table
 from ninestory.models.plan import ModelShape
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -118,35 +120,13 @@ def find(name: str) -> System:
     )
 
 
-def build(kind: Any, data: Any, where: str) -> Any:
-    """A dataclass from a TOML table, with every key known and every value of its type."""
-    if not isinstance(data, dict):
-        raise Damaged(f"catalog/{where}: a table was due, not {data!r}.")
-    hints = get_type_hints(kind)
-    if unknown := set(data) - set(hints):
-        raise Damaged(f"catalog/{where}: unknown key {sorted(unknown)[0]!r}.")
-    values = {key: _value(hints[key], value, f"{where} {key}") for key, value in data.items()}
-    required = [
-        f.name
-        for f in dataclasses.fields(kind)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing := [name for name in required if name not in values]:
-        raise Damaged(f"catalog/{where}: the key {missing[0]!r} is missing.")
-    return kind(**values)
+def build(cls: type[T], table: Any, where: str) -> T:
+    """Build a dataclass from a TOML table of the catalogue.
 
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    if get_origin(hint) is list:
-        return [_value(get_args(hint)[0], item, where) for item in value]
-    if get_origin(hint) is dict:
-        return dict(value)
-    options = [option for option in get_args(hint) if option is not type(None)] or [hint]
-    kind = options[0]
-    if dataclasses.is_dataclass(kind):
-        return build(kind, value, where)
-    if kind is float and isinstance(value, int):
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise Damaged(f"catalog/{where}: {value!r} is not {kind.__name__}.")
-    return value
+    Raises:
+        Damaged: a key is unknown or missing, or a value is of another type.
+    """
+    try:
+        return read_table(cls, table)
+    except TableError as error:
+        raise Damaged(f"catalog/{where}: {error}.") from error

@@ -19,6 +19,7 @@ from ninestory.serving.query import refuse_unknown_query
 from ninestory.serving.request_log import note_request
 from ninestory.serving.request_text import NAME_PATTERN, refuse_broken_text
 from ninestory.serving.routes import (
+    artifacts,
     catalogue,
     chat,
     completions,
@@ -32,6 +33,7 @@ from ninestory.serving.routes import (
     health,
     installed,
     jobs,
+    media,
     messages,
     models,
     plan,
@@ -65,6 +67,8 @@ ROUTES = (
         source,
         prompts,
         tuning,
+        media,
+        artifacts,
     ),
 )
 
@@ -74,7 +78,7 @@ def create_app(context: GatewayContext) -> Any:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        jobs_process = JobProcess(context.jobs, context.home, context.settings.hub)
+        jobs_process = JobProcess(context.jobs, context.home, context.settings, context.pool)
         await context.pool.start()
         await jobs_process.start()
         yield

@@ -33,10 +33,10 @@ MAX_SESSIONS = 10_000
 FREE_ATTEMPTS, MAX_PAUSE_SECONDS = 5, 60.0
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _OPEN = ("/ui", "/health", "/ninestory/v1/session")
-_UPLOADS = ("/v1/files",)
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 # Read as one value here: of two, a proxy might have checked the other one.
 _SINGLE = (b"host", b"origin", b"authorization", b"x-api-key", b"content-type", b"content-length")
+_UPLOADS = ("/v1/files", "/ninestory/v1/media")
 # Possessive, and a string without an end is one match too: no body makes this walk back over itself.
 _BRACKETS_AND_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.?)*+"?|[\[\]{}]', re.DOTALL)
 

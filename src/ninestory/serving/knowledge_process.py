@@ -62,14 +62,14 @@ class Readers:
 
 def bound_memory() -> None:
     """Before the first table is opened: what searches free goes back, or 100,000 passages hold 30 MB more."""
-    from ninestory.training.allocator import fix_malloc_thresholds, share_malloc_arenas
+    from ninestory.core.memory import fix_malloc_thresholds, share_malloc_arenas
 
     share_malloc_arenas(2)
     fix_malloc_thresholds()
 
 
 def main() -> None:
-    from ninestory.serving.worker import die_with_parent
+    from ninestory.core.process import die_with_parent
 
     die_with_parent(int(sys.argv[1]))
     bound_memory()

@@ -24,13 +24,13 @@ def load_adapter(base: nn.Module, folder: Path, name: str = "default") -> PeftMo
     """
     if not (folder / SETTINGS).is_file():
         raise InvalidRequest(
-            f"{folder} is no adapter folder: it has no {SETTINGS}",
+            f"{folder} is not an adapter folder; expected {SETTINGS} in it.",
             hint="Give the folder that holds adapter_config.json and adapter_model.safetensors.",
             hint_zh="请给出含有 adapter_config.json 和 adapter_model.safetensors 的文件夹。",
         )
     if not (folder / WEIGHTS).is_file():
         raise InvalidRequest(
-            f"{folder} has no {WEIGHTS}; adapters kept as pickles are not read",
+            f"{folder} has no {WEIGHTS}; adapters stored as pickles are not supported.",
             hint="Convert it once: ninestory convert safetensors FOLDER.",
             hint_zh="请先转换一次：ninestory convert safetensors 文件夹。",
         )
@@ -69,7 +69,7 @@ def loralib_delta(
     fan_in_fan_out: bool = False,
     enabled: tuple[bool, ...] | None = None,
 ) -> torch.Tensor:
-    """What microsoft/LoRA adds to `weight` when it merges: scaling · B·A in the layout of `weight`.
+    """Compute the delta that microsoft/LoRA adds to `weight` on merging: scaling · B·A in the layout of `weight`.
 
     Args:
         lora_a, lora_b: [r, in] and [out, r] for a linear; for a convolution [r·k, in·k] and [out·k, r·k], whose product
@@ -83,8 +83,8 @@ def loralib_delta(
         products = [b @ a for a, b in zip(lora_a.chunk(parts), lora_b.chunk(parts), strict=True)]
         width = products[0].shape[0]
         zeros = torch.zeros(width, lora_a.shape[1], dtype=lora_a.dtype)
-        made = iter(products)
-        delta = torch.cat([next(made) if on else zeros for on in enabled])
+        remaining = iter(products)
+        delta = torch.cat([next(remaining) if on else zeros for on in enabled])
         return scaling * (delta.T if fan_in_fan_out else delta)
     delta = scaling * (lora_b @ lora_a)
     if weight.dim() > 2:

@@ -1,4 +1,4 @@
-"""What a run gives: an adapter folder, or a whole model after full tuning. Written whole or not at all.
+"""Results of a run: an adapter folder, or a whole model after full tuning. Written atomically.
 
 peft's methods are saved in peft's layout. Freeze saves the blocks it trained, ChatGLM's P-Tuning v2 its prefix encoder
 under the original keys; both say in adapter_config.json what they are, since peft has no such kind.
@@ -14,13 +14,13 @@ from typing import Any
 from ninestory.core.errors import Damaged, NinestoryError
 from ninestory.core.paths import replace_directory
 from ninestory.models.convert.safetensors_writer import copy_companions
-from ninestory.training.initialisation import against_the_original
-from ninestory.training.methods import Tuned
+from ninestory.training.initialisation import relative_to_original
+from ninestory.training.methods import AdaptedModel
 
 OWN_KINDS = {"freeze": "NINESTORY_FREEZE", "p_tuning_v2": "NINESTORY_CHATGLM_PREFIX"}
 
 
-def save_adapter(tuned: Tuned, target: Path, base: str, note: dict[str, Any], base_folder: Path) -> Path:
+def save_adapter(adapted: AdaptedModel, target: Path, base: str, note: dict[str, Any], base_folder: Path) -> Path:
     """Write the adapter folder `target`; one that is there is replaced.
 
     Args:
@@ -29,16 +29,16 @@ def save_adapter(tuned: Tuned, target: Path, base: str, note: dict[str, Any], ba
         note: for `ninestory.json`: template, recipe, the base's fingerprint.
 
     Raises:
-        NinestoryError: nothing was trained, so the file would be empty.
+        NinestoryError: nothing was trained, so the adapter would be empty.
     """
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    if tuned.method.name in OWN_KINDS:
-        _save_own(tuned, part, base)
+    if adapted.method.name in OWN_KINDS:
+        _save_own(adapted, part, base)
     else:
-        _save_peft(tuned, part, base)
-    if tuned.method.modules_to_save:
+        _save_peft(adapted, part, base)
+    if adapted.method.modules_to_save:
         copy_companions(base_folder, part)
     (part / "ninestory.json").write_text(json.dumps(note, ensure_ascii=False, indent=2), encoding="utf-8")
     _check_not_empty(part / "adapter_model.safetensors")
@@ -53,11 +53,11 @@ def save_model(module: Any, target: Path, base_folder: Path, note: dict[str, Any
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    seen: set[int] = set()
+    addresses: set[int] = set()
     tensors = {}
     for name, tensor in module.state_dict().items():
-        if tensor.data_ptr() not in seen:  # a tied head is stored once
-            seen.add(tensor.data_ptr())
+        if tensor.data_ptr() not in addresses:  # a tied head is stored once
+            addresses.add(tensor.data_ptr())
             tensors[name] = tensor.contiguous()
     save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
@@ -92,7 +92,7 @@ def load_own(model: Any, folder: Path) -> None:
     wrong = [name for name, t in tensors.items() if name not in known or known[name].shape != t.shape]
     if wrong:
         raise Damaged(
-            f"The adapter in {folder.name} holds {wrong[0]}, which this base has no place for.",
+            f"The adapter in {folder.name} holds {wrong[0]}; this base has no such tensor.",
             hint="Take the base that ninestory.json names.",
             hint_zh="请使用 ninestory.json 中记录的基座模型。",
             code="adapter_for_another_base",
@@ -100,30 +100,30 @@ def load_own(model: Any, folder: Path) -> None:
     model.load_state_dict(tensors, strict=False)
 
 
-def _save_peft(tuned: Tuned, folder: Path, base: str) -> None:
-    config = tuned.module.peft_config["default"]
+def _save_peft(adapted: AdaptedModel, folder: Path, base: str) -> None:
+    config = adapted.module.peft_config["default"]
     config.base_model_name_or_path = base
-    tuned.module.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    adapted.module.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
-    if not tuned.start:
+    if not adapted.initial_factors:
         return
     from safetensors.torch import load_file, save_file
 
     weights, settings = folder / "adapter_model.safetensors", folder / "adapter_config.json"
-    made, table = against_the_original(
-        load_file(weights), tuned.start, json.loads(settings.read_text(encoding="utf-8"))
+    tensors, configuration = relative_to_original(
+        load_file(weights), adapted.initial_factors, json.loads(settings.read_text(encoding="utf-8"))
     )
-    save_file(made, weights, metadata={"format": "pt"})
-    settings.write_text(json.dumps(table, indent=2), encoding="utf-8")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    settings.write_text(json.dumps(configuration, indent=2), encoding="utf-8")
 
 
-def _save_own(tuned: Tuned, folder: Path, base: str) -> None:
+def _save_own(adapted: AdaptedModel, folder: Path, base: str) -> None:
     from safetensors.torch import save_file
 
     save_file(
-        {name: p.detach().contiguous() for name, p in tuned.trainable.items()}, folder / "adapter_model.safetensors"
+        {name: p.detach().contiguous() for name, p in adapted.trainable.items()}, folder / "adapter_model.safetensors"
     )
-    method = tuned.method
+    method = adapted.method
     settings: dict[str, Any] = {"peft_type": OWN_KINDS[method.name], "base_model_name_or_path": base}
     if method.name == "p_tuning_v2":
         settings |= {"pre_seq_len": method.virtual_tokens, "prefix_projection": method.projection}
@@ -136,7 +136,7 @@ def _check_not_empty(file: Path) -> None:
     with safe_open(file, "pt") as opened:
         if not list(opened.keys()):
             raise NinestoryError(
-                "The adapter that was to be saved holds no tensor.",
+                "The adapter holds no tensor; expected the trained ones.",
                 hint="Report this; the checkpoints of the run are whole.",
                 hint_zh="请反馈此问题；训练检查点完好。",
                 code="empty_adapter",

@@ -27,10 +27,10 @@ def segment_attention(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """[1, sum of seg, heads, head_dim]. Without `seg` the one row goes on from cached keys (answers for an evaluation)."""
-    shared = query.shape[1] != key.shape[1]
+    grouped = query.shape[1] != key.shape[1]
     if seg is None and query.shape[2] != key.shape[2]:
-        seen = _visible(query.shape[2], key.shape[2], sliding_window, query.device)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scaling, enable_gqa=shared)
+        visible = _visible(query.shape[2], key.shape[2], sliding_window, query.device)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, scale=scaling, enable_gqa=grouped)
         return out.transpose(1, 2), None
     lengths = seg or [query.shape[2]]
     pieces = []
@@ -39,7 +39,7 @@ def segment_attention(
         mask = _visible(q.shape[2], q.shape[2], sliding_window, q.device) if windowed else None
         pieces.append(
             F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling, enable_gqa=shared
+                q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling, enable_gqa=grouped
             )
         )
     return torch.cat(pieces, dim=2).transpose(1, 2), None

@@ -1,42 +1,76 @@
-"""Which rows go into which step: a pure function of the seed and the step, so a resume needs one integer."""
+"""Training rows, and the rows of each step: a pure function of seed and step, so a resume needs one integer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import struct
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 IGNORED = -100  # a label that is not learned
+EVALUATION = -1  # the step of held-out rows
 POOL = 50  # steps whose rows are sorted by length together: enough to be alike, few enough to be shuffled
 
 
+class TrainingRow(Protocol):
+    """Size and weight of a row, all that the trainer needs."""
+
+    @property
+    def size(self) -> float:
+        """Cost in the objective's `unit`; the micro-batch budget counts it."""
+
+    @property
+    def weight(self) -> float:
+        """Share of the row in the mean loss of its step, such as its number of labels."""
+
+
+@runtime_checkable
+class RandomRows(Protocol):
+    """A sequence of rows that differ each time they are read: noise, crops, dropped captions.
+
+    The trainer reads such rows by `draw` with a seed made of (run, step, row), so what a row is does not depend on
+    micro-batches, processes or resumes. Held-out rows keep one seed for the whole run.
+    """
+
+    def __len__(self) -> int: ...
+
+    def draw(self, index: int, seed: int) -> Any: ...
+
+
 @dataclass(frozen=True)
-class Row:
+class TokenRow:
     """One training text. `labels[i]` is `ids[i]` where it is learned, else −100; the first is never learned."""
 
     ids: list[int]
     labels: list[int]
 
     @property
-    def learned(self) -> int:
-        """Positions that count in the loss."""
+    def size(self) -> int:
+        """Number of tokens."""
+        return len(self.ids)
+
+    @property
+    def weight(self) -> int:
+        """Number of labels, the positions that count in the loss."""
         return sum(label != IGNORED for label in self.labels[1:])
 
 
 @dataclass(frozen=True)
-class Pair:
+class PreferencePair:
     """Two answers to one question. `reference`: log p of each under the base, (chosen, rejected)."""
 
-    chosen: Row
-    rejected: Row
+    chosen: TokenRow
+    rejected: TokenRow
     reference: tuple[float, float] = (0.0, 0.0)
 
     @property
-    def ids(self) -> list[int]:
-        """Both rows: what a micro-batch's budget counts."""
-        return self.chosen.ids + self.rejected.ids
+    def size(self) -> int:
+        """Number of tokens of both rows."""
+        return self.chosen.size + self.rejected.size
 
     @property
-    def learned(self) -> int:
+    def weight(self) -> int:
         """A pair counts once in the mean of a step."""
         return 1
 
@@ -45,8 +79,25 @@ def steps_per_epoch(rows: int, batch: int) -> int:
     return -(-rows // batch)
 
 
+def row_seed(seed: int, step: int, row: int) -> int:
+    """Return the seed of everything random about one row in one step, from 0 to 2⁶³ − 1.
+
+    Args:
+        seed: of the run. step: from 0; `EVALUATION` for held-out rows. row: index of the row.
+    """
+    digest = hashlib.blake2b(struct.pack("<qqq", seed, step, row), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def read_rows(rows: Sequence[Any], indices: Iterable[int], *, seed: int, step: int) -> list[Any]:
+    """Read rows by index; `RandomRows` are drawn with their seed of (run, step, row)."""
+    if isinstance(rows, RandomRows):
+        return [rows.draw(index, row_seed(seed, step, index)) for index in indices]
+    return [rows[index] for index in indices]
+
+
 def rows_of_step(
-    step: int, rows: int, batch: int, seed: int, *, length: Callable[[int], int] | None = None
+    step: int, rows: int, batch: int, seed: int, *, length: Callable[[int], float] | None = None
 ) -> list[int]:
     """Indices of the rows of a step (from 0); each epoch is a permutation of its own, one of its steps may be short.
 
@@ -73,25 +124,25 @@ def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(rows, generator=generator).tolist()
 
 
-def micro_batches(lengths: Sequence[int], budget: int, *, padded: bool = False) -> list[list[int]]:
-    """Split the rows of a step, in order, so that none exceeds `budget` tokens; a longer row goes alone.
+def micro_batches(sizes: Sequence[float], budget: float, *, padded: bool = False) -> list[list[int]]:
+    """Split the rows of a step, in order, so that none exceeds `budget`; a larger row goes alone.
 
     Args:
-        lengths: tokens of each row.
-        padded: count every row as long as the longest of its micro-batch.
+        sizes: `row.size` of each row, such as its tokens.
+        padded: count every row as large as the largest of its micro-batch.
 
     Returns:
-        Positions into `lengths`.
+        Positions into `sizes`.
 
     >>> micro_batches([5, 4, 3, 20, 2], 10)
     [[0, 1], [2], [3], [4]]
     """
     batches: list[list[int]] = []
-    for position, length in enumerate(lengths):
+    for position, size in enumerate(sizes):
         current = batches[-1] if batches else []
-        widths = [*(lengths[i] for i in current), length]
-        tokens = max(widths) * len(widths) if padded else sum(widths)
-        if current and tokens <= budget:
+        members = [*(sizes[i] for i in current), size]
+        cost = max(members) * len(members) if padded else sum(members)
+        if current and cost <= budget:
             current.append(position)
         else:
             batches.append([position])

@@ -24,15 +24,15 @@ _NAME = re.compile(r"step-(\d{8})")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """What a run needs to go on: tensors by name, and plain numbers."""
+class TrainingCheckpoint:
+    """Everything a run needs to continue: tensors by name, and plain numbers."""
 
     step: int
     tensors: dict[str, torch.Tensor]
     numbers: dict[str, Any]
 
 
-def save(folder: Path, checkpoint: Checkpoint, *, keep: int, best: int | None = None) -> Path:
+def save(folder: Path, checkpoint: TrainingCheckpoint, *, keep: int, best: int | None = None) -> Path:
     """Write `folder/step-N` and delete all but the newest `keep` and the best one.
 
     Raises:
@@ -48,8 +48,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int, best: int | None = 
         return target  # the step before a diverging one: it was saved when it was reached
     try:
         part.mkdir()
-        tensors = {name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}
-        save_file(tensors, part / "state.safetensors")
+        save_file(_unshared(checkpoint.tensors), part / "state.safetensors")
         text = json.dumps({"step": checkpoint.step, **checkpoint.numbers}, ensure_ascii=False)
         (part / "state.json").write_text(text, encoding="utf-8")
         for file in part.iterdir():
@@ -73,17 +72,17 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int, best: int | None = 
     return target
 
 
-def newest(folder: Path) -> Checkpoint | None:
+def newest(folder: Path) -> TrainingCheckpoint | None:
     """The newest checkpoint of a run; None before the first."""
-    found = _named(folder)
-    return load(found[-1]) if found else None
+    paths = _named(folder)
+    return load(paths[-1]) if paths else None
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path) -> TrainingCheckpoint:
     """Read a checkpoint.
 
     Raises:
-        Damaged: it is no checkpoint of ours, or a file in it is broken or a pickle.
+        Damaged: it is not a training checkpoint, or a file in it is broken or a pickle.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -99,10 +98,10 @@ def load(path: Path) -> Checkpoint:
     try:
         numbers = json.loads((path / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(path / "state.safetensors")
-        return Checkpoint(int(numbers.pop("step")), tensors, numbers)
+        return TrainingCheckpoint(int(numbers.pop("step")), tensors, numbers)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise Damaged(
-            f"{path} is no whole checkpoint: {error}",
+            f"{path} is not a complete checkpoint: {error}",
             hint="Delete this folder: the run then goes on from the checkpoint before it.",
             hint_zh="请删除该目录，训练将从更早的检查点继续。",
             code="damaged_checkpoint",
@@ -110,13 +109,13 @@ def load(path: Path) -> Checkpoint:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed save left."""
+    """Remove the leftovers of a killed save."""
     for part in folder.glob(".tmp-*"):
         shutil.rmtree(part, ignore_errors=True)
 
 
 def environment(world: int = 1) -> dict[str, Any]:
-    """What the bits of a run depend on besides its recipe."""
+    """Versions, threads and world size that bit-exact resume depends on."""
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -126,10 +125,10 @@ def environment(world: int = 1) -> dict[str, Any]:
 
 
 def differences(saved: dict[str, Any], *, world: int = 1) -> list[str]:
-    """In what this environment differs from a checkpoint's, so that the bits will.
+    """List how this environment differs from a checkpoint's; the last bits will then differ too.
 
     Raises:
-        InvalidRequest: another number of processes: their shares of the data would not fit.
+        InvalidRequest: another number of processes, whose shares of the data would not fit.
     """
     now = environment(world)
     if saved.get("world", 1) != world:
@@ -143,12 +142,24 @@ def differences(saved: dict[str, Any], *, world: int = 1) -> list[str]:
 
 
 def _named(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found)
+    paths = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(paths)
 
 
 def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
+
+
+def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous tensors of which no two share memory: an optimizer may give one table to many parameters."""
+    addresses: set[int] = set()
+    unshared = {}
+    for name, tensor in tensors.items():
+        unshared[name] = tensor.detach().contiguous()
+        if tensor.data_ptr() in addresses:
+            unshared[name] = unshared[name].clone()
+        addresses.add(tensor.data_ptr())
+    return unshared
 
 
 def _sync_file(path: Path) -> None:
@@ -157,7 +168,7 @@ def _sync_file(path: Path) -> None:
 
 
 def _is_full(error: Exception) -> bool:
-    """No room on the disk, in a quota, or under a limit on the size of files."""
+    """Whether the disk, a quota or a limit on file sizes is full."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     # safetensors gives its own class with the system's words
     return full or any(words in str(error) for words in ("No space left", "Disk quota exceeded", "File too large"))

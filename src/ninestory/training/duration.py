@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
-from ninestory.models.plan_tuning import (
+from ninestory.training.plan import (
     TunedShape,
     TuningJob,
     linear_parameters,
@@ -49,13 +49,15 @@ def step_operations(model: TunedShape, job: TuningJob, tokens: float, labels: fl
     time of them."""
     linears, tables = linear_parameters(model), trained_tables(model, job)
     table = model.sizes.vocabulary * model.sizes.hidden
-    reached = job.blocks / model.sizes.layers if job.method == "freeze" else 1.0  # by the backward pass
-    own_gradients = job.method in ("full", "freeze")
+    reached = job.trainable_layers / model.sizes.layers if job.method == "freeze" else 1.0  # by the backward pass
+    own_gradients = job.spec.trains_base
     passes = 1 + reached * (1 + own_gradients + job.checkpointing)
-    beside = 0 if own_gradients else 3 * (trainable_parameters(model, job) - sum(tables) * table)
+    factor_parameters = 0 if own_gradients else 3 * (trainable_parameters(model, job) - sum(tables) * table)
     trains_head = job.method == "full" or tables[1]
     widening = _WIDENING[packing_of(model, job)] * max(1, tokens / job.tokens)
-    return 2 * ((tokens + widening) * passes * linears + tokens * beside + labels * table * (3 if trains_head else 2))
+    return 2 * (
+        (tokens + widening) * passes * linears + tokens * factor_parameters + labels * table * (3 if trains_head else 2)
+    )
 
 
 def block_speed(model: TunedShape, precision: Literal["float32", "bfloat16", "auto"] = "float32") -> float:
@@ -66,7 +68,7 @@ def block_speed(model: TunedShape, precision: Literal["float32", "bfloat16", "au
     sizes = [(hidden, hidden)] * 4 + [(hidden, ffn)] * (model.mlp_matrices - 1) + [(ffn, hidden)]
     generator = torch.Generator().manual_seed(0)
     weights = [(torch.randn(n, m, generator=generator) / m**0.5).to(device) for m, n in sizes]
-    beside = [
+    factors = [
         (torch.zeros(_RANK, m, device=device, requires_grad=True), torch.zeros(n, _RANK, device=device, requires_grad=True))
         for m, n in sizes
     ]  # fmt: skip
@@ -76,31 +78,31 @@ def block_speed(model: TunedShape, precision: Literal["float32", "bfloat16", "au
     def seconds() -> float:
         start = time.perf_counter()
         with context():
-            made = _block(x, weights, beside)
-        (gradient,) = torch.autograd.grad(made.float().sum(), [x])
+            output = _block(x, weights, factors)
+        (gradient,) = torch.autograd.grad(output.float().sum(), [x])
         float(gradient.sum())  # a graphics processor answers when it is done
         return time.perf_counter() - start
 
-    seconds()  # the first one makes ready what is made once
+    seconds()  # the first one makes ready what is output once
     best = min(seconds() for _ in range(3))
     operations = 4 * _TOKENS * sum(m * n + _RANK * (m + n) for m, n in sizes)
     return operations / best
 
 
 def _block(
-    x: torch.Tensor, weights: list[torch.Tensor], beside: list[tuple[torch.Tensor, torch.Tensor]]
+    x: torch.Tensor, weights: list[torch.Tensor], factors: list[tuple[torch.Tensor, torch.Tensor]]
 ) -> torch.Tensor:
     """[tokens, hidden] → the same: attention and MLP, each on what a norm gives, added to what came in."""
 
     def product(number: int, given: torch.Tensor) -> torch.Tensor:
-        a, b = beside[number]
+        a, b = factors[number]
         return F.linear(given, weights[number]) + F.linear(F.linear(given, a), b)
 
     tokens, hidden = x.shape
     normed = F.rms_norm(x, (hidden,))
     query, key, value = (product(n, normed).view(1, tokens, -1, _HEAD).transpose(1, 2) for n in range(3))
-    seen = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-    x = x + product(3, seen.transpose(1, 2).reshape(tokens, hidden))
+    attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    x = x + product(3, attended.transpose(1, 2).reshape(tokens, hidden))
     normed = F.rms_norm(x, (hidden,))
     inner = F.silu(product(4, normed))
     if len(weights) > 6:

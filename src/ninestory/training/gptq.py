@@ -87,41 +87,41 @@ def quantize_with_calibration(
     return errors
 
 
-class _Reached(Exception):
-    """The first block was called: what it was called with is all that is wanted."""
+class _FirstBlockReached(Exception):
+    """Stops the forward pass once the first block's arguments are recorded."""
 
 
 def _inputs_of(block: nn.Module, model: PreTrainedModel, batches: Iterable[torch.Tensor]) -> list[tuple[tuple, dict]]:
     """The arguments with which `model` calls `block` for each batch; hidden states first, by position."""
-    seen: list[tuple[tuple, dict]] = []
+    calls: list[tuple[tuple, dict]] = []
 
     def catch(module: nn.Module, args: tuple, kwargs: dict) -> None:
         if not args:
             args = (kwargs.pop("hidden_states"),)
-        seen.append((args, kwargs))
-        raise _Reached
+        calls.append((args, kwargs))
+        raise _FirstBlockReached
 
     handle = block.register_forward_pre_hook(catch, with_kwargs=True)
     try:
         for ids in batches:
             try:
                 model(input_ids=ids, use_cache=False)
-            except _Reached:
+            except _FirstBlockReached:
                 continue
     finally:
         handle.remove()
-    if not seen:
+    if not calls:
         raise InvalidRequest(
-            "there is no calibration text",
+            "The calibration text is empty; expected at least two pieces of 16 tokens.",
             hint="Give some thousand tokens of ordinary text (the originals take 128 × 2,048).",
             hint_zh="请提供数千个词元的普通文本（原版使用 128 × 2048）。",
             param="data",
         )
-    return seen
+    return calls
 
 
 def _hessians(block: nn.Module, inputs: list[tuple[tuple, dict]]) -> dict[str, Hessian]:
-    """What each linear of `block` sees when it runs over `inputs`."""
+    """Accumulate the Hessian of each linear's inputs while `block` runs over `inputs`."""
     linears = {name: module for name, module in block.named_modules() if type(module) is nn.Linear}
     hessians = {name: Hessian(linear.in_features, linear.weight.device) for name, linear in linears.items()}
 
@@ -181,10 +181,10 @@ def convert_to_gptq(
     model, loaded = load_model_folder(source)
     pieces = _pieces(load_tokenizer(source).encode(text), sequences, length)
     linears = [m for block in blocks_of(model)[1] for m in block.modules() if type(m) is nn.Linear]
-    done = iter(range(1, len(linears) + 1))
+    finished = iter(range(1, len(linears) + 1))
 
     def report(name: str, error: float) -> None:
-        progress.update(next(done), len(linears), name)
+        progress.update(next(finished), len(linears), name)
 
     job = {"kind": f"gptq-{bits}", "source": source.name, "fingerprint": checkpoint.fingerprint()}
     with output_folder(target, job) as folder:
@@ -213,12 +213,12 @@ def _pieces(ids: list[int], sequences: int, length: int) -> list[torch.Tensor]:
 
 def _packs(stored: str, linear: nn.Module) -> list[NewTensor]:
     """The tensors of one packed linear under its stored name; its bias is written as it was."""
-    made = []
+    tensors = []
     for key in ("qweight", "qzeros", "scales", "g_idx"):
         values = getattr(linear, key).detach().contiguous().numpy()
         kind = "F16" if key == "scales" else "I32"
-        made.append(NewTensor(f"{stored}.{key}", kind, values.shape, partial(_one_block, values)))
-    return made
+        tensors.append(NewTensor(f"{stored}.{key}", kind, values.shape, partial(_one_block, values)))
+    return tensors
 
 
 def _one_block(values: Any) -> list[bytes]:

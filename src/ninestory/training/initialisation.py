@@ -19,25 +19,28 @@ import torch
 
 from ninestory.architectures.nf4_linear import NF4Linear
 from ninestory.core.errors import InvalidRequest
+from ninestory.training.method_spec import METHODS
 from ninestory.training.settings import Method
-
-_FITS = {"pissa": ("lora", "rslora"), "loftq": ("qlora",)}
 
 
 def check_init(method: Method) -> None:
-    """Raises InvalidRequest: the start does not go with the method."""
-    if method.init != "default" and method.name not in _FITS[method.init]:
-        fitting = " or ".join(_FITS[method.init])
+    """Check that the method allows its `init`.
+
+    Raises:
+        InvalidRequest: it does not.
+    """
+    if method.init != "default" and method.init not in method.spec.inits:
+        fitting = [spec.name for spec in METHODS.values() if method.init in spec.inits]
         raise InvalidRequest(
-            f"method.init {method.init} does not go with {method.name}; it is made for {fitting}.",
-            hint=f"Set method.name to {_FITS[method.init][0]}, or method.init to default.",
-            hint_zh=f"请将 method.name 设为 {_FITS[method.init][0]}，或将 method.init 设为 default。",
+            f"method.init {method.init} does not go with {method.name}; it is made for {' or '.join(fitting)}.",
+            hint=f"Set method.name to {fitting[0]}, or method.init to default.",
+            hint_zh=f"请将 method.name 设为 {fitting[0]}，或将 method.init 设为 default。",
             param="method.init",
         )
 
 
 @torch.no_grad()
-def start_from_what_packing_lost(module: Any, original: Callable[[str], torch.Tensor]) -> int:
+def initialise_loftq(module: Any, original: Callable[[str], torch.Tensor]) -> int:
     """LoftQ's start of every LoRA pair over an NF4 linear; returns how many there were.
 
     Args:
@@ -58,23 +61,23 @@ def start_from_what_packing_lost(module: Any, original: Callable[[str], torch.Te
     return count
 
 
-def against_the_original(
-    trained: dict[str, torch.Tensor], start: dict[str, torch.Tensor], config: dict[str, Any]
+def relative_to_original(
+    trained: dict[str, torch.Tensor], initial: dict[str, torch.Tensor], config: dict[str, Any]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """PiSSA's factors as an adapter of the original base: B A − B₀ A₀ = [B, −B₀] [A; A₀], of twice the rank.
 
     Args:
-        trained, start: tensors in peft's names.
+        trained, initial: tensors in peft's names.
         config: adapter_config.json's values.
     """
-    made = {}
+    adapter = {}
     for name, tensor in trained.items():
         if ".lora_A." in name:
-            made[name] = torch.cat([tensor, start[name]], 0)
+            adapter[name] = torch.cat([tensor, initial[name]], 0)
         elif ".lora_B." in name:
-            made[name] = torch.cat([tensor, -start[name]], 1)
+            adapter[name] = torch.cat([tensor, -initial[name]], 1)
         else:
-            made[name] = tensor
+            adapter[name] = tensor
     growth = sqrt(2) if config.get("use_rslora") else 2  # the scale stays alpha / r, or alpha / √r
-    changed = {"r": 2 * config["r"], "lora_alpha": growth * config["lora_alpha"], "init_lora_weights": True}
-    return made, {**config, **changed}
+    changes = {"r": 2 * config["r"], "lora_alpha": growth * config["lora_alpha"], "init_lora_weights": True}
+    return adapter, {**config, **changes}

@@ -1,4 +1,4 @@
-"""The tuning methods: what is trained, and how the base is prepared for it.
+"""Tuning methods: put the adapter on a base, freeze the rest.
 
 LoRA and its relatives, IA³, prompt and prefix tuning are peft's. Ours are full tuning, freeze (the last blocks, by
 exact module path), and ChatGLM's P-Tuning v2, whose prefix encoder keeps its original keys.
@@ -15,32 +15,29 @@ from torch import nn
 
 from ninestory.core.errors import InvalidRequest, Unsupported
 from ninestory.core.extras import require
-from ninestory.training.initialisation import check_init, start_from_what_packing_lost
+from ninestory.training.initialisation import check_init, initialise_loftq
 from ninestory.training.quantized_base import PACKED_LINEARS, with_packed_targets
 from ninestory.training.settings import Method
 
-LORA_LIKE = ("lora", "rslora", "dora", "qlora")
-PROMPT_LIKE = ("prompt", "prefix")  # peft cannot load them again for training, nor checkpoint gradients with a prefix
-
 
 @dataclass
-class Tuned:
+class AdaptedModel:
     """A model prepared for training.
 
     Attributes:
-        module: what runs. trainable: what the optimiser holds, by name.
-        start: PiSSA's factors before the first step, by peft's names: the adapter is saved as the difference to them.
+        module: the model with its adapter. trainable: the parameters that the optimizer holds, by name.
+        initial_factors: PiSSA's factors before the first step, by peft's names; the adapter is saved as the difference.
     """
 
     module: Any
     method: Method
     trainable: dict[str, nn.Parameter] = field(default_factory=dict)
-    start: dict[str, torch.Tensor] = field(default_factory=dict)
+    initial_factors: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def packs(self) -> bool:
-        """Whether rows may lie in one line: not when keys or embeddings stand before every row."""
-        return self.method.name not in (*PROMPT_LIKE, "p_tuning_v2")
+        """Whether rows may be packed into one line."""
+        return self.method.spec.packs
 
     def regulariser(self) -> torch.Tensor | None:
         """AdaLoRA's orthogonality penalty (Zhang et al. 2023): mean of ‖PPᵀ − I‖ over its matrices, times 0.5."""
@@ -59,7 +56,7 @@ class Tuned:
             self.module.base_model.update_and_allocate(step)
 
     def buffers(self) -> dict[str, torch.Tensor]:
-        """What the method itself remembers between steps: AdaLoRA's importance averages."""
+        """State that the method keeps between steps: AdaLoRA's importance averages."""
         if self.method.name != "adalora":
             return {}
         allocator = self.module.base_model.rankallocator
@@ -78,7 +75,7 @@ class Tuned:
 
     @property
     def rank_pattern(self) -> Any:
-        """AdaLoRA's masks, part of its configuration once the ranks stand; None otherwise."""
+        """peft's `rank_pattern`, fixed once AdaLoRA has finished allocating ranks; None for other methods."""
         return self.module.peft_config["default"].rank_pattern if self.method.name == "adalora" else None
 
     @rank_pattern.setter
@@ -87,14 +84,14 @@ class Tuned:
             self.module.peft_config["default"].rank_pattern = value
 
 
-def prepare(
+def adapt_model(
     model: Any,
     method: Method,
     *,
     seed: int,
     total_steps: int,
     original: Callable[[str], torch.Tensor] | None = None,
-) -> Tuned:
+) -> AdaptedModel:
     """Freeze the base and add what the method trains; new parameters are drawn from `seed`.
 
     Args:
@@ -121,8 +118,8 @@ def prepare(
     start = _factors(module) if method.init == "pissa" else {}
     if method.init == "loftq":
         assert original is not None
-        start_from_what_packing_lost(module, original)
-    return Tuned(module, method, trainable, start)
+        initialise_loftq(module, original)
+    return AdaptedModel(module, method, trainable, start)
 
 
 def _factors(module: Any) -> dict[str, torch.Tensor]:
@@ -152,14 +149,14 @@ def blocks_of(model: Any) -> tuple[str, nn.ModuleList]:
 def _freeze(model: Any, method: Method) -> Any:
     """Train the last n blocks. By module object: 'layers.2' as a piece of text would also match layers.20."""
     _, blocks = blocks_of(model)
-    if not 1 <= method.blocks <= len(blocks):
+    if not 1 <= method.trainable_layers <= len(blocks):
         raise InvalidRequest(
-            f"method.blocks is {method.blocks}, and the model has {len(blocks)} blocks.",
+            f"method.trainable_layers is {method.trainable_layers}, and the model has {len(blocks)} blocks.",
             hint=f"Take 1 to {len(blocks)}.",
             hint_zh=f"请取 1 到 {len(blocks)}。",
-            param="method.blocks",
+            param="method.trainable_layers",
         )
-    for block in list(blocks)[-method.blocks :]:
+    for block in list(blocks)[-method.trainable_layers :]:
         block.requires_grad_(True)
     return model
 
@@ -189,20 +186,22 @@ def _peft(model: Any, method: Method, total_steps: int) -> Any:
     except ValueError as error:
         raise InvalidRequest(
             f"peft refuses this method for {model.config.model_type}: {error}",
-            hint="Check method.targets against the names of the model's linear layers.",
-            hint_zh="请核对 method.targets 与模型线性层的名称。",
+            hint="Check method.target_modules against the names of the model's linear layers.",
+            hint_zh="请核对 method.target_modules 与模型线性层的名称。",
             param="method",
         ) from error
 
 
 def _peft_config(peft: Any, model: Any, method: Method, total_steps: int) -> Any:
-    task: dict[str, Any] = {"task_type": "CAUSAL_LM"}
-    if method.name in LORA_LIKE:
+    """The configuration object of the method's kind; `peft` is the library."""
+    task = {"task_type": "CAUSAL_LM"}
+    kind = method.spec.peft
+    if kind == "lora":
         config = peft.LoraConfig(
             r=method.rank,
             lora_alpha=method.alpha,
             lora_dropout=method.dropout,
-            target_modules=_targets(model, method),
+            target_modules=_target_modules(model, method),
             use_rslora=method.name == "rslora",
             use_dora=method.name == "dora",
             init_lora_weights="pissa" if method.init == "pissa" else True,
@@ -211,34 +210,34 @@ def _peft_config(peft: Any, model: Any, method: Method, total_steps: int) -> Any
             **task,
         )
         return with_packed_targets(config)
-    if method.name == "adalora":
+    if kind == "adalora":
         return peft.AdaLoraConfig(
             target_r=method.rank,
-            init_r=max(method.rank + 1, method.rank * 3 // 2),
+            init_r=max(method.rank + 1, int(method.rank * method.spec.rank_factor)),
             lora_alpha=method.alpha,
             lora_dropout=method.dropout,
-            target_modules=_targets(model, method),
+            target_modules=_target_modules(model, method),
             total_step=total_steps,
             tinit=total_steps // 10,
             tfinal=total_steps // 3,
             deltaT=max(1, total_steps // 100),
             **task,
         )
-    if method.name == "ia3":
+    if kind == "ia3":
         return peft.IA3Config(**task)
-    if method.name == "prompt":
+    if kind == "prompt":
         return peft.PromptTuningConfig(num_virtual_tokens=method.virtual_tokens, **task)
     return peft.PrefixTuningConfig(
         num_virtual_tokens=method.virtual_tokens, prefix_projection=method.projection, **task
     )
 
 
-def _targets(model: Any, method: Method) -> list[str]:
+def _target_modules(model: Any, method: Method) -> list[str]:
     """Names of the linears that get an adapter; "all-linear" is every linear, packed or not, but the head."""
-    if isinstance(method.targets, list):
-        return method.targets
-    if method.targets != "all-linear":
-        return [method.targets]
+    if isinstance(method.target_modules, list):
+        return method.target_modules
+    if method.target_modules != "all-linear":
+        return [method.target_modules]
     head = model.get_output_embeddings()
     kinds = (nn.Linear, *PACKED_LINEARS)
     return sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds) and m is not head})

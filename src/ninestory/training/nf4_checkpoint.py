@@ -99,6 +99,6 @@ def _parts(tensor: Tensor) -> dict[str, bytes]:
         values = values.view(torch.bfloat16)
     packed, state = quantize(values, "nf4", BLOCKSIZE, double=True)
     parts = {"": packed} | {f".{name}": part for name, part in state_tensors(state).items()}
-    made = {name: part.contiguous().numpy().tobytes() for name, part in parts.items()}
-    made[_HEADER] = made[_HEADER].ljust(_HEADER_BYTES)  # JSON may end in blanks
-    return made
+    encoded = {name: part.contiguous().numpy().tobytes() for name, part in parts.items()}
+    encoded[_HEADER] = encoded[_HEADER].ljust(_HEADER_BYTES)  # JSON may end in blanks
+    return encoded

@@ -1,4 +1,4 @@
-"""Which number format the model's body computes in: measured on this machine, never guessed from a name."""
+"""Number format of the model's body: measured on this machine, never guessed from a name."""
 
 from __future__ import annotations
 

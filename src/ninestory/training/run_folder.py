@@ -41,22 +41,24 @@ class RunFolder:
         return self.path / "loss.png"
 
     def open(self, recipe: dict[str, Any], identity: dict[str, Any]) -> None:
-        """Make the folder, or take up one that an equal run left.
+        """Make the folder, or reuse the folder of an equal run.
 
         Args:
-            recipe: kept for people and for `resume`.
-            identity: what must be equal for a resume to mean anything (base, data, method, seed, …).
+            recipe: saved_identity for people and for `resume`.
+            identity: what must be equal for a resume (base, data, method, seed, …).
 
         Raises:
             Conflict: the folder belongs to another run; the message names what differs.
         """
         file = self.path / "recipe.json"
         if file.is_file():
-            kept = json.loads(file.read_text(encoding="utf-8"))["identity"]
-            different = sorted(name for name in {*kept, *identity} if kept.get(name) != identity.get(name))
+            saved_identity = json.loads(file.read_text(encoding="utf-8"))["identity"]
+            different = sorted(
+                name for name in {*saved_identity, *identity} if saved_identity.get(name) != identity.get(name)
+            )
             if different:
                 raise Conflict(
-                    f"The run {self.path.name!r} was started with another {', '.join(different)}.",
+                    f"The run {self.path.name!r} was started with another {', '.join(different)}; expected the same.",
                     hint="Give the new run a name of its own (--name), or delete that folder.",
                     hint_zh="请用 --name 另起名称，或删除该训练目录。",
                     param="name",
@@ -87,10 +89,10 @@ class RunFolder:
             file.write(json.dumps({"kind": kind, "step": step, **values}, ensure_ascii=False) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drop the lines after `step`: the steps they tell of are run again."""
-        kept = [line for line in self.lines() if line["step"] <= step]
+        """Drop the lines after `step`; those steps will be run again."""
+        remaining = [line for line in self.lines() if line["step"] <= step]
         with atomic_write(self.log, "w") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in remaining)
 
     def draw_curve(self) -> Path | None:
         """Draw the losses over the steps as PNG; None where matplotlib is not installed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -192,6 +193,22 @@ def test_headers_without_end_are_refused(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(one * 5000, 1))
     with pytest.raises(Damaged):
         imported(tmp_path, path)
+
+
+def test_the_settings_and_rows_of_an_honest_base_arrive(tmp_path: Path) -> None:
+    base = create(Home(tmp_path / "home"), "notes", model="test:hashing", metadata={"team": "a"})
+    (tmp_path / "a.md").write_text("# Apples\nApples are red.\n", encoding="utf-8")
+    add_paths(base, [tmp_path / "a.md"], IngestReport(), {"year": 2020.0, "kind": "note"})
+    ingest(base, Embedder(HashingEngine()), Silent())
+    base.put(description=None)  # what a client of the API may set
+    base.add_feedback("Red?", "Yes.", good=True, file="a.md")
+    export_base(base, tmp_path / "notes.tar.gz", Silent())
+    copy = imported(tmp_path, tmp_path / "notes.tar.gz")
+    for setting in ("name", "model", "metadata", "description", "created_at", "published", "thresholds", "probe"):
+        assert copy.get(setting, "missing") == base.get(setting, None), setting
+    assert copy.thresholds is not None and copy.feedback() == base.feedback()
+    [(theirs, ours)] = zip(copy.files(), base.files(), strict=True)
+    assert dataclasses.replace(theirs, path=ours.path) == ours
 
 
 def test_a_synced_folder_is_packed_as_copies(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def session_over(tmp_path: Path, text: str) -> DocumentSession:
     (tmp_path / "a.md").write_text(text, encoding="utf-8")
     add_paths(base, [tmp_path / "a.md"], IngestReport())
     ingest(base, Embedder(HashingEngine()), Silent())
-    base.put(threshold=None)
+    base.put(thresholds=None)
     base.close()
     return DocumentSession(["notes"], MODEL, AnswerOptions("generate"))
 
@@ -130,7 +130,7 @@ def test_a_quoted_answer_cites_its_passage_only() -> None:
             end=len(text), score=1.0, cosine=0.9, vector_rank=1, text_rank=None)
         for n in range(3)
     ]  # fmt: skip
-    prepared = prepare("Are apples red?", hits, threshold=None, mode="extract")
+    prepared = prepare("Are apples red?", hits, thresholds=None, mode="extract")
     answer = quoted(prepared, [1.0], [[1.0]] + [[0.0]] * (len(prepared.sentences) - 1))
     first = answer.split("\n")[0]
     assert [citation.number for citation in citations(first, hits)] == [1]

@@ -19,7 +19,8 @@ from ninestory.core.paths import Home
 from ninestory.core.regular_file import open_regular
 from ninestory.evaluation import ceval, judge
 from ninestory.floors.chat import prompt_library
-from ninestory.floors.finetuning import data_files, recipe, self_instruct
+from ninestory.floors.finetuning import data_files, self_instruct
+from ninestory.floors.recipes import load_recipe
 from ninestory.floors.retrieval import evaluate
 from ninestory.floors.retrieval.ingest import IngestReport, add_paths, sync_folder
 from ninestory.floors.retrieval.knowledge_base import create
@@ -76,7 +77,7 @@ def test_a_pipe_is_no_document(tmp_path: Path, pipe: Callable[[str], Path]) -> N
     ("name", "read"),
     [
         ("a.jsonl", lambda path: list(data_files.read_rows(path))),
-        ("a.yaml", recipe.load),
+        ("a.yaml", load_recipe),
         ("seeds.jsonl", lambda path: self_instruct.read_seeds(path, "en")),
         ("cases.jsonl", evaluate.read_questions),
         ("questions.jsonl", lambda path: judge.load_questions(str(path))),

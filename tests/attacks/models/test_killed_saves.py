@@ -18,8 +18,8 @@ torch = pytest.importorskip("torch")
 from ninestory.core.paths import replace_directory  # noqa: E402
 from ninestory.training import checkpoints  # noqa: E402
 from ninestory.training.adapter_save import save_adapter  # noqa: E402
-from ninestory.training.checkpoints import Checkpoint  # noqa: E402
-from ninestory.training.methods import prepare  # noqa: E402
+from ninestory.training.checkpoints import TrainingCheckpoint  # noqa: E402
+from ninestory.training.methods import adapt_model  # noqa: E402
 from ninestory.training.settings import Method  # noqa: E402
 from tests.tiny_training import tiny_llama  # noqa: E402
 
@@ -58,8 +58,8 @@ def kill_everywhere(folder: Path, save: Callable[[], Any], check: Callable[[], N
 
 
 def test_a_checkpoint(tmp_path: Path) -> None:
-    def checkpoint(step: int) -> Checkpoint:
-        return Checkpoint(step, {"weight": torch.full((100,), float(step))}, {"loss": step})
+    def checkpoint(step: int) -> TrainingCheckpoint:
+        return TrainingCheckpoint(step, {"weight": torch.full((100,), float(step))}, {"loss": step})
 
     for step in (1, 2):
         checkpoints.save(tmp_path, checkpoint(step), keep=2)
@@ -85,14 +85,14 @@ def test_a_checkpoint(tmp_path: Path) -> None:
 def test_an_adapter(tmp_path: Path, exchanges: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import load_file
 
-    tuned = prepare(tiny_llama(), Method("lora", rank=2), seed=1, total_steps=1)
+    adapted = adapt_model(tiny_llama(), Method("lora", rank=2), seed=1, total_steps=1)
     target = tmp_path / "adapter"
 
     def save(version: int) -> None:
         with torch.no_grad():
-            for parameter in tuned.trainable.values():
+            for parameter in adapted.trainable.values():
                 parameter.fill_(version)
-        save_adapter(tuned, target, "base", {"version": version}, tmp_path)
+        save_adapter(adapted, target, "base", {"version": version}, tmp_path)
 
     def check() -> None:
         place = target if exchanges or target.is_dir() else target.with_name(".adapter.old")

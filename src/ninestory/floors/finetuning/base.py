@@ -14,23 +14,22 @@ from ninestory.core.progress import Progress
 from ninestory.models.adapter_base import fingerprint
 from ninestory.models.convert.checkpoint import open_checkpoint
 from ninestory.models.convert.gguf_safetensors import float_checkpoint
-from ninestory.models.plan_tuning import TunedShape
-from ninestory.models.planning import tuned_shape
 from ninestory.models.prompt_format import PromptFormat, choose_format, own_template
 from ninestory.models.resolve import resolve
 from ninestory.models.resolved import ResolvedModel
 from ninestory.tokenizers.load import load_tokenizer
 from ninestory.tokenizers.tokenizer import Tokenizer
+from ninestory.training.plan import TunedShape, tuned_shape
 
 
 @dataclass(frozen=True)
 class Base:
-    """Everything about a base but its weights in memory.
+    """A base model without its weights.
 
     Attributes:
         reference: as the user wrote it.
         folder: the checkpoint with float weights.
-        fingerprint: tells the files that the reference names from others.
+        fingerprint: identifies the files behind the reference.
     """
 
     reference: str
@@ -46,7 +45,7 @@ class Base:
 
 
 def open_base(reference: str, template: str, home: Home, progress: Progress) -> Base:
-    """Find a base; a GGUF of LLaMA's shape is turned into float32 once and kept in the home's cache.
+    """Resolve a base; a GGUF of LLaMA's shape is converted to float32 once and kept in the home's cache.
 
     Raises:
         NotFound: it is not on this machine. Unsupported: it cannot be tuned (a remote model, an embedding model, an
@@ -95,10 +94,10 @@ def load_weights(base: Base, home: Home, progress: Progress, *, packed: bool = F
 
 
 def original_weights(base: Base) -> Callable[[str], Any]:
-    """The float weight [out, in] of a linear by its path, as it was before packing.
+    """Return a reader of a linear's float weight [out, in] by its path, as it was before packing.
 
     Raises:
-        InvalidRequest: the base is packed on disk, so nobody knows them any more.
+        InvalidRequest: the base is packed on disk, so the float weights are lost.
     """
     import torch
 
@@ -107,7 +106,7 @@ def original_weights(base: Base) -> Callable[[str], Any]:
     stored = open_checkpoint(base.folder)
     if stored.config.get("quantization_config"):
         raise InvalidRequest(
-            f"{base.reference} is packed already: what packing lost, LoftQ's start, is not there any more.",
+            f"{base.reference} is already packed; LoftQ expects a base with float weights.",
             hint="Name the base with its float weights, or set method.init to default.",
             hint_zh="请使用带浮点权重的基座，或将 method.init 设为 default。",
             param="method.init",
@@ -117,8 +116,8 @@ def original_weights(base: Base) -> Callable[[str], Any]:
         name = f"{path}.weight"
         if name not in stored.tensors:  # some families store their names without the model's prefix
             name = name.partition(".")[2]
-        found = stored.tensors[name]
-        return torch.from_numpy(widen(found.view(), found.dtype, found.name))
+        tensor = stored.tensors[name]
+        return torch.from_numpy(widen(tensor.view(), tensor.dtype, tensor.name))
 
     return weight
 

@@ -1,4 +1,4 @@
-"""Rows of a data file, one after the other, each with the line it stands on: json, jsonl, csv, tsv, parquet, txt."""
+"""Stream the rows of data files with their line numbers: json, jsonl, csv, tsv, parquet, txt."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def read_rows(path: Path, kind: str = "") -> Iterator[SourceRow]:
     Files are streamed, so they may be larger than memory.
 
     Args:
-        kind: its suffix, for a file whose name has none (an upload).
+        kind: suffix of a file whose name has none (an upload).
 
     Raises:
-        NotFound: nothing is there. InvalidRequest: a kind of file that is not known. Damaged: it is not what it says.
+        NotFound: nothing is there. InvalidRequest: an unknown kind of file. Damaged: the content is not what the suffix says.
     """
     if path.is_dir():
         files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES]
@@ -52,7 +52,7 @@ def read_rows(path: Path, kind: str = "") -> Iterator[SourceRow]:
     suffix = kind or path.suffix.lower()
     if suffix not in SUFFIXES:
         raise InvalidRequest(
-            f"{path.name} is no data file: {', '.join(SUFFIXES)} are known.",
+            f"{path.name} is not a data file; expected {', '.join(SUFFIXES)}.",
             hint="Convert it to JSON lines: one JSON object a line.",
             hint_zh="请转换为 JSONL：每行一个 JSON 对象。",
             param="data",
@@ -84,7 +84,7 @@ def _json(path: Path) -> Iterator[SourceRow]:
 
 
 def _listed(path: Path, file: IO[str], text: str) -> Iterator[SourceRow]:
-    """The objects of a list. `text` is what of the file lies in memory; a block more is read where an object ends it."""
+    """Stream a JSON array. `text` is the read buffer, refilled when an object reaches its end."""
     decoder, at, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
     while True:
         while at < len(text) and text[at] in " \t\r\n,":
@@ -94,12 +94,12 @@ def _listed(path: Path, file: IO[str], text: str) -> Iterator[SourceRow]:
             return
         try:
             value, end = decoder.raw_decode(text, at)
-            whole = end < len(text)  # otherwise a number may go on
+            complete = end < len(text)  # otherwise a number may go on
             error: Exception | None = None
         except (ValueError, RecursionError) as failed:
             error = failed
-            whole = getattr(failed, "pos", 0) < len(text) - 16 and not str(failed).startswith("Unterminated")
-        if not whole and (more := file.read(max(_BLOCK, len(text) - at))):
+            complete = getattr(failed, "pos", 0) < len(text) - 16 and not str(failed).startswith("Unterminated")
+        if not complete and (more := file.read(max(_BLOCK, len(text) - at))):
             text, at, counted = text[at:] + more, 0, 0
             continue
         if error:
@@ -131,7 +131,7 @@ def _row(path: Path, line: int, value: Any) -> SourceRow:
         return SourceRow(path.name, line, {}, f"{place or 'it'} holds half a character (a lone surrogate)")
     if isinstance(value, dict):
         return SourceRow(path.name, line, value)
-    return SourceRow(path.name, line, {}, f"a JSON object was due, and it is {str(value)[:40]!r}")
+    return SourceRow(path.name, line, {}, f"it is {str(value)[:40]!r}; expected a JSON object")
 
 
 def _csv(path: Path) -> Iterator[SourceRow]:
@@ -178,7 +178,7 @@ def _parquet(path: Path) -> Iterator[SourceRow]:
                     yield SourceRow(path.name, number, values)
     except (OSError, ValueError) as error:
         raise Damaged(
-            f"{path.name} is no sound Parquet file: {error}",
+            f"{path.name} is not a valid Parquet file: {error}",
             hint="Write it again.",
             hint_zh="请重新生成该文件。",
             param="data",

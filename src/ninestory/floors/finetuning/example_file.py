@@ -1,4 +1,4 @@
-"""Rendered rows on the disk: data may be larger than memory, of which each row takes 16 bytes here.
+"""RenderedRow rows on the disk: data may be larger than memory, of which each row takes 16 bytes here.
 
 A record is a head, the token ids of one or two rows with a byte each for what is learned, and the row's meaning as
 JSON. The file has no name: it is gone with the process, so a change of tokenizer or template never meets old tokens.
@@ -17,35 +17,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ninestory.floors.finetuning.forms import Sample
-from ninestory.training.batches import IGNORED, Pair, Row
+from ninestory.floors.finetuning.formats import Sample
+from ninestory.training.batches import IGNORED, PreferencePair, TokenRow
 
 _HEAD = struct.Struct("<IIIB")  # tokens of the row and of the rejected one, bytes of JSON, whether it was cut
 
 
 @dataclass(frozen=True)
-class Example:
-    """A row ready for training, and what it was made of.
+class TrainingExample:
+    """A training row with the sample it was made from.
 
     Attributes:
         rejected: the worse answer to the same question, where preferences are learned.
         cut: it was longer than the limit.
     """
 
-    row: Row
+    row: TokenRow
     sample: Sample
     file: str
     line: int
     cut: bool = False
-    rejected: Row | None = None
+    rejected: TokenRow | None = None
 
     @property
     def tokens(self) -> int:
         return len(self.row.ids) + (len(self.rejected.ids) if self.rejected else 0)
 
 
-class ExampleFile(Sequence[Example]):
-    """All examples of a run, in the order they were read."""
+class ExampleFile(Sequence[TrainingExample]):
+    """All examples of a run on disk, in reading order."""
 
     def __init__(self, folder: Path | None = None) -> None:
         """`folder`: where the file lies; None = the system's place for temporary files."""
@@ -55,10 +55,10 @@ class ExampleFile(Sequence[Example]):
         self._places = array("Q")
         self._end = 0
 
-    def append(self, example: Example) -> None:
-        rejected = example.rejected or Row([], [])
-        made = {"sample": dataclasses.asdict(example.sample), "file": example.file, "line": example.line}
-        text = json.dumps(made, ensure_ascii=False).encode()
+    def append(self, example: TrainingExample) -> None:
+        rejected = example.rejected or TokenRow([], [])
+        meaning = {"sample": dataclasses.asdict(example.sample), "file": example.file, "line": example.line}
+        text = json.dumps(meaning, ensure_ascii=False).encode()
         head = _HEAD.pack(len(example.row.ids), len(rejected.ids), len(text), example.cut)
         record = b"".join([head, *(_packed(row) for row in (example.row, rejected)), text])
         self._file.write(record)
@@ -71,15 +71,15 @@ class ExampleFile(Sequence[Example]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        row, rejected, cut, made = self._read(index, whole=True)
-        return Example(row, _sample(made["sample"]), made["file"], made["line"], cut, rejected)
+        row, rejected, cut, meaning = self._read(index, whole=True)
+        return TrainingExample(row, _sample(meaning["sample"]), meaning["file"], meaning["line"], cut, rejected)
 
-    def learned_from(self, index: int) -> Row | Pair:
-        """What the training loop takes of an example: its row, or its pair of rows."""
+    def training_row(self, index: int) -> TokenRow | PreferencePair:
+        """The training row of an example, or its preference pair."""
         row, rejected, _, _ = self._read(index, whole=False)
-        return row if rejected is None else Pair(row, rejected)
+        return row if rejected is None else PreferencePair(row, rejected)
 
-    def _read(self, index: int, *, whole: bool) -> tuple[Row, Row | None, bool, dict[str, Any]]:
+    def _read(self, index: int, *, whole: bool) -> tuple[TokenRow, TokenRow | None, bool, dict[str, Any]]:
         place = range(len(self))[index]
         start = self._places[place]
         end = self._places[place + 1] if place + 1 < len(self) else self._end
@@ -89,12 +89,12 @@ class ExampleFile(Sequence[Example]):
         at = _HEAD.size
         row = _unpacked(record, at, first)
         rejected = _unpacked(record, at + 5 * first, second) if second else None
-        made = json.loads(record[len(record) - text :]) if whole else {}
-        return row, rejected, bool(cut), made
+        meaning = json.loads(record[len(record) - text :]) if whole else {}
+        return row, rejected, bool(cut), meaning
 
 
-class Picked(Sequence[Example]):
-    """Some of the examples, in an order of their own; one may come more than once."""
+class SelectedExamples(Sequence[TrainingExample]):
+    """A selection of examples in its own order; one may occur more than once."""
 
     def __init__(self, examples: ExampleFile, order: Sequence[int]) -> None:
         self._examples, self._order = examples, array("Q", order)
@@ -108,12 +108,12 @@ class Picked(Sequence[Example]):
         return self._examples[self._order[index]]
 
     @property
-    def rows(self) -> PickedRows:
-        """What the training loop takes of them."""
-        return PickedRows(self._examples, self._order)
+    def rows(self) -> SelectedRows:
+        """Their training rows."""
+        return SelectedRows(self._examples, self._order)
 
 
-class PickedRows(Sequence[Any]):
+class SelectedRows(Sequence[Any]):
     """Rows, or pairs of them, read from the disk one at a time."""
 
     def __init__(self, examples: ExampleFile, order: Sequence[int]) -> None:
@@ -124,21 +124,21 @@ class PickedRows(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self._examples.learned_from(i) for i in self._order[index]]
-        return self._examples.learned_from(self._order[index])
+            return [self._examples.training_row(i) for i in self._order[index]]
+        return self._examples.training_row(self._order[index])
 
     def __iter__(self) -> Iterator[Any]:
-        return (self._examples.learned_from(i) for i in self._order)
+        return (self._examples.training_row(i) for i in self._order)
 
 
-def _packed(row: Row) -> bytes:
+def _packed(row: TokenRow) -> bytes:
     return array("i", row.ids).tobytes() + bytes(label != IGNORED for label in row.labels)
 
 
-def _unpacked(record: bytes, at: int, count: int) -> Row:
+def _unpacked(record: bytes, at: int, count: int) -> TokenRow:
     ids = array("i", record[at : at + 4 * count]).tolist()
     learned = record[at + 4 * count : at + 5 * count]
-    return Row(ids, [token if is_learned else IGNORED for token, is_learned in zip(ids, learned, strict=True)])
+    return TokenRow(ids, [token if is_learned else IGNORED for token, is_learned in zip(ids, learned, strict=True)])
 
 
 def _sample(table: dict[str, Any]) -> Sample:

@@ -1,4 +1,4 @@
-"""A tuned model as one: the adapter merged into the base that it was trained on."""
+"""Export of a tuned model: the adapter merged into the base that it was trained on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
 from ninestory.core.scratch import ScratchFolder
 from ninestory.floors.finetuning.base import Base, load_weights, open_base
-from ninestory.floors.finetuning.recipe import Recipe, from_dict
+from ninestory.floors.finetuning.recipe import FineTuningRecipe
 from ninestory.floors.finetuning.runs import find_run
+from ninestory.floors.recipes import recipe_from_dict
 from ninestory.models.prompt_format import CHECKPOINT
 from ninestory.models.template_jinja import as_jinja
 from ninestory.models.templates import find_template
@@ -21,8 +22,6 @@ from ninestory.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from ninestory.models.convert.to_gguf import GgufReport
-
-_UNMERGEABLE = ("prompt", "prefix", "p_tuning_v2")
 
 
 def export_merged(name: str, target: Path, home: Home, progress: Progress) -> Path:
@@ -36,10 +35,10 @@ def export_merged(name: str, target: Path, home: Home, progress: Progress) -> Pa
         Conflict: `target` exists, or the base has changed since.
     """
     folder = find_run(home, name)
-    recipe = from_dict(folder.recipe())
-    if recipe.method.name in _UNMERGEABLE:
+    recipe = recipe_from_dict(folder.recipe())
+    if recipe.method.spec.prompt_like:
         raise Unsupported(
-            f"{recipe.method.name} puts trained states before the text; there is nothing to merge into the weights.",
+            f"method.name is {recipe.method.name}, which trains states before the text; nothing of it can be merged.",
             hint=f"Use it as it is: {folder.adapter}.",
             hint_zh=f"请直接使用：{folder.adapter}。",
         )
@@ -78,7 +77,7 @@ def export_gguf(name: str, target: Path, home: Home, progress: Progress, *, quan
             target,
             quant,
             chat_template=template.read_text(encoding="utf-8") if template.is_file() else "",
-            check=checker_for(merged, None)[0],
+            check=checker_for(merged, None, home)[0],
             progress=progress,
         )
 
@@ -89,7 +88,7 @@ def _jinja(note: dict[str, Any]) -> str:
     return "" if template in ("", CHECKPOINT) else as_jinja(find_template(template))
 
 
-def _merged(recipe: Recipe, base: Base, folder: RunFolder, home: Home, progress: Progress) -> Any:
+def _merged(recipe: FineTuningRecipe, base: Base, folder: RunFolder, home: Home, progress: Progress) -> Any:
     from ninestory.training.adapter_files import load_adapter
     from ninestory.training.adapter_save import load_own
     from ninestory.training.quantized_base import dequantize_model
@@ -98,7 +97,7 @@ def _merged(recipe: Recipe, base: Base, folder: RunFolder, home: Home, progress:
         from ninestory.runtimes.torch.load_model import load_model
 
         return load_model(replace(base.resolved, path=folder.path / "model"))[0]
-    model = load_weights(base, home, progress, packed=recipe.method.name == "qlora")
+    model = load_weights(base, home, progress, packed=recipe.method.spec.quantizes_base)
     dequantize_model(model)  # 4-bit linears become plain ones: only into those is a merge exact
     if recipe.method.name == "freeze":
         load_own(model, folder.adapter)

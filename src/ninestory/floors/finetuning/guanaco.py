@@ -17,8 +17,8 @@ IGNORED = -100  # the label that no loss is taken on
 
 
 @dataclass(frozen=True)
-class Pair:
-    """What is given and what is to be learned. `length` in characters is what rows are grouped by."""
+class SourceTarget:
+    """Context and learned text of a row. `length`: characters, by which rows are grouped."""
 
     source: str
     target: str
@@ -28,28 +28,28 @@ class Pair:
         return len(self.source) + len(self.target)
 
 
-def _alpaca(row: Mapping[str, Any]) -> Pair:
+def _alpaca(row: Mapping[str, Any]) -> SourceTarget:
     question = {"role": "user", "content": row["instruction"], "input": row.get("input") or ""}
-    return Pair(render("alpaca-qlora", [question]), row["output"])
+    return SourceTarget(render("alpaca-qlora", [question]), row["output"])
 
 
-def _chip2(row: Mapping[str, Any]) -> Pair:
+def _chip2(row: Mapping[str, Any]) -> SourceTarget:
     """Only the first reply of the dialogue is kept."""
     question, reply = row["text"].split("\n<bot>: ", 1)
-    return Pair(question.replace("<human>: ", ""), reply.split("\n<human>: ")[0].split("\n<bot>: ")[0])
+    return SourceTarget(question.replace("<human>: ", ""), reply.split("\n<human>: ")[0].split("\n<bot>: ")[0])
 
 
-def _dialogue(column: str) -> Callable[[Mapping[str, Any]], Pair]:
-    return lambda row: Pair("", row[column])  # the whole text is learned, the human's turns too
+def _dialogue(column: str) -> Callable[[Mapping[str, Any]], SourceTarget]:
+    return lambda row: SourceTarget("", row[column])  # the whole text is learned, the human's turns too
 
 
-FORMATS: dict[str, Callable[[Mapping[str, Any]], Pair]] = {
+FORMATS: dict[str, Callable[[Mapping[str, Any]], SourceTarget]] = {
     "alpaca": _alpaca,
     "chip2": _chip2,
-    "self-instruct": lambda row: Pair(row["prompt"], row["completion"]),
+    "self-instruct": lambda row: SourceTarget(row["prompt"], row["completion"]),
     "hh-rlhf": _dialogue("chosen"),
     "oasst1": _dialogue("text"),
-    "input-output": lambda row: Pair(row.get("input") or "", row["output"]),
+    "input-output": lambda row: SourceTarget(row.get("input") or "", row["output"]),
 }
 # Which form each published data set has.
 DATASETS = {
@@ -63,7 +63,7 @@ DATASETS = {
 }
 
 
-def pair(row: Mapping[str, Any], dataset: str, form: str | None = None) -> Pair:
+def source_target(row: Mapping[str, Any], dataset: str, form: str | None = None) -> SourceTarget:
     """One row of `dataset` (a name of `DATASETS`) as a pair; `form` (of `FORMATS`) overrides the data set's own.
 
     Raises:
@@ -72,7 +72,7 @@ def pair(row: Mapping[str, Any], dataset: str, form: str | None = None) -> Pair:
     name = form or DATASETS.get(dataset)
     if name not in FORMATS:
         raise InvalidRequest(
-            f"no data form is known for {form or dataset!r}",
+            f"The data set is {form or dataset!r}; expected one of {', '.join(DATASETS)}, or a format.",
             hint=f"Known data sets: {', '.join(DATASETS)}; forms: {', '.join(FORMATS)}.",
             hint_zh=f"已知数据集：{'、'.join(DATASETS)}；格式：{'、'.join(FORMATS)}。",
             param="dataset",
@@ -81,7 +81,7 @@ def pair(row: Mapping[str, Any], dataset: str, form: str | None = None) -> Pair:
         return FORMATS[name](row)
     except (KeyError, ValueError) as error:
         raise InvalidRequest(
-            f"the row has the columns {sorted(row)}, and the form {name!r} cannot be read from them ({error})",
+            f"The row has the columns {sorted(row)}; the format {name!r} expects others ({error}).",
             hint="Name another form, or rename the columns.",
             hint_zh="请指定其他格式，或修改列名。",
             param="dataset",
@@ -89,7 +89,7 @@ def pair(row: Mapping[str, Any], dataset: str, form: str | None = None) -> Pair:
 
 
 def sample(
-    made: Pair,
+    made: SourceTarget,
     encode: Callable[[str], list[int]],
     bos: int,
     eos: int,

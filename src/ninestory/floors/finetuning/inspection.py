@@ -1,4 +1,4 @@
-"""What a run would learn from: rendered rows, lengths, cuts, duplicates, steps. Plain data; the callers draw it."""
+"""A look at a run's data: rendered rows, lengths, cuts, duplicates, steps. Plain data; callers draw it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ninestory.floors.finetuning.example_file import Example
-from ninestory.floors.finetuning.examples import Bad
+from ninestory.floors.finetuning.example_file import TrainingExample
+from ninestory.floors.finetuning.examples import SkippedRow
 from ninestory.floors.finetuning.mixture import Share
-from ninestory.floors.finetuning.preparation import Prepared
-from ninestory.models.plan_tuning import TuningPlan
+from ninestory.floors.finetuning.preparation import PreparedRun
 from ninestory.tokenizers.tokenizer import Decoder, Tokenizer
-from ninestory.training.batches import IGNORED, Row
+from ninestory.training.batches import IGNORED, TokenRow
+from ninestory.training.plan import TuningPlan
 
 BARS = 10
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedRow:
     """One row as the model sees it: [(text, learned)], and where it came from; `rejected`: with the worse answer."""
 
     file: str
@@ -38,19 +38,22 @@ class Inspection:
 
     Attributes:
         shares: what each file gives to an epoch.
+        lost_questions, lost_greetings: rows that lost a last turn without an answer, or a first turn of the assistant.
         histogram: (shortest, longest, rows) of each bar, in tokens.
         learned_share: of all tokens, those that count in the loss.
         seconds: of all steps, by their arithmetic and the speed of one block of the model, timed just now
             (training/duration.py); without evaluations. None: the model states no shape.
     """
 
-    form: str
+    format: str
     template: str
     rows: int
     held_out: int
     shares: list[Share]
-    bad: list[Bad]
-    bad_count: int
+    invalid: list[SkippedRow]
+    invalid_count: int
+    lost_questions: int
+    lost_greetings: int
     duplicates: int
     cut: int
     tokens: int
@@ -59,7 +62,7 @@ class Inspection:
     steps: int
     seconds: float | None
     plan: TuningPlan | None
-    samples: list[Rendered]
+    samples: list[RenderedRow]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON data; the plan with its sum and verdict."""
@@ -69,23 +72,25 @@ class Inspection:
         return table
 
 
-def inspect_run(prepared: Prepared, samples: int = 3) -> Inspection:
-    """Look at a prepared run."""
+def inspect_run(prepared: PreparedRun, samples: int = 3) -> Inspection:
+    """Inspect a prepared run."""
     lengths, learned, cut = array("I"), 0, 0
     for example in itertools.chain(prepared.train, prepared.held_out):
         lengths.append(example.tokens)
-        learned += example.row.learned + (example.rejected.learned if example.rejected else 0)
+        learned += example.row.weight + (example.rejected.weight if example.rejected else 0)
         cut += example.cut
     prompts = prepared.base.prompts
     return Inspection(
-        form=prepared.found.form,
+        format=prepared.examples.format,
         template=f"{prompts.id} ({prompts.source})" if prompts else "",
         rows=len(prepared.train),
         held_out=len(prepared.held_out),
         shares=prepared.shares,
-        bad=prepared.found.bad,
-        bad_count=prepared.found.bad_count,
-        duplicates=prepared.found.duplicates,
+        invalid=prepared.examples.invalid,
+        invalid_count=prepared.examples.invalid_count,
+        lost_questions=prepared.examples.lost_questions,
+        lost_greetings=prepared.examples.lost_greetings,
+        duplicates=prepared.examples.duplicates,
         cut=cut,
         tokens=sum(lengths),
         learned_share=learned / sum(lengths),
@@ -97,7 +102,7 @@ def inspect_run(prepared: Prepared, samples: int = 3) -> Inspection:
     )
 
 
-def _seconds(prepared: Prepared) -> float | None:
+def _seconds(prepared: PreparedRun) -> float | None:
     from ninestory.training.duration import step_seconds
 
     plan, shape, batches = prepared.plan, prepared.base.shape, prepared.batches
@@ -107,13 +112,13 @@ def _seconds(prepared: Prepared) -> float | None:
     return prepared.steps * step_seconds(shape, plan.job, batches.tokens, batches.labels, precision)
 
 
-def rendered(example: Example, tokenizer: Tokenizer) -> Rendered:
+def rendered(example: TrainingExample, tokenizer: Tokenizer) -> RenderedRow:
     """The row's text, cut where learning begins and ends; special tokens are shown by their spelling."""
     rejected = _pieces(example.rejected, tokenizer) if example.rejected else []
-    return Rendered(example.file, example.line, example.tokens, _pieces(example.row, tokenizer), rejected)
+    return RenderedRow(example.file, example.line, example.tokens, _pieces(example.row, tokenizer), rejected)
 
 
-def _pieces(row: Row, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
+def _pieces(row: TokenRow, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
     pieces: list[tuple[str, bool]] = []
     decoder = Decoder(tokenizer)
     for token, label in zip(row.ids, row.labels, strict=True):

@@ -1,8 +1,8 @@
-"""Which tokens of a training text are learned: each family's own rule, exact to its training code.
+"""Loss masks: which tokens of a training text are learned, by each family's own rule, exact to its training code.
 
-`masked` is what a recipe calls: messages in, ids and labels out, by the rule that belongs to the prompt format.
+`mask_conversation` is what a recipe calls: messages in, ids and labels out, by the rule that belongs to the prompt format.
 
-    row = masked(tokenizer, "vicuna-v1.1", messages, max_length=2048)
+    row = mask_conversation(tokenizer, "vicuna-v1.1", messages, max_length=2048)
 
 Rules, and whose they are:
 - whole: one text is tokenised and the tokens that overlap an answer or its end are learned (Vicuna, and every format
@@ -22,18 +22,19 @@ from itertools import chain, groupby
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest
+from ninestory.floors.finetuning.formats import begins_with_greeting
 from ninestory.models.templates import Piece, find_template, pieces_of, render
 from ninestory.tokenizers.tokenizer import Tokenizer
-from ninestory.training.batches import IGNORED, Row
+from ninestory.training.batches import IGNORED, TokenRow
 
 Messages = Sequence[Mapping[str, Any]]
 _CHATGLM = ("chatglm-v1", "chatglm-v1-rounds")
 MOSS_WINDOW = 2048
 
 
-def masked(
+def mask_conversation(
     tokenizer: Tokenizer, template_id: str, messages: Messages, *, max_length: int, max_source: int | None = None
-) -> Row:
+) -> TokenRow:
     """Ids and labels of one conversation, cut to `max_length` tokens.
 
     Args:
@@ -46,7 +47,7 @@ def masked(
     template = find_template(template_id)
     if not messages or messages[-1].get("role") != "assistant":
         raise InvalidRequest(
-            "A training conversation ends with an answer, and this one does not.",
+            "The conversation ends without an answer; expected the assistant's turn last.",
             hint="Leave the row out, or add its answer.",
             hint_zh="请删除该条数据，或补上回答。",
             param="messages",
@@ -58,23 +59,26 @@ def masked(
             tokenizer, prompt, messages[-1]["content"], max_source=source, max_target=max_length - source
         )
     pieces = [p for p in pieces_of(template, messages, add_generation_prompt=False) if any(text for text, _ in p[0])]
+    if begins_with_greeting(messages):  # context: it answers nothing
+        greeting = next(i for i, (_, learned) in enumerate(pieces) if learned)
+        pieces[greeting] = (pieces[greeting][0], False)
     bos = tokenizer.bos_ids if template.begin_token else []
     rule = _BY_RULE.get(template_id, by_overlap)
     if rule is _by_prefix and sum(learned for _, learned in pieces) > 1:
         rule = by_overlap  # counting a prefix masks all answers but the last
     row = rule(tokenizer, pieces, bos)
-    return Row(row.ids[:max_length], row.labels[:max_length])
+    return TokenRow(row.ids[:max_length], row.labels[:max_length])
 
 
-def chatglm_row(tokenizer: Tokenizer, prompt: str, answer: str, *, max_source: int, max_target: int) -> Row:
+def chatglm_row(tokenizer: Tokenizer, prompt: str, answer: str, *, max_source: int, max_target: int) -> TokenRow:
     """ChatGLM-6B's rule: question [gMASK] <sop> answer <eop>, learned from <sop> on (it is predicted from [gMASK])."""
     source = tokenizer.encode(prompt)[: max_source - 1]
     target = [*tokenizer.encode(answer)[: max_target - 2], *tokenizer.eos_ids]
     gmask, sop = tokenizer.suffix_ids
-    return Row([*source, gmask, sop, *target], [IGNORED] * (len(source) + 1) + [sop, *target])
+    return TokenRow([*source, gmask, sop, *target], [IGNORED] * (len(source) + 1) + [sop, *target])
 
 
-def moss_row(tokenizer: Tokenizer, conversation: Mapping[str, Any], *, max_length: int = MOSS_WINDOW) -> Row:
+def moss_row(tokenizer: Tokenizer, conversation: Mapping[str, Any], *, max_length: int = MOSS_WINDOW) -> TokenRow:
     """MOSS's rule: all is learned but the meta instruction and the inside of each tool's response.
 
     Args:
@@ -99,42 +103,42 @@ def moss_row(tokenizer: Tokenizer, conversation: Mapping[str, Any], *, max_lengt
             break
         ids += turn
         labels += learned
-    return Row(ids, labels) if len(ids) > head else Row([], [])
+    return TokenRow(ids, labels) if len(ids) > head else TokenRow([], [])
 
 
-def blocks(
+def text_blocks(
     tokenizer: Tokenizer, texts: Iterable[str], length: int, *, bos: bool = True, eos: bool = False
-) -> list[Row]:
-    """Plain text for further pre-training: all texts put one after the other, cut to `length`, the rest dropped.
+) -> list[TokenRow]:
+    """Plain text for further pre-training: all texts put one after the other, pieces to `length`, the rest dropped.
 
     Args:
-        bos, eos: put the begin token before, the end token behind every text (Chinese-LLaMA: bos; BELLE: eos).
+        bos, eos: put the begin token prefix, the end token suffix every text (Chinese-LLaMA: bos; BELLE: eos).
     """
-    before, behind = tokenizer.bos_ids if bos else [], sorted(tokenizer.eos_ids)[:1] if eos else []
-    ids = list(chain.from_iterable([*before, *tokenizer.encode(text), *behind] for text in texts))
-    cut = [ids[start : start + length] for start in range(0, len(ids) - length + 1, length)]
-    return [Row(block, list(block)) for block in cut]
+    prefix, suffix = tokenizer.bos_ids if bos else [], sorted(tokenizer.eos_ids)[:1] if eos else []
+    ids = list(chain.from_iterable([*prefix, *tokenizer.encode(text), *suffix] for text in texts))
+    pieces = [ids[start : start + length] for start in range(0, len(ids) - length + 1, length)]
+    return [TokenRow(block, list(block)) for block in pieces]
 
 
-def _by_prefix(tokenizer: Tokenizer, pieces: Sequence[Piece], bos: list[int]) -> Row:
+def _by_prefix(tokenizer: Tokenizer, pieces: Sequence[Piece], bos: list[int]) -> TokenRow:
     """The last piece is the answer; the number of tokens of what stands before it, tokenised alone, is masked."""
     ids = [*bos, *_encoded(tokenizer, pieces)]
     source = min(len(bos) + len(_encoded(tokenizer, pieces[:-1])), len(ids))
-    return Row(ids, [IGNORED] * source + ids[source:])
+    return TokenRow(ids, [IGNORED] * source + ids[source:])
 
 
-def _by_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece], bos: list[int]) -> Row:
+def _by_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece], bos: list[int]) -> TokenRow:
     """Neighbouring pieces that are not learned are one text; every answer is one of its own."""
     ids, labels = list(bos), [IGNORED] * len(bos)
     for learned, group in groupby(pieces, key=lambda piece: piece[1]):
         tokens = _encoded(tokenizer, list(group))
         ids += tokens
         labels += tokens if learned else [IGNORED] * len(tokens)
-    return Row(ids, labels)
+    return TokenRow(ids, labels)
 
 
-def by_overlap(tokenizer: Tokenizer, pieces: Sequence[Piece], bos: list[int]) -> Row:
-    """A token is learned that overlaps an answer, its end, or the one blank before it."""
+def by_overlap(tokenizer: Tokenizer, pieces: Sequence[Piece], bos: list[int]) -> TokenRow:
+    """Learn every token that overlaps an answer, its end mark, or the one blank before it."""
     texts = ["".join(text for text, _ in parts).encode() for parts, _ in pieces]
     data = b"".join(texts)
     spans, at = [], 0
@@ -147,11 +151,11 @@ def by_overlap(tokenizer: Tokenizer, pieces: Sequence[Piece], bos: list[int]) ->
         token if any(start < b and end > a for a, b in spans) else IGNORED
         for token, (start, end) in zip(ids, _places(tokenizer, ids, data), strict=True)
     ]
-    return Row([*bos, *ids], [IGNORED] * len(bos) + labels)
+    return TokenRow([*bos, *ids], [IGNORED] * len(bos) + labels)
 
 
 def _places(tokenizer: Tokenizer, ids: Sequence[int], data: bytes) -> list[tuple[int, int]]:
-    """From which byte of the text to which each token reaches.
+    """Byte range of each token in the text.
 
     Raises:
         InvalidRequest: the tokenizer changes the text, so that its tokens cannot be found in it.

@@ -1,4 +1,4 @@
-"""Preference data: a question with a better and a worse answer, in the three shapes in which it is published.
+"""Preference data: a question with a better and a worse answer, in the three published formats.
 
 hh-rlhf            chosen, rejected: whole dialogues, "\\n\\nHuman: …\\n\\nAssistant: …", that differ in the last answer
 pairs              prompt, chosen, rejected: texts, or lists of messages (BELLE's and TRL's)
@@ -13,14 +13,14 @@ from dataclasses import replace
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest
-from ninestory.floors.finetuning.forms import BadRow, Sample, alternating, text_of
+from ninestory.floors.finetuning.formats import InvalidRow, Sample, alternating, text_of
 
-Row = Mapping[str, Any]
+Values = Mapping[str, Any]
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \n]?")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
-def _hh_rlhf(row: Row) -> Sample:
+def _hh_rlhf(row: Values) -> Sample:
     chosen, rejected = (_dialogue(text_of(row, column), column) for column in ("chosen", "rejected"))
     return _pair(chosen[:-1], chosen[-1:], rejected[-1:], also=rejected[:-1])
 
@@ -30,11 +30,11 @@ def _dialogue(text: str, column: str) -> list[dict[str, str]]:
     parts = _TURN.split(text.strip())
     turns = [{"role": _ROLES[who], "content": said.strip()} for who, said in zip(parts[1::2], parts[2::2], strict=True)]
     if parts[0].strip() or not turns:
-        raise BadRow(f"the column {column!r} does not begin with 'Human:'")
+        raise InvalidRow(f"the column {column!r} does not begin with 'Human:'")
     return turns
 
 
-def _pairs(row: Row) -> Sample:
+def _pairs(row: Values) -> Sample:
     chosen, rejected = row.get("chosen"), row.get("rejected")
     if isinstance(chosen, list) and isinstance(rejected, list):
         before = _messages(row["prompt"], "prompt") if row.get("prompt") else []
@@ -45,7 +45,7 @@ def _pairs(row: Row) -> Sample:
     return _pair(prompt, [_assistant(text_of(row, "chosen"))], [_assistant(text_of(row, "rejected"))])
 
 
-def _openai(row: Row) -> Sample:
+def _openai(row: Values) -> Sample:
     given = row.get("input")
     messages = given.get("messages") if isinstance(given, dict) else None
     return _pair(
@@ -62,7 +62,7 @@ def _messages(value: Any, column: str) -> list[dict[str, str]]:
         isinstance(turn, dict) and isinstance(turn.get("content"), str) and isinstance(turn.get("role"), str)
         for turn in value
     ):
-        raise BadRow(f"the column {column!r} is no list of messages with role and text")
+        raise InvalidRow(f"the column {column!r} is not a list of messages with role and text")
     return [{"role": turn["role"], "content": turn["content"]} for turn in value]
 
 
@@ -74,9 +74,9 @@ def _pair(
 ) -> Sample:
     """`also`: the question of the rejected answer, where the row repeats it."""
     if also is not None and also != question:
-        raise BadRow("the two dialogues differ before their last answer")
+        raise InvalidRow("the two dialogues differ before their last answer")
     if chosen == rejected:
-        raise BadRow("the chosen and the rejected answer are the same")
+        raise InvalidRow("the chosen and the rejected answer are the same")
     system = question[:1] if question and question[0]["role"] == "system" else []
     better, worse = (alternating(system, [*question[len(system) :], *answer]) for answer in (chosen, rejected))
     return replace(better, rejected=worse)
@@ -90,40 +90,44 @@ def _assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-PREFERENCE_FORMS: dict[str, Callable[[Row], Sample]] = {
+PREFERENCE_FORMATS: dict[str, Callable[[Values], Sample]] = {
     "openai-preference": _openai,
     "pairs": _pairs,
     "hh-rlhf": _hh_rlhf,
 }
 
 
-def recognise_preference(row: Row) -> str:
-    """The form of a row by its columns.
+def recognise_preference(row: Values) -> str:
+    """Recognise the format of a row by its columns.
 
     Raises:
-        InvalidRequest: these are no preferences.
+        InvalidRequest: these columns hold no preferences.
     """
     if {"preferred_output", "non_preferred_output"} <= set(row):
         return "openai-preference"
     if {"chosen", "rejected"} <= set(row):
         return "pairs" if "prompt" in row or isinstance(row["chosen"], list) else "hh-rlhf"
     raise InvalidRequest(
-        f"No form of preferences has the columns {', '.join(sorted(map(str, row)))[:200] or '(none)'}.",
+        f"No preference format has the columns {', '.join(sorted(map(str, row)))[:200] or '(none)'}.",
         hint="dpo learns from rows of prompt, chosen, rejected; of chosen, rejected (hh-rlhf); or of OpenAI's "
         "preferred_output.",
         hint_zh="dpo 需要的列：prompt、chosen、rejected；或 chosen、rejected（hh-rlhf）；或 OpenAI 的 preferred_output。",
-        param="data.form",
-        code="unknown_form",
+        param="data.format",
+        code="unknown_format",
     )
 
 
-def find_preference_form(name: str) -> Callable[[Row], Sample]:
-    """Raises InvalidRequest: there is no such form."""
-    if name in PREFERENCE_FORMS:
-        return PREFERENCE_FORMS[name]
+def find_preference_format(name: str) -> Callable[[Values], Sample]:
+    """Find a preference format by name.
+
+    Raises:
+        InvalidRequest: an unknown name.
+    """
+    if name in PREFERENCE_FORMATS:
+        return PREFERENCE_FORMATS[name]
     raise InvalidRequest(
-        f"There is no form of preferences {name!r}.",
-        hint=f"Take one of: {', '.join(PREFERENCE_FORMS)}.",
-        hint_zh=f"可用的格式：{'、'.join(PREFERENCE_FORMS)}。",
-        param="data.form",
+        f"data.format is {name!r}; expected one of {', '.join(PREFERENCE_FORMATS)}.",
+        hint="Leave data.format empty to recognise the format by the columns.",
+        hint_zh="将 data.format 留空即可按列名自动识别。",
+        param="data.format",
     )

@@ -1,4 +1,4 @@
-"""A run before it starts: its data read and split, its steps and its memory predicted. Loads no weights."""
+"""A prepared run: data read and split, steps and memory predicted. Loads no weights."""
 
 from __future__ import annotations
 
@@ -14,42 +14,41 @@ from ninestory.core.errors import DoesNotFit, InvalidRequest
 from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
 from ninestory.floors.finetuning.base import Base, open_base
-from ninestory.floors.finetuning.example_file import Picked, PickedRows
-from ninestory.floors.finetuning.examples import Examples, read_examples, refuse_bad_rows
+from ninestory.floors.finetuning.example_file import SelectedExamples, SelectedRows
+from ninestory.floors.finetuning.examples import Examples, read_examples, refuse_invalid_rows
 from ninestory.floors.finetuning.mixture import Share, held_out_places, mix
-from ninestory.floors.finetuning.recipe import Recipe
-from ninestory.models.plan_tuning import TuningJob, TuningPlan, nearest_that_fits, plan_tuning
-from ninestory.training.batches import Pair, Row, micro_batches
+from ninestory.floors.finetuning.recipe import FineTuningRecipe
+from ninestory.training.batches import PreferencePair, TokenRow, micro_batches
+from ninestory.training.plan import TuningJob, TuningPlan, nearest_that_fits, plan_tuning
 
-_PADDED_METHODS = ("prompt", "prefix", "p_tuning_v2")
-_PADDED_FAMILIES = ("chatglm", "bloom", "codegen", "moss", "rwkv")  # as training/forward.py finds them
+_PADDED_FAMILIES = ("chatglm", "bloom", "codegen", "moss", "rwkv")  # as objectives/causal.py finds out by trying
 
 
 @dataclass(frozen=True)
 class Batches:
-    """What the first steps of a run are like, in tokens; where rows are padded, the padding counts.
+    """Sizes of the first steps of a run, in tokens; where rows are padded, padding counts.
 
     Attributes:
-        largest: tokens of the largest micro-batch. its_labels: of those the learned ones.
-        tokens, labels: of a step, on average.
+        largest: tokens of the largest micro-batch. largest_labels: its labels.
+        tokens, labels: of an average step.
     """
 
     largest: int
-    its_labels: int
+    largest_labels: int
     tokens: float
     labels: float
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A run before it starts: what `tune run --dry-run` and `tune inspect` show."""
+class PreparedRun:
+    """A run before it starts, as `tune run --dry-run` and `tune inspect` show it."""
 
-    recipe: Recipe
+    recipe: FineTuningRecipe
     base: Base
-    found: Examples
+    examples: Examples
     shares: list[Share]
-    train: Picked
-    held_out: Picked
+    train: SelectedExamples
+    held_out: SelectedExamples
     steps: int
     batches: Batches
     plan: TuningPlan | None  # None: the model states no shape
@@ -57,7 +56,7 @@ class Prepared:
 
     @property
     def name(self) -> str:
-        """Of the run's folder: the recipe's, else made of model, method and what identifies the run."""
+        """Run name: the recipe's, else `<model>-<method>-<hash>`."""
         if self.recipe.name:
             return self.recipe.name
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:6]
@@ -65,7 +64,7 @@ class Prepared:
         return f"{model[:40]}-{self.recipe.method.name}-{digest}"
 
 
-def prepare(recipe: Recipe, home: Home, progress: Progress, *, kind: str = "") -> Prepared:
+def prepare_run(recipe: FineTuningRecipe, home: Home, progress: Progress, *, suffix: str = "") -> PreparedRun:
     """Read the data and the base's header, split, and predict steps and memory. Loads no weights.
 
     Raises:
@@ -73,7 +72,7 @@ def prepare(recipe: Recipe, home: Home, progress: Progress, *, kind: str = "") -
     """
     if not recipe.data.train:
         raise InvalidRequest(
-            "The recipe names no training data.",
+            "data.train is empty; expected at least one file.",
             hint="Set data.train to a file, or give --data.",
             hint_zh="请在 data.train 中指定数据文件，或使用 --data。",
             param="data.train",
@@ -81,31 +80,35 @@ def prepare(recipe: Recipe, home: Home, progress: Progress, *, kind: str = "") -
     base = open_base(recipe.model.name, recipe.model.template, home, progress)
     if recipe.data.max_length > base.resolved.context:
         raise InvalidRequest(
-            f"data.max_length is {recipe.data.max_length}, and {recipe.model.name} was made for {base.resolved.context}.",
+            f"data.max_length is {recipe.data.max_length}; {recipe.model.name} expects at most {base.resolved.context}.",
             hint=f"Take {base.resolved.context} or less.",
             hint_zh=f"请取不超过 {base.resolved.context} 的值。",
             param="data.max_length",
         )
-    found = _read(recipe, recipe.data.train, base, home, kind)
-    refuse_bad_rows(found, recipe.data.bad_rows)
-    seed, kept_apart = recipe.train.seed, frozenset[int]()
+    examples = _read(recipe, recipe.data.train, base, home, suffix)
+    refuse_invalid_rows(examples, recipe.data.on_invalid_row)
+    seed, held_out_set = recipe.train.seed, frozenset[int]()
     if recipe.data.held_out:
-        apart = _read(recipe, recipe.data.held_out, base, home, kind)
-        refuse_bad_rows(apart, recipe.data.bad_rows)
-        held_out = Picked(apart.good, range(len(apart.good)))
+        separate = _read(recipe, recipe.data.held_out, base, home, suffix)
+        refuse_invalid_rows(separate, recipe.data.on_invalid_row)
+        held_out = SelectedExamples(separate.good, range(len(separate.good)))
     else:
-        places = held_out_places(len(found.good), recipe.data.held_out_share, seed)
-        held_out, kept_apart = Picked(found.good, places), frozenset(places)
-    order, shares = mix(found.sources, recipe.data.weights, kept_apart, seed)
-    train = Picked(found.good, order)
+        places = held_out_places(len(examples.good), recipe.data.held_out_share, seed)
+        held_out, held_out_set = SelectedExamples(examples.good, places), frozenset(places)
+    order, shares = mix(examples.sources, recipe.data.weights, held_out_set, seed)
+    train = SelectedExamples(examples.good, order)
     steps = recipe.train.steps(len(train))
     batches = _batches(recipe, base.resolved.architecture, train.rows)
     plan, identity = _plan(recipe, base, batches), _identity(recipe, base, train.rows)
-    return Prepared(recipe, base, found, shares, train, held_out, steps, batches, plan, identity)
+    return PreparedRun(recipe, base, examples, shares, train, held_out, steps, batches, plan, identity)
 
 
-def refuse_what_does_not_fit(prepared: Prepared, *, force: bool) -> None:
-    """Raises DoesNotFit, with the nearest plan that fits in its hint."""
+def refuse_oversized_run(prepared: PreparedRun, *, force: bool) -> None:
+    """Refuse a run that does not fit in memory.
+
+    Raises:
+        DoesNotFit: with the nearest plan that fits in its hint.
+    """
     plan = prepared.plan
     if force or plan is None or plan.fits:
         return
@@ -113,7 +116,7 @@ def refuse_what_does_not_fit(prepared: Prepared, *, force: bool) -> None:
     nearest = shape and nearest_that_fits(plan.model, shape, plan.job)
     changed = _difference(plan.job, nearest.job) if nearest else ""
     raise DoesNotFit(
-        f"This run needs about {plan.total_bytes / 1e9:.1f} GB, and {plan.available_bytes / 1e9:.1f} GB are free.",
+        f"This run needs about {plan.total_bytes / 1e9:.1f} GB; {plan.available_bytes / 1e9:.1f} GB are free.",
         hint=f"This fits: {changed} ({nearest.total_bytes / 1e9:.1f} GB). --force starts it as it is."
         if nearest
         else "Nothing smaller fits either: take a smaller model. --force starts it as it is.",
@@ -134,70 +137,71 @@ def _difference(asked: TuningJob, fits: TuningJob) -> str:
     return ", ".join(changes)
 
 
-def _read(recipe: Recipe, names: list[str], base: Base, home: Home, kind: str) -> Examples:
+def _read(recipe: FineTuningRecipe, names: list[str], base: Base, home: Home, suffix: str) -> Examples:
     data = recipe.data
     return read_examples(
         [Path(name).expanduser() for name in names],
         base.tokenizer,
         base.prompts,
         max_length=data.max_length,
-        form=data.form,
-        objective=recipe.train.objective,
+        data_format=data.format,
+        objective=recipe.objective,
         limit=data.limit,
-        kind=kind,
+        suffix=suffix,
         folder=home.cache,
     )
 
 
-def _batches(recipe: Recipe, family: str, rows: PickedRows) -> Batches:
-    """Of the first fifty steps: memory and time follow the rows that there are, not the limit."""
+def _batches(recipe: FineTuningRecipe, family: str, rows: SelectedRows) -> Batches:
+    """Measure the first fifty steps: memory and time follow the actual rows, not the limit."""
     settings = recipe.train
-    padded = recipe.method.name in _PADDED_METHODS or family in _PADDED_FAMILIES
+    padded = not recipe.method.spec.packs or family in _PADDED_FAMILIES
     steps = min(50, settings.steps(len(rows)))
-    pieces: list[tuple[int, int]] = []
+    micro_batch_sizes: list[tuple[int, int]] = []
     for step in range(steps):
         batch = [rows[i] for i in settings.rows_of_step(step, rows)]
-        for piece in micro_batches([len(row.ids) for row in batch], settings.micro_batch_tokens, padded=padded):
-            lengths = [len(batch[i].ids) for i in piece]
+        for piece in micro_batches([row.size for row in batch], settings.micro_batch_tokens, padded=padded):
+            lengths = [batch[i].size for i in piece]
             tokens = max(lengths) * len(lengths) if padded else sum(lengths)
-            pieces.append((tokens, sum(_labels(batch[i]) for i in piece)))
-    largest, its_labels = max(pieces)
-    totals = [sum(column) / steps for column in zip(*pieces, strict=True)]
-    return Batches(largest, max(1, its_labels), *totals)
+            micro_batch_sizes.append((tokens, sum(_labels(batch[i]) for i in piece)))
+    largest, largest_labels = max(micro_batch_sizes)
+    totals = [sum(column) / steps for column in zip(*micro_batch_sizes, strict=True)]
+    return Batches(largest, max(1, largest_labels), *totals)
 
 
-def _plan(recipe: Recipe, base: Base, batches: Batches) -> TuningPlan | None:
+def _plan(recipe: FineTuningRecipe, base: Base, batches: Batches) -> TuningPlan | None:
     shape = base.shape
     if shape is None:
         return None
     method = recipe.method
     job = TuningJob(
-        method.name, batches.largest, batches.its_labels, method.rank, method.blocks, method.virtual_tokens,
-        recipe.train.gradient_checkpointing, tuple(method.modules_to_save),
+        method.name, batches.largest, batches.largest_labels, method.rank, method.trainable_layers, method.virtual_tokens,
+        recipe.train.gradient_checkpointing, tuple(method.modules_to_save), recipe.train.optimizer,
     )  # fmt: skip
     return plan_tuning(recipe.model.name, shape, job)
 
 
-def _labels(row: Row | Pair) -> int:
-    """Positions whose logits are made."""
-    return row.chosen.learned + row.rejected.learned if isinstance(row, Pair) else row.learned
+def _labels(row: TokenRow | PreferencePair) -> int:
+    """Number of positions whose logits are computed."""
+    return row.chosen.weight + row.rejected.weight if isinstance(row, PreferencePair) else row.weight
 
 
-def digest(rows: Sequence[Row] | Sequence[Pair]) -> str:
-    """16 hex digits of what is learned from."""
-    made = hashlib.sha256()
+def digest(rows: Sequence[TokenRow] | Sequence[PreferencePair]) -> str:
+    """Digest of the training rows, 16 hex digits."""
+    hasher = hashlib.sha256()
     for row in rows:
-        for text in (row.chosen, row.rejected) if isinstance(row, Pair) else (row,):
-            made.update(json.dumps([text.ids, text.labels]).encode())
-    return made.hexdigest()[:16]
+        for text in (row.chosen, row.rejected) if isinstance(row, PreferencePair) else (row,):
+            hasher.update(json.dumps([text.ids, text.labels]).encode())
+    return hasher.hexdigest()[:16]
 
 
-def _identity(recipe: Recipe, base: Base, rows: PickedRows) -> dict[str, Any]:
-    """What must be equal for a checkpoint to be gone on from."""
+def _identity(recipe: FineTuningRecipe, base: Base, rows: SelectedRows) -> dict[str, Any]:
+    """Values that must be equal for a checkpoint to be resumed."""
     settings = dataclasses.asdict(recipe.train)
     for free in ("keep", "save_every", "patience", "evaluate_every", "parallel"):
         settings.pop(free)
     return {
+        "kind": recipe.kind,
         "base": base.fingerprint,
         "data": digest(rows),
         "method": dataclasses.asdict(recipe.method),

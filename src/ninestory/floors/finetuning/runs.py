@@ -1,4 +1,4 @@
-"""The runs of a home: finished ones have an alias, the others can be gone on with."""
+"""Runs of a home: finished ones have an alias, the others can be resumed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ninestory.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run. `alias` is how the tuned model is asked for; empty while it is not finished."""
+    """One run. `alias`: reference of the tuned model; empty until it is finished."""
 
     name: str
     model: str
@@ -28,7 +28,11 @@ def list_runs(home: Home) -> list[RunSummary]:
 
 
 def find_run(home: Home, name: str) -> RunFolder:
-    """Raises NotFound: there is no run of that name."""
+    """Find a run by name.
+
+    Raises:
+        NotFound: no such run.
+    """
     folder = RunFolder(inside(home.runs, name))
     if (folder.path / "recipe.json").is_file():
         return folder

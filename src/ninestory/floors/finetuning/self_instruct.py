@@ -26,12 +26,12 @@ from ...runtimes.protocol import ChatRequest, Chunk, Finished, Message, Sampling
 
 DEMONSTRATIONS = 3
 TASKS_ASKED = {"en": 20, "zh": 10}
-LEAST_ANSWER = 100  # tokens; below it there is no room for a task
-MOST_SIMILAR = 0.7  # above it a task is no news
+MIN_ANSWER_TOKENS = 100  # tokens; below it there is no room for a task
+MAX_SIMILARITY = 0.7  # above it a task is not new
 
 
 @dataclass(frozen=True)
-class Task:
+class SeedTask:
     """One task of the pool; `input` may be empty."""
 
     instruction: str
@@ -41,7 +41,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Completion:
-    """What the model answered. `finish_reason` "length" means that its last task was cut."""
+    """The model's answer. `finish_reason` "length" means that its last task was cut."""
 
     text: str
     finish_reason: str
@@ -50,7 +50,7 @@ class Completion:
 
 
 @dataclass(frozen=True)
-class Form:
+class TaskLabels:
     """The labels of one language. `labels`: of instruction, input and output."""
 
     labels: tuple[str, str, str]
@@ -58,8 +58,8 @@ class Form:
     header: str
 
 
-FORMS = {
-    "en": Form(
+TASK_LABELS = {
+    "en": TaskLabels(
         ("Instruction", "Input", "Output"),
         "<noinput>",
         f"Write {TASKS_ASKED['en']} different tasks that a language model could be given, each with its answer.\n"
@@ -68,7 +68,7 @@ FORMS = {
         f"Give a task an input only where it needs one, else write {'<noinput>'}. One or two sentences a task, in English.\n"
         "The tasks:\n",
     ),
-    "zh": Form(
+    "zh": TaskLabels(
         ("指令", "输入", "输出"),
         "<无输入>",
         f"请写出 {TASKS_ASKED['zh']} 个可以交给语言模型的不同任务，并给出每个任务的答案。\n"
@@ -80,25 +80,25 @@ FORMS = {
 }
 
 
-def encode_prompt(tasks: Sequence[Task], language: str, header: str | None = None) -> str:
+def encode_prompt(tasks: Sequence[SeedTask], language: str, header: str | None = None) -> str:
     """The header and the demonstrations, numbered, ending where the model has to go on."""
-    form = FORMS[language]
+    form = TASK_LABELS[language]
     instruction, given, output = form.labels
     prompt = (form.header if header is None else header) + "\n"
     for number, task in enumerate(tasks, start=1):
-        asked = re.sub(r"\s+", " ", task.instruction).strip().rstrip(":")
+        instruction_text = re.sub(r"\s+", " ", task.instruction).strip().rstrip(":")
         prompt += (
-            f"###\n{number}. {instruction}: {asked}\n{number}. {given}:\n{task.input or form.no_input}\n"
+            f"###\n{number}. {instruction}: {instruction_text}\n{number}. {given}:\n{task.input or form.no_input}\n"
             f"{number}. {output}:\n{task.output}\n"
         )
     return prompt + f"###\n{len(tasks) + 1}. {instruction}:"
 
 
-def parse(completion: Completion | None, language: str, demonstrations: int = DEMONSTRATIONS) -> list[Task]:
+def parse(completion: Completion | None, language: str, demonstrations: int = DEMONSTRATIONS) -> list[SeedTask]:
     """The well-formed tasks of a completion that pass the filters of form, in order."""
     if completion is None:
         return []
-    label, first = FORMS[language].labels[0], demonstrations + 1
+    label, first = TASK_LABELS[language].labels[0], demonstrations + 1
     text = completion.text
     if language == "en" or not re.match(rf"\s*{first}\.\s*{label}", text):  # a chat model may repeat the opening
         text = f"{first}. {label}:{text}"
@@ -110,24 +110,24 @@ def parse(completion: Completion | None, language: str, demonstrations: int = DE
     return [task for task in tasks if task is not None and keep(task)]
 
 
-def _read_english(chunk: str, number: int) -> Task | None:
+def _read_english(chunk: str, number: int) -> SeedTask | None:
     parts = re.split(rf"{number}\.\s+(?:Instruction|Input|Output):", chunk)
     if len(parts) != 4:
         return None
     instruction, given, output = (part.strip() for part in parts[1:])
-    return Task(instruction, "" if given.lower() == "<noinput>" else given, output)
+    return SeedTask(instruction, "" if given.lower() == "<noinput>" else given, output)
 
 
 _CHINESE_PARTS = re.compile(r"指令[:：](.*?)输入[:：](.*?)输出[:：](.*?)(?:指令|\Z)", re.DOTALL)
 
 
-def _read_chinese(chunk: str, _: int) -> Task | None:
+def _read_chinese(chunk: str, _: int) -> SeedTask | None:
     """Full-width colons count too; the number of the next label is not part of a text."""
     if not (found := _CHINESE_PARTS.search(chunk)):
         return None
     instruction, given, output = (re.sub(r"\d+\.$", "", part.strip()).strip() for part in found.groups())
     instruction = re.sub(r"让\s*GPT\s*模型", "", instruction)
-    return Task(instruction, "" if "无输入" in given else given, output)
+    return SeedTask(instruction, "" if "无输入" in given else given, output)
 
 
 _ENGLISH_BARRED = re.compile(
@@ -139,14 +139,14 @@ _CHINESE_BARRED = (
 )
 
 
-def _keeps_english(task: Task) -> bool:
+def _keeps_english(task: SeedTask) -> bool:
     words, asked = len(task.instruction.split()), task.instruction
     if not 3 < words <= 150 or _ENGLISH_BARRED.search(asked) or asked.startswith("Write a program"):
         return False
     return asked[0] not in string.punctuation and asked[0].isascii()
 
 
-def _keeps_chinese(task: Task) -> bool:
+def _keeps_chinese(task: SeedTask) -> bool:
     asked = task.instruction
     if len(asked) <= 3 or any(word in f"{asked}{task.input}{task.output}".lower() for word in _CHINESE_BARRED):
         return False
@@ -154,15 +154,15 @@ def _keeps_chinese(task: Task) -> bool:
     return not task.input or len(asked) < longest
 
 
-def read_seeds(path: Path | None, language: str) -> list[Task]:
+def read_seeds(path: Path | None, language: str) -> list[SeedTask]:
     """Seed tasks of a JSON or JSON-lines file of alpaca rows; None: the ones that come with ninestory.
 
     Raises:
         InvalidRequest: no such language, or a row without instruction and output, by its number.
     """
-    if language not in FORMS:
+    if language not in TASK_LABELS:
         raise InvalidRequest(
-            f"The language {language!r} is not one of {', '.join(FORMS)}.",
+            f"language is {language!r}; expected one of {', '.join(TASK_LABELS)}.",
             hint="Take en or zh.",
             hint_zh="请使用 en 或 zh。",
             param="language",
@@ -173,10 +173,10 @@ def read_seeds(path: Path | None, language: str) -> list[Task]:
     try:
         rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]
         for row in rows:
-            tasks.append(Task(row["instruction"], row.get("input") or "", row["output"]))
+            tasks.append(SeedTask(row["instruction"], row.get("input") or "", row["output"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidRequest(
-            f"Row {len(tasks) + 1} of {path.name} is no task: {error}.",
+            f"Row {len(tasks) + 1} of {path.name} is not a task: {error}.",
             hint='Each is {"instruction": …, "input": …, "output": …}.',
             hint_zh='每行应为 {"instruction": …, "input": …, "output": …}。',
             param="seeds",
@@ -188,7 +188,7 @@ def writer(
     chat: Callable[[ChatRequest], Iterator[Chunk]], language: str, temperature: float
 ) -> Callable[[str], Completion]:
     """`complete` for `run`: any engine asked as a chat model, with the originals' limits and stop strings."""
-    most = [{"en": 3072, "zh": 1024}[language]]
+    max_tokens = [{"en": 3072, "zh": 1024}[language]]
     stop = [f"\n{TASKS_ASKED[language]}.", f"{TASKS_ASKED[language]}."]
 
     def complete(prompt: str) -> Completion:
@@ -196,15 +196,15 @@ def writer(
             try:
                 return answer(prompt)
             except ContextOverflow:  # as the originals do when they are told to reduce the prompt
-                most[0] = int(most[0] * 0.8)
-                if most[0] < LEAST_ANSWER:
+                max_tokens[0] = int(max_tokens[0] * 0.8)
+                if max_tokens[0] < MIN_ANSWER_TOKENS:
                     raise
 
     def answer(prompt: str) -> Completion:
         text, reason, usage = "", "stop", Usage(prompt_tokens=0)
         request = ChatRequest(
             messages=[Message(role="user", content=prompt)],
-            max_tokens=most[0],
+            max_tokens=max_tokens[0],
             stop=stop,
             sampling=Sampling(temperature=temperature, top_p=1.0),
         )
@@ -221,7 +221,7 @@ def writer(
 
 
 class Novelty(Protocol):
-    """How like its nearest neighbours in the pool an instruction is."""
+    """Similarity of an instruction to those of the pool."""
 
     def similarities(self, instruction: str) -> list[float]:
         """One number in 0 … 1 for each instruction of the pool."""
@@ -265,8 +265,8 @@ class Bm25Novelty:
 
 
 @dataclass
-class Yield:
-    """What a run has cost and given so far; kept beside the data, so that a resumed run goes on counting."""
+class RequestCounts:
+    """Requests and tokens of a run so far; kept beside the data, so that a resumed run continues counting."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -276,26 +276,26 @@ class Yield:
 
 
 @dataclass(frozen=True)
-class Settings:
+class SelfInstructSettings:
     """language: en or zh. count: tasks wanted. seed: of the choice of demonstrations."""
 
     language: str = "en"
     count: int = 100
     seed: int = 0
-    most_similar: float = MOST_SIMILAR
+    max_similarity: float = MAX_SIMILARITY
     max_idle_requests: int = 20  # requests in a row that gave nothing new, after which it stops
 
 
 def run(
-    seeds: Sequence[Task],
+    seeds: Sequence[SeedTask],
     complete: Callable[[str], Completion | None],
     folder: Path,
-    settings: Settings,
+    settings: SelfInstructSettings,
     progress: Progress,
-) -> Yield:
+) -> RequestCounts:
     """Ask `complete` for tasks until `settings.count` were kept; `folder` gets tasks.jsonl and yield.json.
 
-    A run that was stopped goes on where it was: each request's tasks are written before the next is made, and the
+    A run that was stopped goes on where it was: each request's tasks are written before the next is counts, and the
     demonstrations depend on the request's number only.
 
     Raises:
@@ -303,60 +303,60 @@ def run(
     """
     if len(seeds) < DEMONSTRATIONS:
         raise InvalidRequest(
-            f"{len(seeds)} seed tasks were given, and each prompt shows {DEMONSTRATIONS}",
+            f"There are {len(seeds)} seed tasks; expected at least {DEMONSTRATIONS}, which each prompt shows.",
             hint="Write a few more seeds by hand; the originals used 175.",
             hint_zh="请再手写一些种子任务；原版使用 175 个。",
             param="seeds",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    tasks, made = _read(folder)
+    tasks, counts = _read(folder)
     pool = [task.instruction for task in (*seeds, *tasks)]
     novelty: Novelty = RougeNovelty(pool) if settings.language == "en" else Bm25Novelty(pool)
     idle = 0
-    while made.kept < settings.count:
-        chooser = random.Random(f"{settings.seed}:{made.requests}")
-        answer = complete(encode_prompt(chooser.sample(list(seeds), DEMONSTRATIONS), settings.language))
-        found = parse(answer, settings.language)
-        fresh = [task for task in found if _is_new(task, novelty, settings.most_similar)]
-        made.requests += 1
-        made.prompt_tokens += answer.prompt_tokens if answer else 0
-        made.completion_tokens += answer.completion_tokens if answer else 0
-        made.parsed += len(found)
-        made.kept += len(fresh)
-        tasks += fresh
-        _write(folder, tasks, made)
-        progress.update(min(made.kept, settings.count), settings.count)
-        idle = 0 if fresh else idle + 1
+    while counts.kept < settings.count:
+        chooser = random.Random(f"{settings.seed}:{counts.requests}")
+        completion = complete(encode_prompt(chooser.sample(list(seeds), DEMONSTRATIONS), settings.language))
+        parsed_tasks = parse(completion, settings.language)
+        new_tasks = [task for task in parsed_tasks if _is_new(task, novelty, settings.max_similarity)]
+        counts.requests += 1
+        counts.prompt_tokens += completion.prompt_tokens if completion else 0
+        counts.completion_tokens += completion.completion_tokens if completion else 0
+        counts.parsed += len(parsed_tasks)
+        counts.kept += len(new_tasks)
+        tasks += new_tasks
+        _write(folder, tasks, counts)
+        progress.update(min(counts.kept, settings.count), settings.count)
+        idle = 0 if new_tasks else idle + 1
         if idle >= settings.max_idle_requests:
             raise InvalidRequest(
-                f"{idle} requests in a row gave no new task ({made.kept} of {settings.count} are kept in {folder})",
+                f"{idle} requests in a row gave no new task ({counts.kept} of {settings.count} are kept in {folder})",
                 hint="Take a stronger model, a higher temperature, or more and different seeds; then run it again.",
                 hint_zh="请换用更强的模型、提高温度，或提供更多不同的种子，然后重新运行。",
             )
-    return made
+    return counts
 
 
-def _is_new(task: Task, novelty: Novelty, limit: float) -> bool:
-    """Whether nothing in the pool is too like it; if so it joins the pool at once."""
+def _is_new(task: SeedTask, novelty: Novelty, limit: float) -> bool:
+    """Whether no instruction of the pool is too similar; a new task joins the pool at once."""
     if max(novelty.similarities(task.instruction), default=0.0) > limit:
         return False
     novelty.add(task.instruction)
     return True
 
 
-def _read(folder: Path) -> tuple[list[Task], Yield]:
+def _read(folder: Path) -> tuple[list[SeedTask], RequestCounts]:
     state = folder / "yield.json"
     if not state.exists():
-        return [], Yield()
+        return [], RequestCounts()
     lines = (folder / "tasks.jsonl").read_text(encoding="utf-8").splitlines()
-    made = Yield(**json.loads(state.read_text(encoding="utf-8")))
-    return [Task(**json.loads(line)) for line in lines[: made.kept]], made
+    counts = RequestCounts(**json.loads(state.read_text(encoding="utf-8")))
+    return [SeedTask(**json.loads(line)) for line in lines[: counts.kept]], counts
 
 
-def _write(folder: Path, tasks: Sequence[Task], made: Yield) -> None:
+def _write(folder: Path, tasks: Sequence[SeedTask], counts: RequestCounts) -> None:
     """The tasks first: a kill between the two leaves tasks that the counts do not know, and they are asked for again."""
     lines = "".join(json.dumps(asdict(task), ensure_ascii=False) + "\n" for task in tasks)
     with atomic_write(folder / "tasks.jsonl", "w") as file:
         file.write(lines)
     with atomic_write(folder / "yield.json", "w") as file:
-        json.dump(asdict(made), file)
+        json.dump(asdict(counts), file)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 
 from ninestory.core.errors import Damaged
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
+from ninestory.floors.retrieval.prompts import Language
 
 FILE_ID = r"[A-Za-z0-9_-]{1,64}"
 TABLE_NAME = r"chunks-[0-9]{1,9}"
@@ -41,14 +42,15 @@ class _Published(_Row):
 class _Settings(_Row):
     """The settings that are taken over. `folders` is not: an archive does not choose what is read of this machine."""
 
-    name: Annotated[str, Field(max_length=200)]
+    name: Annotated[str, Field(max_length=200)] | None = None
     model: _Name
-    metadata: dict[str, Any] = {}
-    description: str = ""
+    metadata: dict[str, Any] | None = {}
+    description: str | None = ""
     created_at: _Number = 0
     table: Annotated[str, Field(pattern=f"^{TABLE_NAME}$")] = "chunks-1"
     published: _Published | None = None
-    threshold: _Number | None = None
+    thresholds: dict[Language, _Number] | None = None
+    threshold: _Number | None = None  # of an older version: one for every language
     probe: Annotated[list[_Number], Field(max_length=1 << 16)] | None = None
 
 

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from ninestory.core.config import RuntimeSettings
+from ninestory.core.errors import DoesNotFit
 from ninestory.core.machine import available_bytes
 from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
 from ninestory.floors.retrieval.embedder import Embedder
-from ninestory.floors.retrieval.embedding_pool import EmbeddingPool
+from ninestory.floors.retrieval.embedders import Embedders
 from ninestory.floors.retrieval.ingest import IngestReport, ingest, sync_folder
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, open_base
-from ninestory.models.resolve import resolve
-from ninestory.runtimes.load import load_engine
+from ninestory.models.reference import parse_reference
+from ninestory.runtimes.protocol import Engine, EngineProvider
 from ninestory.runtimes.threads import free_processors
 
+log = logging.getLogger("ninestory.retrieval")
 _FILE_BYTES_A_PROCESS = 128 << 10  # about ten seconds of embedding: less is not worth loading the model once more
 _MEMORY_A_PROCESS = 600 << 20  # of the starter, with room
 
 
-def run_ingest(home: Home, settings: RuntimeSettings, params: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def run_ingest(
+    home: Home, engines: EngineProvider, settings: RuntimeSettings, params: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
     """Ingest what is pending in a knowledge base.
 
     Args:
+        engines: lends the embedding model, in several processes for a large ingest.
         params: `knowledge_base`: name or id; `folders`: folders to compare with first; `report`: counts and failures
             of what the caller did before (registering files).
 
@@ -33,24 +40,37 @@ def run_ingest(home: Home, settings: RuntimeSettings, params: dict[str, Any], pr
         The `IngestReport` as plain data.
     """
     with open_base(home, params["knowledge_base"]) as base:
-        return _ingested(base, home, settings, params, progress)
+        report = IngestReport(**params.get("report", {}))
+        for folder in params.get("folders", []):
+            sync_folder(base, Path(folder), report, progress)
+        if not base.unfinished():
+            return report.as_dict()  # nothing to embed: no model is loaded for it
+        with _embedding_engine(engines, base, settings) as (engine, processes):
+            embedder = Embedder(engine)
+            with Embedders(embedder, processes) if processes > 1 else nullcontext() as several:
+                return ingest(base, embedder, progress, report, several).as_dict()
 
 
-def _ingested(
-    base: KnowledgeBase, home: Home, settings: RuntimeSettings, params: dict[str, Any], progress: Progress
-) -> dict[str, Any]:
-    report = IngestReport(**params.get("report", {}))
-    for folder in params.get("folders", []):
-        sync_folder(base, Path(folder), report, progress)
-    if not base.unfinished():
-        return report.as_dict()  # nothing to embed: no model is loaded for it
-    engine = load_engine(resolve(base.model, home), settings)
+@contextmanager
+def _embedding_engine(
+    engines: EngineProvider, base: KnowledgeBase, settings: RuntimeSettings
+) -> Iterator[tuple[Engine, int]]:
+    """The knowledge base's embedding model and how many processes it has: one where several do not fit."""
+    remote = parse_reference(base.model).scheme == "openai"
+    processes = 1 if remote else embedding_processes(base, settings)
+    lent = engines.get(base.model, "embedding", workers=processes)
     try:
-        processes = 1 if engine.info.runtime == "remote" else embedding_processes(base, settings)
-        with EmbeddingPool(home, base.model, settings, processes) if processes > 1 else nullcontext() as pool:
-            return ingest(base, Embedder(engine), progress, report, pool).as_dict()
+        engine = lent.__enter__()
+    except DoesNotFit as error:
+        if processes == 1:
+            raise
+        log.warning("embedding in one process: %s", error.message)
+        lent, processes = engines.get(base.model, "embedding"), 1
+        engine = lent.__enter__()
+    try:
+        yield engine, processes
     finally:
-        engine.close()
+        lent.__exit__(None, None, None)
 
 
 def embedding_processes(base: KnowledgeBase, settings: RuntimeSettings) -> int:

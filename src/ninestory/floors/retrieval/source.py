@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ninestory.core.errors import NotFound, TooLarge
+from ninestory.core.pictures import open_picture
 from ninestory.floors.retrieval.parsing import FORMATS, parse, text
-from ninestory.floors.retrieval.parsing.image import open_picture
 from ninestory.floors.retrieval.parsing.pdf import open_pdf
 
 Kind = Literal["page", "text"]

@@ -36,14 +36,14 @@ _ROW_TENSORS = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "word_emb
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DeltaFormat:
     """How a project makes its differences: the type of the arithmetic and of the result, and the missing rows."""
 
     dtype: str
     new_rows: NewRows
 
 
-RECIPES = {"vicuna": Recipe("F16", "zero"), "alpaca": Recipe("F32", "mean")}
+RECIPES = {"vicuna": DeltaFormat("F16", "zero"), "alpaca": DeltaFormat("F32", "mean")}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def apply_delta(
     base: Path,
     delta: Path,
     target: Path,
-    recipe: Recipe,
+    recipe: DeltaFormat,
     *,
     expected_sum: float | None = None,
     tolerance: float = 0.01,
@@ -78,7 +78,7 @@ def apply_delta(
 
 
 def make_delta(
-    base: Path, tuned: Path, target: Path, recipe: Recipe, *, progress: Progress | None = None
+    base: Path, tuned: Path, target: Path, recipe: DeltaFormat, *, progress: Progress | None = None
 ) -> DeltaReport:
     """tuned - base as the new folder `target`; the inverse of `apply_delta` up to rounding.
 
@@ -92,7 +92,7 @@ def _combine(
     base: Path,
     other: Path,
     target: Path,
-    recipe: Recipe,
+    recipe: DeltaFormat,
     sign: int,
     expected_sum: float | None,
     tolerance: float,
@@ -117,7 +117,7 @@ def _combine(
     return DeltaReport(target, len(tensors), total, max(grown, default=0))
 
 
-def _combined(raw: Checkpoint, other: Tensor, recipe: Recipe, sign: int) -> NewTensor:
+def _combined(raw: Checkpoint, other: Tensor, recipe: DeltaFormat, sign: int) -> NewTensor:
     base = raw.tensor(other.name)
     rows = (other.shape[0] if other.shape else 0) - (base.shape[0] if base.shape else 0)
     grows = _is_rows(other.name) and rows > 0 and base.shape[1:] == other.shape[1:]
@@ -154,7 +154,7 @@ def _rounded(values: Any, tensor: Tensor, dtype: str) -> Any:
     return wide if dtype == "F32" or tensor.dtype == dtype else widen(narrow(wide, dtype), dtype)
 
 
-def _new_row(base: Tensor, recipe: Recipe) -> Any:
+def _new_row(base: Tensor, recipe: DeltaFormat) -> Any:
     """The row that the base's embedding or head is thought to have beyond its last: float32 [width]."""
     import numpy as np
 
@@ -182,7 +182,7 @@ def _sum(files: list[Path], order: list[str]) -> float:
     return float(total)
 
 
-def _config(config: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+def _config(config: dict[str, Any], recipe: DeltaFormat) -> dict[str, Any]:
     return {**config, "torch_dtype": {"F16": "float16", "F32": "float32", "BF16": "bfloat16"}[recipe.dtype]}
 
 

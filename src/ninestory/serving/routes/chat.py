@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from ninestory.runtimes.protocol import Chunk, Finished, Started, Text, TokenLogprob, ToolCallDelta, Usage
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.file_search import FileAnswer, answered, file_search_of
 from ninestory.serving.routes.vector_stores_schemas import FileSearchTool
@@ -58,27 +59,31 @@ class ChatAnswer:
         self._usage: dict[str, Any] = {}
         self._extension: dict[str, Any] = {}
 
-    def take(self, chunk: dict[str, Any]) -> None:
+    def take(self, chunk: Chunk) -> None:
         """Account for one chunk."""
-        kind = chunk["kind"]
-        if kind == "started":
-            self._extension = {k: chunk[k] for k in ("seed", "template", "dropped_messages")}
-        elif kind == "text":
-            choice = self._choice(chunk["index"])
-            choice["reasoning" if chunk["reasoning"] else "text"] += chunk["text"]
-            choice["logprobs"] += [_logprob(entry) for entry in chunk["logprobs"]]
-        elif kind == "tool_call":
-            calls = self._choice(chunk["index"])["tool_calls"]
-            if chunk["id"]:
-                calls.append(
-                    {"id": chunk["id"], "type": "function", "function": {"name": chunk["name"], "arguments": ""}}
-                )
-            calls[-1]["function"]["arguments"] += chunk["arguments"]
-        elif kind == "finished":
-            self._choice(chunk["index"])["finish_reason"] = chunk["reason"]
-        elif kind == "usage":
+        if isinstance(chunk, Text):
+            choice = self._choice(chunk.index)
+            choice["reasoning" if chunk.reasoning else "text"] += chunk.text
+            choice["logprobs"] += [_logprob(entry) for entry in chunk.logprobs]
+        elif isinstance(chunk, Started):
+            self._extension = {
+                "seed": chunk.seed,
+                "template": chunk.template,
+                "dropped_messages": chunk.dropped_messages,
+            }
+        elif isinstance(chunk, ToolCallDelta):
+            calls = self._choice(chunk.index)["tool_calls"]
+            if chunk.id:
+                calls.append({"id": chunk.id, "type": "function", "function": {"name": chunk.name, "arguments": ""}})
+            calls[-1]["function"]["arguments"] += chunk.arguments
+        elif isinstance(chunk, Finished):
+            self._choice(chunk.index)["finish_reason"] = chunk.reason
+        elif isinstance(chunk, Usage):
             self._usage = usage_object(chunk)
-            self._extension |= {k: round(chunk[k], 4) for k in ("prefill_seconds", "decode_seconds")}
+            self._extension |= {
+                "prefill_seconds": round(chunk.prefill_seconds, 4),
+                "decode_seconds": round(chunk.decode_seconds, 4),
+            }
 
     def completion(self) -> dict[str, Any]:
         """The whole answer."""
@@ -108,31 +113,30 @@ class ChatAnswer:
     def _search(self) -> dict[str, Any]:
         return {"file_search": self._found.call_item(with_results=True)} if self._found else {}
 
-    async def events(self, chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    async def events(self, chunks: AsyncIterator[Chunk]) -> AsyncIterator[bytes]:
         """The answer as a stream of `chat.completion.chunk`."""
         with_usage = self._body.stream_options is not None and self._body.stream_options.include_usage
         opened: set[int] = set()
         async for chunk in chunks:
             self.take(chunk)
-            kind = chunk["kind"]
-            if kind not in ("text", "tool_call", "finished"):
+            if not isinstance(chunk, Text | ToolCallDelta | Finished):
                 continue
-            index = chunk["index"]
+            index = chunk.index
             delta: dict[str, Any] = {} if index in opened else {"role": "assistant", "content": ""}
             opened.add(index)
-            finish = chunk["reason"] if kind == "finished" else None
+            finish = chunk.reason if isinstance(chunk, Finished) else None
             if finish and self._found:
                 delta["annotations"] = self._found.annotations(self._choice(index)["text"])
             logprobs = None
-            if kind == "text":
-                delta["reasoning_content" if chunk["reasoning"] else "content"] = chunk["text"]
+            if isinstance(chunk, Text):
+                delta["reasoning_content" if chunk.reasoning else "content"] = chunk.text
                 if self._body.logprobs:
-                    logprobs = {"content": [_logprob(entry) for entry in chunk["logprobs"]], "refusal": None}
-            elif kind == "tool_call":
-                call: dict[str, Any] = {"index": chunk["position"], "function": {"arguments": chunk["arguments"]}}
-                if chunk["id"]:
-                    call |= {"id": chunk["id"], "type": "function"}
-                    call["function"]["name"] = chunk["name"]
+                    logprobs = {"content": [_logprob(entry) for entry in chunk.logprobs], "refusal": None}
+            elif isinstance(chunk, ToolCallDelta):
+                call: dict[str, Any] = {"index": chunk.position, "function": {"arguments": chunk.arguments}}
+                if chunk.id:
+                    call |= {"id": chunk.id, "type": "function"}
+                    call["function"]["name"] = chunk.name
                 delta = {**delta, "tool_calls": [call]}
             choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
             yield event(self._chunk([choice]))
@@ -148,17 +152,17 @@ class ChatAnswer:
         return self._choices.setdefault(index, empty)
 
 
-def usage_object(chunk: dict[str, Any]) -> dict[str, Any]:
+def usage_object(usage: Usage) -> dict[str, Any]:
     """An engine's usage as OpenAI writes it."""
     return {
-        "prompt_tokens": chunk["prompt_tokens"],
-        "completion_tokens": chunk["completion_tokens"],
-        "total_tokens": chunk["prompt_tokens"] + chunk["completion_tokens"],
-        "prompt_tokens_details": {"cached_tokens": chunk["cached_tokens"]},
-        "completion_tokens_details": {"reasoning_tokens": chunk["reasoning_tokens"]},
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
 
 
-def _logprob(entry: dict[str, Any]) -> dict[str, Any]:
-    top = [{"token": t["token"], "logprob": t["logprob"], "bytes": t["bytes"]} for t in entry["top"]]
-    return {"token": entry["token"], "logprob": entry["logprob"], "bytes": entry["bytes"], "top_logprobs": top}
+def _logprob(entry: TokenLogprob) -> dict[str, Any]:
+    top = [{"token": t.token, "logprob": t.logprob, "bytes": t.bytes} for t in entry.top]
+    return {"token": entry.token, "logprob": entry.logprob, "bytes": entry.bytes, "top_logprobs": top}

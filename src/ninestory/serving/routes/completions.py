@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ninestory.runtimes.protocol import Chunk, Finished, Text, TokenLogprob, Usage
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.routes.chat import usage_object
 from ninestory.serving.schemas import CompletionsRequest
 from ninestory.serving.streaming import DONE, event, stream
 
-Chunks = AsyncIterator[tuple[int, dict[str, Any]]]  # (place of the prompt, an engine's chunk)
+Chunks = AsyncIterator[tuple[int, Chunk]]  # (place of the prompt, an engine's chunk)
 
 
 def router(context: GatewayContext) -> APIRouter:
@@ -53,7 +53,7 @@ class CompletionAnswer:
             "created": int(time.time()),
             "model": body.model,
         }
-        self._usage: Counter[str] = Counter()  # of all prompts
+        self._usage = Usage(prompt_tokens=0)  # of all prompts
 
     async def completion(self, chunks: Chunks) -> dict[str, Any]:
         """The whole answer."""
@@ -76,47 +76,47 @@ class CompletionAnswer:
     async def _pieces(self, chunks: Chunks) -> AsyncIterator[dict[str, Any]]:
         """Pieces of choices; the usage is added up on the way."""
         async for prompt, chunk in chunks:
-            kind = chunk["kind"]
-            if kind == "text":
-                index = prompt * self._n + chunk["index"]
-                yield {**_choice(index), "text": chunk["text"], "logprobs": _logprobs(chunk["logprobs"])}
-            elif kind == "finished":
-                yield {**_choice(prompt * self._n + chunk["index"]), "finish_reason": chunk["reason"]}
-            elif kind == "usage":
-                self._usage.update({key: value for key, value in chunk.items() if key.endswith("_tokens")})
+            if isinstance(chunk, Text):
+                index = prompt * self._n + chunk.index
+                yield {**_choice(index), "text": chunk.text, "logprobs": _logprobs(chunk.logprobs)}
+            elif isinstance(chunk, Finished):
+                yield {**_choice(prompt * self._n + chunk.index), "finish_reason": chunk.reason}
+            elif isinstance(chunk, Usage):
+                self._usage = chunk.beside(self._usage)
 
 
 def _choice(index: int) -> dict[str, Any]:
     return {"index": index, "text": "", "logprobs": None, "finish_reason": None}
 
 
-def _logprobs(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _logprobs(entries: list[TokenLogprob]) -> dict[str, Any] | None:
     """Completions write log-probabilities as parallel lists."""
     if not entries:
         return None
     return {
         "tokens": [_spelling(e) for e in entries],
-        "token_logprobs": [e["logprob"] for e in entries],
+        "token_logprobs": [e.logprob for e in entries],
         "top_logprobs": [_alternatives(e) for e in entries],
-        "text_offset": [e["text_offset"] for e in entries],
+        "text_offset": [e.text_offset for e in entries],
     }
 
 
-def _alternatives(entry: dict[str, Any]) -> dict[str, float] | None:
+def _alternatives(entry: TokenLogprob) -> dict[str, float] | None:
     """The likeliest tokens and the token itself. Of two tokens of one spelling the likelier is named."""
-    if entry["logprob"] is None:
+    if entry.logprob is None:
         return None
     named: dict[str, float] = {}
-    for token in (*entry["top"], entry):
-        named.setdefault(_spelling(token), token["logprob"])
+    for token in (*entry.top, entry):
+        if token.logprob is not None:
+            named.setdefault(_spelling(token), token.logprob)
     return named
 
 
-def _spelling(entry: dict[str, Any]) -> str:
+def _spelling(entry: TokenLogprob) -> str:
     """A token's text; of one that is a part of a character its bytes, written as OpenAI does: bytes:\\xe4\\xb8."""
-    data = bytes(entry["bytes"])
+    data = bytes(entry.bytes)
     try:
-        return data.decode() if data else str(entry["token"])
+        return data.decode() if data else entry.token
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 

@@ -25,7 +25,7 @@ from ninestory.serving.routes.fine_tuning_schemas import DEFAULT_RATE, FineTunin
 from ninestory.serving.stores.files import FileStore
 
 _KINDS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt")
-_PATHS = {"data": ("train", "held_out"), "evaluate": ("general",)}
+_PATHS = {"data": ("train", "held_out"), "evaluate": ("forgetting_text",)}
 _RECENT = 20  # steps whose pace says when a job will end
 _EVENTS = 100_000  # of one job's log: more than a run of days writes
 
@@ -137,7 +137,7 @@ def job_object(job: Job, steps: Sequence[JobEvent]) -> dict[str, Any]:
 
 def tuning_params(body: FineTuningRequest, context: GatewayContext, files: FileStore) -> dict[str, Any]:
     """The job's parameters: a recipe that has been checked, with the files' places put in."""
-    from ninestory.floors.finetuning.recipe import from_dict
+    from ninestory.floors.recipes import recipe_from_dict
 
     resolve(requested(body.model, context.home, context.settings.serve.preload), context.home)
     kind = _kind(files, body.training_file, "training_file")
@@ -154,8 +154,8 @@ def tuning_params(body: FineTuningRequest, context: GatewayContext, files: FileS
             )
         table["data"]["held_out"] = [str(files.path(body.validation_file))]
     asked = {"training_file": body.training_file, "validation_file": body.validation_file, "metadata": body.metadata}
-    recipe = from_dict(table, "ninestory")
-    return {"recipe": dataclasses.asdict(recipe), "force": body.force, "kind": kind, "asked": asked}
+    recipe = recipe_from_dict(table, "ninestory")
+    return {"recipe": dataclasses.asdict(recipe), "force": body.force, "suffix": kind, "asked": asked}
 
 
 def _kind(files: FileStore, file_id: str, param: str) -> str:
@@ -200,9 +200,10 @@ def _name(body: FineTuningRequest) -> str:
 
 
 def _method(recipe: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's `method`; a job of an older release says no objective."""
+    """OpenAI's `method`; a job of an older release has an objective instead of a kind."""
     given = _hyperparameters(recipe)
-    if recipe["train"].get("objective") != "dpo":
+    kind = recipe.get("kind") or f"finetuning.{recipe['train'].get('objective', 'sft')}"
+    if kind != "finetuning.dpo":
         return {"type": "supervised", "supervised": {"hyperparameters": given}}
     return {"type": "dpo", "dpo": {"hyperparameters": {**given, "beta": recipe["train"]["beta"]}}}
 
@@ -212,7 +213,7 @@ def _hyperparameters(recipe: dict[str, Any]) -> dict[str, Any]:
     multiplier = train["learning_rate"] / DEFAULT_RATE
     return {
         "n_epochs": max(1, round(train["epochs"])),
-        "batch_size": train["batch"],
+        "batch_size": train.get("batch_size") or train["batch"],  # as a job of an older release has it
         "learning_rate_multiplier": multiplier,
     }
 

@@ -102,15 +102,14 @@ class FineTuningRequest(Strict):
         multiplier = 1.0 if given.learning_rate_multiplier == "auto" else given.learning_rate_multiplier
         train: dict[str, Any] = {
             "epochs": float(_EPOCHS if given.n_epochs == "auto" else given.n_epochs),
-            "batch": _BATCH if given.batch_size == "auto" else given.batch_size,
+            "batch_size": _BATCH if given.batch_size == "auto" else given.batch_size,
             "learning_rate": DEFAULT_RATE * multiplier,
             "seed": self.seed or 0,
         }
-        if self.method and self.method.type == "dpo":
-            train["objective"] = "dpo"
         if isinstance(given, PreferenceHyperparameters) and given.beta != "auto":
             train["beta"] = given.beta
-        table: dict[str, Any] = {"name": name, "model": {"name": self.model}, "data": {}, "train": train}
+        kind = "finetuning.dpo" if self.method and self.method.type == "dpo" else "finetuning.sft"
+        table: dict[str, Any] = {"kind": kind, "name": name, "model": {"name": self.model}, "data": {}, "train": train}
         table["model"]["template"] = self.ninestory.get("template", "")
         for part in ("data", "method", "train", "evaluate"):
             more = self.ninestory.get(part, {})

@@ -10,7 +10,16 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ninestory.runtimes.protocol import TokenizeRequest
+from ninestory.runtimes.protocol import (
+    Chunk,
+    Finished,
+    Prefill,
+    Text,
+    TokenizeRequest,
+    Tokens,
+    ToolCallDelta,
+    Usage,
+)
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.errors import AnthropicErrorBody, documented
 from ninestory.serving.routes.messages_schemas import CountRequest, MessagesRequest, chat_request, conversation
@@ -44,13 +53,13 @@ def router(context: GatewayContext) -> APIRouter:
         question = TokenizeRequest(messages=conversation(body.messages, body.system))
         count = 0
         async for chunk in context.ask(request, body.model, question):
-            count += len(chunk["ids"]) if chunk["kind"] == "tokens" else 0
+            count += len(chunk.ids) if isinstance(chunk, Tokens) else 0
         return {"input_tokens": count}
 
     return routes
 
 
-async def _lines(builder: MessageBuilder, chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def _lines(builder: MessageBuilder, chunks: AsyncIterator[Chunk]) -> AsyncIterator[bytes]:
     async for chunk in chunks:
         for item in builder.add(chunk):
             yield event(item, item["type"])
@@ -82,26 +91,25 @@ class MessageBuilder:
         self._open_position = -1  # of the tool call being written
         self._arguments = ""
 
-    def add(self, chunk: dict[str, Any]) -> Iterator[Event]:
+    def add(self, chunk: Chunk) -> Iterator[Event]:
         """The events of one chunk of the engine."""
-        kind = chunk["kind"]
-        if kind == "prefill":
-            self.message["usage"]["input_tokens"] = chunk["total"]
-        if kind in ("text", "tool_call"):
+        if isinstance(chunk, Prefill):
+            self.message["usage"]["input_tokens"] = chunk.total
+        if isinstance(chunk, Text | ToolCallDelta):
             yield from self._start()
-        if kind == "text" and chunk["reasoning"]:
+        if isinstance(chunk, Text) and chunk.reasoning:
             yield from self._begin("thinking", {"type": "thinking", "thinking": "", "signature": ""})
-            yield from self._extend("thinking", "thinking_delta", "thinking", chunk["text"])
-        elif kind == "text":
+            yield from self._extend("thinking", "thinking_delta", "thinking", chunk.text)
+        elif isinstance(chunk, Text):
             yield from self._begin("text", {"type": "text", "text": "", "citations": None})
-            yield from self._extend("text", "text_delta", "text", chunk["text"])
-        elif kind == "tool_call":
+            yield from self._extend("text", "text_delta", "text", chunk.text)
+        elif isinstance(chunk, ToolCallDelta):
             yield from self._add_call(chunk)
-        elif kind == "finished":
-            stopped_by_string = chunk["reason"] == "stop" and chunk["stop"] is not None
-            self.message["stop_reason"] = "stop_sequence" if stopped_by_string else _STOP_REASONS[chunk["reason"]]
-            self.message["stop_sequence"] = chunk["stop"]
-        elif kind == "usage":
+        elif isinstance(chunk, Finished):
+            stopped_by_string = chunk.reason == "stop" and chunk.stop is not None
+            self.message["stop_reason"] = "stop_sequence" if stopped_by_string else _STOP_REASONS[chunk.reason]
+            self.message["stop_sequence"] = chunk.stop
+        elif isinstance(chunk, Usage):
             self._count(chunk)
 
     def finish(self) -> Iterator[Event]:
@@ -120,15 +128,15 @@ class MessageBuilder:
             self._started = True
             yield {"type": "message_start", "message": {**self.message, "content": []}}
 
-    def _add_call(self, chunk: dict[str, Any]) -> Iterator[Event]:
-        if self._open is None or self._open["type"] != "tool_use" or chunk["position"] != self._open_position:
+    def _add_call(self, chunk: ToolCallDelta) -> Iterator[Event]:
+        if self._open is None or self._open["type"] != "tool_use" or chunk.position != self._open_position:
             yield from self._close()
-            self._open_position, self._arguments = chunk["position"], ""
-            block = {"type": "tool_use", "id": chunk["id"], "name": chunk["name"], "input": {}}
+            self._open_position, self._arguments = chunk.position, ""
+            block: dict[str, Any] = {"type": "tool_use", "id": chunk.id, "name": chunk.name, "input": {}}
             yield from self._begin("tool_use", block)
-        if chunk["arguments"]:
-            self._arguments += chunk["arguments"]
-            yield self._delta("input_json_delta", "partial_json", chunk["arguments"])
+        if chunk.arguments:
+            self._arguments += chunk.arguments
+            yield self._delta("input_json_delta", "partial_json", chunk.arguments)
 
     def _begin(self, block_type: str, block: dict[str, Any]) -> Iterator[Event]:
         """Open a block of this type unless one is open."""
@@ -159,12 +167,12 @@ class MessageBuilder:
     def _index(self) -> int:
         return len(self.message["content"]) - 1
 
-    def _count(self, chunk: dict[str, Any]) -> None:
+    def _count(self, chunk: Usage) -> None:
         """Anthropic counts what was read from the cache apart."""
         self.message["usage"] |= {
-            "input_tokens": chunk["prompt_tokens"] - chunk["cached_tokens"],
-            "cache_read_input_tokens": chunk["cached_tokens"],
-            "output_tokens": chunk["completion_tokens"],
+            "input_tokens": chunk.prompt_tokens - chunk.cached_tokens,
+            "cache_read_input_tokens": chunk.cached_tokens,
+            "output_tokens": chunk.completion_tokens,
         }
 
 

@@ -52,7 +52,8 @@ async def _scores(context: GatewayContext, request: Request, model: str, query: 
     try:
         return await relevance(context, request, model, query, texts)
     except Unsupported:
-        if "embedding" not in (context.pool.engine_info(model) or {}).get("tasks", []):
+        info = context.pool.engine_info(model)
+        if info is None or "embedding" not in info.tasks:
             raise
     vector = (await embed(context, request, model, [query], "query"))[0]
     vectors = await embed(context, request, model, texts, "passage")

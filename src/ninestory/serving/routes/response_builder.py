@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ninestory.core.errors import NinestoryError
+from ninestory.runtimes.protocol import Chunk, Finished, Text, TokenLogprob, ToolCallDelta, Usage
 from ninestory.serving.routes.responses_schemas import ResponseRequest
 
 Event = dict[str, Any]
@@ -32,19 +33,19 @@ class ResponseBuilder:
         yield self._event("response.created", response=self._snapshot())
         yield self._event("response.in_progress", response=self._snapshot())
 
-    def add(self, chunk: dict[str, Any]) -> Iterator[Event]:
+    def add(self, chunk: Chunk) -> Iterator[Event]:
         """The events of one chunk of the engine."""
-        if chunk["kind"] == "text" and chunk["reasoning"]:
-            yield from self._add_reasoning(chunk["text"])
-        elif chunk["kind"] == "text":
-            yield from self._add_text(chunk["text"], chunk["logprobs"])
-        elif chunk["kind"] == "tool_call":
+        if isinstance(chunk, Text) and chunk.reasoning:
+            yield from self._add_reasoning(chunk.text)
+        elif isinstance(chunk, Text):
+            yield from self._add_text(chunk.text, chunk.logprobs)
+        elif isinstance(chunk, ToolCallDelta):
             yield from self._add_call(chunk)
-        elif chunk["kind"] == "finished":
-            if chunk["reason"] in ("length", "content_filter"):
-                reason = "max_output_tokens" if chunk["reason"] == "length" else "content_filter"
+        elif isinstance(chunk, Finished):
+            if chunk.reason in ("length", "content_filter"):
+                reason = "max_output_tokens" if chunk.reason == "length" else "content_filter"
                 self.response["incomplete_details"] = {"reason": reason}
-        elif chunk["kind"] == "usage":
+        elif isinstance(chunk, Usage):
             self.response["usage"] = _usage(chunk)
 
     def add_search(self, item: dict[str, Any]) -> Iterator[Event]:
@@ -100,7 +101,7 @@ class ResponseBuilder:
         self._open["content"][0]["text"] += text
         yield self._delta("response.reasoning_text.delta", text)
 
-    def _add_text(self, text: str, logprobs: list[dict[str, Any]]) -> Iterator[Event]:
+    def _add_text(self, text: str, logprobs: list[TokenLogprob]) -> Iterator[Event]:
         if self._open is None or self._open["type"] != "message":
             item: Event = {
                 "id": _new_id("msg"),
@@ -121,23 +122,23 @@ class ResponseBuilder:
         self._open["content"][0]["logprobs"] += shown
         yield {**self._delta("response.output_text.delta", text), "logprobs": shown}
 
-    def _add_call(self, chunk: dict[str, Any]) -> Iterator[Event]:
-        if self._open is None or self._open["type"] != "function_call" or chunk["position"] != self._open_position:
-            self._open_position = chunk["position"]
+    def _add_call(self, chunk: ToolCallDelta) -> Iterator[Event]:
+        if self._open is None or self._open["type"] != "function_call" or chunk.position != self._open_position:
+            self._open_position = chunk.position
             yield from self._begin(
                 {
                     "id": _new_id("fc"),
                     "type": "function_call",
-                    "call_id": chunk["id"],
-                    "name": chunk["name"],
+                    "call_id": chunk.id,
+                    "name": chunk.name,
                     "arguments": "",
                     "status": "in_progress",
                 }
             )
         assert self._open is not None
-        self._open["arguments"] += chunk["arguments"]
-        if chunk["arguments"]:
-            event = self._delta("response.function_call_arguments.delta", chunk["arguments"])
+        self._open["arguments"] += chunk.arguments
+        if chunk.arguments:
+            event = self._delta("response.function_call_arguments.delta", chunk.arguments)
             event.pop("content_index")
             yield event
 
@@ -228,22 +229,19 @@ def _empty_response(body: ResponseRequest) -> dict[str, Any]:
     }
 
 
-def _usage(chunk: dict[str, Any]) -> dict[str, Any]:
+def _usage(chunk: Usage) -> dict[str, Any]:
     return {
-        "input_tokens": chunk["prompt_tokens"],
-        "input_tokens_details": {"cached_tokens": chunk["cached_tokens"], "cache_write_tokens": 0},
-        "output_tokens": chunk["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": chunk["reasoning_tokens"]},
-        "total_tokens": chunk["prompt_tokens"] + chunk["completion_tokens"],
+        "input_tokens": chunk.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": chunk.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": chunk.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": chunk.reasoning_tokens},
+        "total_tokens": chunk.prompt_tokens + chunk.completion_tokens,
     }
 
 
-def _logprob(entry: dict[str, Any]) -> dict[str, Any]:
-    kept = ("token", "logprob", "bytes")
-    return {
-        **{key: entry[key] for key in kept},
-        "top_logprobs": [{key: other[key] for key in kept} for other in entry["top"]],
-    }
+def _logprob(entry: TokenLogprob) -> dict[str, Any]:
+    top = [{"token": other.token, "logprob": other.logprob, "bytes": other.bytes} for other in entry.top]
+    return {"token": entry.token, "logprob": entry.logprob, "bytes": entry.bytes, "top_logprobs": top}
 
 
 def _new_id(prefix: str) -> str:

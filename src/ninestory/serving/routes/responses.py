@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from ninestory.core.errors import Cancelled, NinestoryError, Unsupported
-from ninestory.runtimes.protocol import TokenizeRequest
+from ninestory.runtimes.protocol import Chunk, TokenizeRequest, Tokens
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.file_search import answered, file_search_of
 from ninestory.serving.routes.response_builder import Event, ResponseBuilder
@@ -105,14 +105,14 @@ def router(context: GatewayContext) -> APIRouter:
         question = TokenizeRequest(messages=messages)
         count = 0
         async for chunk in context.ask(request, body.model, question):
-            count += len(chunk["ids"]) if chunk["kind"] == "tokens" else 0
+            count += len(chunk.ids) if isinstance(chunk, Tokens) else 0
         return {"object": "response.input_tokens", "input_tokens": count}
 
     return routes
 
 
 async def _lines(
-    builder: ResponseBuilder, search: dict[str, Any] | None, chunks: AsyncIterator[dict[str, Any]], keep: Any
+    builder: ResponseBuilder, search: dict[str, Any] | None, chunks: AsyncIterator[Chunk], keep: Any
 ) -> AsyncIterator[bytes]:
     """The events of an answer. Nothing is sent before the first chunk, so an early error keeps its status."""
     started = False

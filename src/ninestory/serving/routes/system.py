@@ -16,9 +16,9 @@ from fastapi import APIRouter, Query
 from ninestory import __version__
 from ninestory.core.config import SECRETS, Settings, known_keys
 from ninestory.core.machine import available_bytes, gpus, total_bytes
+from ninestory.core.process import resident_bytes
 from ninestory.runtimes.threads import free_processors
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.worker import resident_bytes
 
 PACKAGES = ("xllamacpp", "onnxruntime", "torch", "transformers", "peft", "diffusers", "lancedb", "fastapi", "pydantic")
 

@@ -24,17 +24,15 @@ def router(context: GatewayContext) -> APIRouter:
     async def inspect(body: FineTuningRequest) -> dict[str, Any]:
         """What a fine-tuning job would learn from, as a job: its result has rendered rows, lengths, steps and memory."""
         params = await run_in_threadpool(tuning_params, body, context, files)
-        params["recipe"]["data"]["bad_rows"] = "skip"  # they are counted and named, not refused
+        params["recipe"]["data"]["on_invalid_row"] = "skip"  # they are counted and named, not refused
         return job_object(context.jobs.create("inspect", params))
 
     @routes.get("/methods")
     async def methods() -> dict[str, Any]:
-        """The tuning methods by name."""
-        from typing import get_args
+        """The tuning methods: name, whether it has a rank, trains virtual tokens, packs rows, quantises the base, …"""
+        from ninestory.training.method_spec import METHODS
 
-        from ninestory.training.settings import MethodName
-
-        return {"object": "list", "data": list(get_args(MethodName))}
+        return {"object": "list", "data": [spec.as_dict() for spec in METHODS.values()]}
 
     @routes.get("/runs")
     async def runs() -> dict[str, Any]:

@@ -13,9 +13,11 @@ from fastapi import APIRouter, Query, Request
 
 from ninestory.core.errors import InvalidRequest, NotFound
 from ninestory.floors.retrieval.gate import accepted_by
+from ninestory.floors.retrieval.hits import Hit
 from ninestory.floors.retrieval.knowledge_base import (
     DEFAULT_MODEL,
     KnowledgeBase,
+    Thresholds,
     create,
     each_base,
     open_by_id,
@@ -23,8 +25,8 @@ from ninestory.floors.retrieval.knowledge_base import (
     sweep,
 )
 from ninestory.floors.retrieval.terms import language_of
+from ninestory.runtimes.protocol import EngineProvider
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.knowledge import find
 from ninestory.serving.references import requested
 from ninestory.serving.routes.vector_stores_schemas import (
     FileAttach,
@@ -104,16 +106,25 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
         Beside OpenAI's fields: `threshold`, which a passage's cosine must reach to be answered from, and `accepted_by`:
         "cosine", or "identifier" or "name" where a passage holds one of the question; null: the documents do not answer.
         """
-        with open_by_id(context.home, vector_store_id) as base:
-            hits, thresholds, _ = await find(
-                context, request, [base.id], body.query, body.options(), body.filter(), body.rerank
-            )
-            attributes = {file.id: file.attributes for file in base.files()}
+        from ninestory.floors.retrieval.session import AnswerOptions, DocumentSession  # loads numpy
+
+        options = AnswerOptions(
+            search=body.options(), filters=body.filter(), reranker=body.rerank, least_score=body.least_score
+        )
+        read = context.knowledge.reading()
+
+        def work(engines: EngineProvider) -> tuple[list[Hit], Thresholds | None, dict[str, dict[str, Any]]]:
+            with open_by_id(context.home, vector_store_id) as base:
+                session = DocumentSession([base], engines, "", options, context_tokens=lambda: 0, read=read)
+                found = session.find(body.query)
+                return found, base.thresholds, {file.id: file.attributes for file in base.files()}
+
+        hits, thresholds, attributes = await context.in_floor(request, work)
         threshold = thresholds[language_of(body.query)] if thresholds else None
         return {
             "object": "vector_store.search_results.page",
             "search_query": [body.query],
-            "data": [search_result(hit, attributes.get(hit.file_id, {})) for hit in body.kept(hits)],
+            "data": [search_result(hit, attributes.get(hit.file_id, {})) for hit in hits],
             "has_more": False,
             "next_page": None,
             "threshold": threshold,

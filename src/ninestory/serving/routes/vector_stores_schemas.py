@@ -139,9 +139,9 @@ class SearchFields(Strict):
     def filter(self) -> dict[str, Any] | None:
         return self.filters.model_dump() if self.filters else None
 
-    def kept(self, hits: list[Hit]) -> list[Hit]:
-        least = (self.ranking_options.score_threshold if self.ranking_options else None) or 0.0
-        return [hit for hit in hits if hit.score >= least]
+    @property
+    def least_score(self) -> float:
+        return (self.ranking_options.score_threshold if self.ranking_options else None) or 0.0
 
 
 class SearchRequest(SearchFields):

@@ -7,6 +7,7 @@ undone; every change raises the revision by one.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import sqlite3
 import time
@@ -19,6 +20,8 @@ from ninestory.serving.stores.revisions import check_revision, missing
 
 KEPT_SECONDS = 7 * 86400.0
 SNIPPET_CHARACTERS = 120
+
+_MEDIA_DIGEST = re.compile(r'"digest":\s*"([0-9a-f]{64})"')
 
 SCHEMA = (
     """
@@ -127,6 +130,11 @@ class ConversationStore:
             self._write(conversation_id, row, {key: changes[key] for key in _EDITABLE if key in changes})
             self._check_stored_tree(conversation_id)
         return self.get(conversation_id)
+
+    def media_digests(self) -> frozenset[str]:
+        """The media digests that stored messages refer to; the spool must keep them."""
+        rows = self.state.execute("SELECT body FROM conversation_messages WHERE body LIKE '%\"digest\"%'")
+        return frozenset(digest for row in rows for digest in _MEDIA_DIGEST.findall(row["body"]))
 
     def put_messages(
         self, conversation_id: str, revision: int, messages: Sequence[dict[str, Any]], leaf: str | None

@@ -43,6 +43,11 @@ _RWKV = {
 }
 
 
+def converts_to_gguf(model_type: str) -> bool:
+    """Whether checkpoints of this `model_type` can become a GGUF."""
+    return model_type in _BY_MODEL_TYPE
+
+
 def family_of(checkpoint: Checkpoint) -> Family:
     """The family of a checkpoint, by its config.json; of RWKV, by its keys.
 

@@ -59,6 +59,8 @@ export default {
   rowsToTrain: "Rows to train on",
   rowsHeldOut: "Held out",
   rowsUnusable: "Cannot be used",
+  rowsLostQuestion: "Lost a last question without an answer",
+  rowsLostGreeting: "Lost the assistant's greeting (the template has no place for it)",
   rowsTwice: "Duplicates",
   rowsCut: "Cut",
   tokenCount: "Tokens",

@@ -59,6 +59,8 @@ export default {
   rowsToTrain: "训练样本",
   rowsHeldOut: "留出样本",
   rowsUnusable: "无法使用",
+  rowsLostQuestion: "去掉了结尾无回答的提问",
+  rowsLostGreeting: "去掉了助手的开场白（模板不支持）",
   rowsTwice: "重复",
   rowsCut: "被截断",
   tokenCount: "词元数",

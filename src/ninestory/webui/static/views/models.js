@@ -144,8 +144,9 @@ function variantRow(system, variant, plans, pull) {
     variant.nbytes ? bytes(variant.nbytes) : "–",
     plan ? html`${bytes(plan.total_bytes)}<br /><small class="quiet">${plan.fits ? t("fits")
       : t("fitsNot", { free: bytes(plan.available_bytes) })}</small>` : "–",
-    html`<div class="row"><button type="button" onClick=${() => pull(model)}>${t("pull")}</button>
-      <button type="button" onClick=${() => copyText(`ninestory pull ${model}`).then(() => toast(t("copied")))}>
-        ${t("pullCommand")}</button></div>`,
+    (variant.hf || variant.ms) // what no hub publishes cannot be pulled
+      && html`<div class="row"><button type="button" onClick=${() => pull(model)}>${t("pull")}</button>
+        <button type="button" onClick=${() => copyText(`ninestory pull ${model}`).then(() => toast(t("copied")))}>
+          ${t("pullCommand")}</button></div>`,
   ];
 }

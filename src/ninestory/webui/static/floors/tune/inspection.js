@@ -5,10 +5,12 @@ import { t } from "../../i18n.js";
 /** `name`: of the file as its owner calls it; the server knows it by an id. */
 export function Inspection({ found, name }) {
   const facts = [
-    [t("rowsToTrain"), found.rows], [t("rowsHeldOut"), found.held_out], [t("rowsUnusable"), found.bad_count],
+    [t("rowsToTrain"), found.rows], [t("rowsHeldOut"), found.held_out], [t("rowsUnusable"), found.invalid_count],
+    ...(found.lost_questions ? [[t("rowsLostQuestion"), found.lost_questions]] : []),
+    ...(found.lost_greetings ? [[t("rowsLostGreeting"), found.lost_greetings]] : []),
     [t("rowsTwice"), found.duplicates], [t("rowsCut"), found.cut], [t("tokenCount"), found.tokens],
     [t("shareLearned"), `${Math.round(100 * found.learned_share)} %`], [t("tune_steps"), found.steps],
-    [t("dataForm"), found.form], [t("template"), found.template || "–"],
+    [t("dataForm"), found.format], [t("template"), found.template || "–"],
     ...(found.plan ? [[t("memoryNeeded"), t(found.plan.fits ? "memoryFits" : "memoryDoesNotFit",
       { size: bytes(found.plan.total_bytes), free: bytes(found.plan.available_bytes) })]] : []),
     ...(found.seconds === null ? [] : [[t("timeNeeded"), t("timeAbout", { time: duration(found.seconds) })]]),
@@ -16,7 +18,7 @@ export function Inspection({ found, name }) {
   const most = Math.max(...found.histogram.map(([, , count]) => count));
   const bars = found.histogram.map(([low, high, count]) => [`${low}–${high}`,
     html`<meter min="0" max=${most} value=${count} aria-label=${`${low}–${high}`}></meter> ${count}`]);
-  const bad = found.bad.slice(0, 20).map((row) => [`${name}:${row.line}`, row.why]);
+  const bad = found.invalid.slice(0, 20).map((row) => [`${name}:${row.line}`, row.why]);
   return html`<section class="inspection" aria-live="polite">
     <${Table} caption=${t("inspectData")} columns=${[t("figure"), t("value")]} rows=${facts} />
     ${found.seconds !== null && html`<p class="quiet">${t("timeNeededHelp")}</p>`}

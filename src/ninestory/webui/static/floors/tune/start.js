@@ -7,25 +7,25 @@ import { jobs as changed } from "../../live.js";
 import { Inspection } from "./inspection.js";
 
 const DATA_FILES = ".json,.jsonl,.csv,.tsv,.parquet,.txt";
-const LORA_LIKE = ["lora", "rslora", "dora", "adalora", "qlora"];
 const RATES = { sft: 0.0004, dpo: 0.00005 }; // preferences are learned from a model that can answer already
 const FIRST = {
   objective: "sft", method: "lora", steps: 60, batch: 8, rate: RATES.sft, rank: 8, tokens: 512, beta: 0.1,
 };
 
 /** The body of `POST /v1/fine_tuning/jobs` for the form. Unusable rows are left out once they have been shown. */
-function requestOf(model, file, form, seen = false) {
-  const method = LORA_LIKE.includes(form.method) ? { name: form.method, rank: form.rank } : { name: form.method };
-  const train = { max_steps: form.steps, batch: form.batch, learning_rate: form.rate };
-  const data = { max_length: form.tokens, bad_rows: seen ? "skip" : "refuse" };
-  const asked = form.objective === "dpo" ? { type: "dpo", dpo: { hyperparameters: { beta: form.beta } } }
+function requestOf(model, file, form, spec, seen = false) {
+  const number = (name) => Number(form[name]) || FIRST[name];
+  const method = spec.low_rank ? { name: form.method, rank: number("rank") } : { name: form.method };
+  const train = { max_steps: number("steps"), batch_size: number("batch"), learning_rate: number("rate") };
+  const data = { max_length: number("tokens"), on_invalid_row: seen ? "skip" : "refuse" };
+  const asked = form.objective === "dpo" ? { type: "dpo", dpo: { hyperparameters: { beta: number("beta") } } }
     : { type: "supervised" };
   return { model, training_file: file.id, method: asked, ninestory: { method, train, data } };
 }
 
 export function Start({ go }) {
   const [models, setModels] = useState([]);
-  const [methods, setMethods] = useState([FIRST.method]);
+  const [methods, setMethods] = useState([{ name: FIRST.method, low_rank: true }]);
   const [model, setModel] = useState("");
   const [file, setFile] = useState(null);
   const [form, setForm] = useState(FIRST);
@@ -40,21 +40,22 @@ export function Start({ go }) {
   }, []);
   const take = (files) => files[0] && upload(files[0], "fine-tune")
     .then((stored) => { setFile(stored); setLooked(null); }).catch(complain);
-  const change = (name, value) => { setForm({ ...form, [name]: value }); setLooked(null); };
+  const change = (name, value) => { setForm((before) => ({ ...before, [name]: value })); setLooked(null); };
   const learnFrom = (objective) => {
-    const rate = form.rate === RATES[form.objective] ? RATES[objective] : form.rate;
+    const rate = Number(form.rate) === RATES[form.objective] ? RATES[objective] : form.rate;
     setForm({ ...form, objective, rate });
     setLooked(null);
   };
-  const look = () => own("POST", "/tuning/inspect", requestOf(model, file, form)).then(setLooked).catch(complain);
+  const spec = methods.find(({ name }) => name === form.method);
+  const look = () => own("POST", "/tuning/inspect", requestOf(model, file, form, spec)).then(setLooked).catch(complain);
   const job = looked && (changed.value.get(looked.id) || looked);
   const seen = job?.state === "succeeded";
-  const start = () => call("POST", "/v1/fine_tuning/jobs", requestOf(model, file, form, seen))
+  const start = () => call("POST", "/v1/fine_tuning/jobs", requestOf(model, file, form, spec, seen))
     .then((job) => go(`jobs?id=${job.id.replace("ftjob-", "job_")}`)).catch(complain);
   const number = (name, step = 1) => html`<${Field} id=${`tune-${name}`} label=${t(`tune_${name}`)}
     help=${t(`tune_${name}_help`)}><input id=${`tune-${name}`} type="number" min=${step} step=${step}
     value=${form[name]} aria-describedby=${`tune-${name}-help`}
-    onChange=${(e) => change(name, Number(e.target.value) || FIRST[name])} /><//>`;
+    onInput=${(e) => change(name, e.target.value)} /><//>`; // a change comes too late: a render between would undo it
   return html`<${Drop} onFiles=${take} class="tune-form"><form onSubmit=${(e) => { e.preventDefault(); look(); }}>
     <${Field} id="tune-model" label=${t("model")}><select id="tune-model" value=${model} translate=${false}
       onChange=${(e) => { setModel(e.target.value); setLooked(null); }}>
@@ -70,9 +71,9 @@ export function Start({ go }) {
     <${Field} id="tune-method" label=${t("tuneMethod")} help=${translated(`method_${form.method}`)}>
       <select id="tune-method" value=${form.method} aria-describedby="tune-method-help" translate=${false}
         onChange=${(e) => change("method", e.target.value)}>
-        ${methods.map((name) => html`<option value=${name}>${name}</option>`)}</select><//>
+        ${methods.map(({ name }) => html`<option value=${name}>${name}</option>`)}</select><//>
     <div class="fields">${number("steps")}${number("batch")}${number("rate", 0.00001)}
-      ${LORA_LIKE.includes(form.method) && number("rank")}
+      ${spec.low_rank && number("rank")}
       ${form.objective === "dpo" && number("beta", 0.01)}${number("tokens")}</div>
     <div class="row"><button class="main" disabled=${!file || !model}>${t("inspectData")}</button>
       <button type="button" disabled=${!file || !model} onClick=${start}>${t("startRun")}</button></div></form>
