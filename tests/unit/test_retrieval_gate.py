@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ninestory.cli.passages import print_hits
+from ninestory.cli.retrieval.passages import print_hits
 from ninestory.core.paths import Home
 from ninestory.core.progress import Silent
 from ninestory.floors.retrieval.answer import prepare, quoted, stands_alone
