@@ -56,7 +56,9 @@ class Asked:
     without: bool
 
 
-def answer(asked: Asked, reader: ChunkReader, embedder: Embedder, chat: Engine, thresholds: Thresholds) -> dict[str, Any]:
+def answer(
+    asked: Asked, reader: ChunkReader, embedder: Embedder, chat: Engine, thresholds: Thresholds
+) -> dict[str, Any]:
     """One answer as the product gives it, and what it rests on."""
     question = asked.question
     vector = embedder.query(question.question)

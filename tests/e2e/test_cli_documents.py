@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ninestory.cli.chat import app
-from ninestory.cli.kb import app as kb_app
+from ninestory.cli.chat.chat import app
+from ninestory.cli.retrieval.kb import app as kb_app
 from ninestory.core.errors import Conflict, NinestoryError
 from tests.conftest import share_converted
 from tests.e2e.api_server import ApiServer

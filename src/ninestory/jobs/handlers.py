@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from importlib import import_module
 from typing import Any
 
-from ninestory.floors.table import FLOORS
+from ninestory.floors.table import FLOORS, load_part
 from ninestory.runtimes.protocol import JobContext, JobHandler
 
 
@@ -53,16 +52,15 @@ _LANES = {"pull": "short", "tune": "long", "inspect": "short"}
 
 def job_lanes() -> dict[str, str]:
     """Every kind of job with the lane it runs in."""
-    return _LANES | {kind: lane for floor in FLOORS.values() for kind, lane in floor.job_lanes.items()}
+    return _LANES | {kind.name: kind.lane for floor in FLOORS.values() for kind in floor.job_kinds}
 
 
 def load_job_handlers(kinds: Collection[str] | None = None) -> dict[str, JobHandler]:
     """Load the handlers of these kinds, or of all, with the floors that they belong to."""
     handlers = dict(JOB_HANDLERS)
     for floor in FLOORS.values():
-        if floor.job_handlers and (kinds is None or not floor.job_lanes.keys().isdisjoint(kinds)):
-            module, _, name = floor.job_handlers.partition(":")
-            handlers |= getattr(import_module(module), name)
+        if floor.job_handlers and (kinds is None or any(kind.name in kinds for kind in floor.job_kinds)):
+            handlers |= load_part(floor.job_handlers)
     return {kind: handler for kind, handler in handlers.items() if kinds is None or kind in kinds}
 
 

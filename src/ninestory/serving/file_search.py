@@ -30,7 +30,7 @@ from ninestory.runtimes.protocol import (
     Usage,
 )
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.routes.vector_stores_schemas import FileSearchTool
+from ninestory.serving.floors.retrieval.vector_stores_schemas import FileSearchTool
 
 _DEFAULT_CONTEXT = 4096
 
