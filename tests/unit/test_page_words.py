@@ -47,10 +47,3 @@ def test_no_key_stands_twice_in_the_page_s_words() -> None:
         total += keys(file.read_text(encoding="utf-8"), file.stem if file.stem in ("en", "zh") else "")
     assert len(total) > 500
     assert {key for key, times in total.items() if times > 1} == set()
-
-
-def test_the_models_column_says_where_a_model_is_from() -> None:
-    code = "".join(file.read_text(encoding="utf-8") for file in STATIC.rglob("models*/**/*.js"))
-    code += "".join(file.read_text(encoding="utf-8") for file in STATIC.rglob("models.js"))
-    assert 't("modelSource")' in code
-    assert 'modelSource: "来源"' in "".join(f.read_text(encoding="utf-8") for f in STATIC.rglob("*.js") if "i18n" in str(f))
