@@ -7,7 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 STATIC = Path(__file__).parents[2] / "src/ninestory/webui/static"
-_TOKENS = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`|\w+|[{}:]", re.DOTALL)
+_TOKENS = re.compile(
+    r"//[^\n]*|/\*.*?\*/|\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`|\w+|[{}:]", re.DOTALL
+)
 
 
 def keys(text: str, language: str = "") -> Counter[tuple[str, str]]:

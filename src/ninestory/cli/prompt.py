@@ -143,7 +143,9 @@ def lint(
 
 @app.command("bench")
 def bench(
-    prompts: Annotated[list[str], typer.Argument(help="Variants: ids or FILE.toml\\[#ID]; the first brings the cases.")],
+    prompts: Annotated[
+        list[str], typer.Argument(help="Variants: ids or FILE.toml\\[#ID]; the first brings the cases.")
+    ],
     models: Annotated[list[str] | None, typer.Option("--model", "-m", help="Model reference; may be repeated.")] = None,
     cases: Annotated[Path | None, typer.Option(help='JSON lines: {"values": {…}, "checks": [{…}]}.')] = None,
     language: Language = "",
