@@ -20,7 +20,7 @@ from ninestory.core.progress import Silent
 from ninestory.models.convert.gguf_safetensors import write_checkpoint
 from ninestory.models.resolve import resolve
 from ninestory.runtimes.load import load_engine
-from ninestory.runtimes.protocol import ScoreRequest, Scores
+from ninestory.runtimes.protocol import ScoreItem, ScoreRequest, Scores
 
 STARTER = "starter:smollm2-135m-instruct"
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/guides/en/vicuna.md", "docs/guides/en/moss.md")
@@ -33,9 +33,10 @@ def score(folder: Path, texts: list[str], dtype: str) -> tuple[int, float, str]:
     try:
         for text in texts:
             first, rest = text.split(" ", 1)
-            for chunk in engine.run(ScoreRequest(context=first, text=f" {rest}"), threading.Event()):
+            item = ScoreItem(context=first, continuations=[f" {rest}"])
+            for chunk in engine.run(ScoreRequest(items=[item]), threading.Event()):
                 if isinstance(chunk, Scores):
-                    values += chunk.values
+                    values += chunk.values[0][0]
     finally:
         engine.close()
     return len(values), sum(values) / len(values), engine.info.notes[-2]

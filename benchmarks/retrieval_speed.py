@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from retrieval_corpus import pages, write_sections
 
-from ninestory.core.config import RuntimeSettings
+from ninestory.core.config import RuntimeSettings, Settings
 from ninestory.core.errors import Cancelled
 from ninestory.core.paths import Home
 from ninestory.core.progress import Silent
@@ -47,7 +47,7 @@ from ninestory.floors.retrieval.parsing import parse
 from ninestory.floors.retrieval.table import ChunkReader, ChunkWriter
 from ninestory.models.resolve import resolve
 from ninestory.runtimes.load import load_engine
-from ninestory.runtimes.protocol import Chunk, EmbeddingRequest, Embeddings, EngineInfo, Request
+from ninestory.runtimes.protocol import Chunk, EmbeddingRequest, Embeddings, EngineInfo, Feed, Request
 from ninestory.serving.routes.system import processor_name
 
 PASSAGES, DIMENSIONS = 100_000, 384
@@ -192,7 +192,10 @@ def _sentence_transformers_folder(folder: Path) -> Path:
 
 def measure_processes(root: Path) -> None:
     """The same files ingested whole (parsed, embedded in int8, indexed) as jobs do it; wall time on every processor."""
-    from ninestory.floors.retrieval.job import run_ingest
+    from ninestory.core.state import State
+    from ninestory.floors.retrieval.jobs import run_ingest
+    from ninestory.jobs.runner import context_maker
+    from ninestory.runtimes.load import LocalEngines
 
     print("| processes that embed | threads of each | passages | seconds | passages/s |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as directory:
@@ -207,7 +210,10 @@ def measure_processes(root: Path) -> None:
             base = create(home, f"benchmark {processes} {threads}")
             settings = RuntimeSettings(threads=threads, ingest_processes=processes)
             begun = time.perf_counter()
-            told = run_ingest(home, settings, {"knowledge_base": base.id, "folders": [str(folder)]}, Silent())
+            params = {"knowledge_base": base.id, "folders": [str(folder)]}
+            with LocalEngines(home, settings) as engines:
+                make_context = context_maker(home, Settings(runtime=settings), engines, State(home.state_db))
+                told = run_ingest(params, make_context(Silent()))
             seconds = time.perf_counter() - begun
             print(
                 f"| {processes} | {threads} | {told['chunks']} | {seconds:.1f} | {told['chunks'] / seconds:.1f} |",
@@ -320,7 +326,7 @@ class DrawnVectors:
 
     info = EngineInfo(model="drawn", runtime="onnx", architecture="drawn", tasks=["embedding"], context=512, slots=1)
 
-    def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
+    def run(self, request: Request, cancel: threading.Event, feed: Feed | None = None) -> Iterator[Chunk]:
         assert isinstance(request, EmbeddingRequest)
         vectors = [np.random.default_rng(zlib.crc32(str(text).encode())).normal(size=8) for text in request.inputs]
         yield Embeddings(vectors=[(v / np.linalg.norm(v)).tolist() for v in vectors], prompt_tokens=1)

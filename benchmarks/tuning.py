@@ -118,7 +118,7 @@ def model(configuration: Configuration, folder: Path) -> Any:
     subprocess.run([sys.executable, "-c", writer], check=True, capture_output=True)
     path = folder / "base"
     resolved = ResolvedModel(
-        reference="m", path=path, format="safetensors", architecture="llama", task="chat", context=1024
+        reference="m", path=path, format="safetensors", architecture="llama", tasks=("chat",), context=1024
     )
     return load_model(resolved)[0]
 

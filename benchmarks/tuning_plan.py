@@ -195,7 +195,7 @@ def measure(configuration: Configuration, base: Path) -> dict[str, Any]:
     fix_malloc_thresholds()
     c = configuration
     resolved = ResolvedModel(
-        reference="m", path=base, format="safetensors", architecture=_architecture(base), task="chat", context=1024
+        reference="m", path=base, format="safetensors", architecture=_architecture(base), tasks=("chat",), context=1024
     )
     method = Method(
         name="lora" if c.method == "gptq" else c.method,  # type: ignore[arg-type]

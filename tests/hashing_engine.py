@@ -17,6 +17,7 @@ from ninestory.runtimes.protocol import (
     EmbeddingRequest,
     Embeddings,
     EngineInfo,
+    Feed,
     Request,
     TokenizeRequest,
     Tokens,
@@ -28,11 +29,17 @@ DIMENSIONS = 64
 class HashingEngine:
     def __init__(self, model: str = "test:hashing", salt: int = 0) -> None:
         self.info = EngineInfo(
-            model=model, runtime="onnx", architecture="hashing", tasks=["embedding", "tokenize"], context=512, slots=1
+            model=model,
+            runtime="onnx",
+            architecture="hashing",
+            tasks=["embedding"],
+            tokenizes=True,
+            context=512,
+            slots=1,
         )
         self._salt = salt
 
-    def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
+    def run(self, request: Request, cancel: threading.Event, feed: Feed | None = None) -> Iterator[Chunk]:
         if isinstance(request, TokenizeRequest):
             pieces = words(request.text or "")
             yield Tokens(ids=list(range(len(pieces))), pieces=pieces)

@@ -18,12 +18,12 @@ if TYPE_CHECKING:  # what an editor and a type checker see; `__getattr__` below 
     from ninestory.core.errors import NinestoryError as NinestoryError
     from ninestory.core.paths import Home as Home
     from ninestory.floors.chat import ChatModel as ChatModel
-    from ninestory.floors.chat import load as load
     from ninestory.library import convert_to_gguf as convert_to_gguf
     from ninestory.library import doctor as doctor
     from ninestory.library import import_model as import_model
     from ninestory.library import list_models as list_models
     from ninestory.library import list_systems as list_systems
+    from ninestory.library import load as load
     from ninestory.library import plan as plan
     from ninestory.library import pull as pull
     from ninestory.library import remove as remove
@@ -39,6 +39,7 @@ _LIBRARY = [
     "import_model",
     "list_models",
     "list_systems",
+    "load",
     "plan",
     "pull",
     "remove",
@@ -48,7 +49,6 @@ _LIBRARY = [
     "verify",
 ]
 _WHERE = {
-    "load": "ninestory.floors.chat",
     "ChatModel": "ninestory.floors.chat",
     "resolve": "ninestory.models.resolve",
     "Home": "ninestory.core.paths",

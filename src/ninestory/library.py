@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ninestory.core.config import load_settings
-from ninestory.core.errors import Unsupported
+from ninestory.core.config import RuntimeSettings, load_settings
+from ninestory.core.errors import InvalidRequest, Unsupported
 from ninestory.core.paths import Home
 from ninestory.core.progress import Progress
 from ninestory.core.progress_bar import ProgressBar
@@ -29,6 +29,7 @@ from ninestory.models.verify import VerifyReport
 from ninestory.models.verify import verify as verify_files
 
 if TYPE_CHECKING:
+    from ninestory.floors.chat import ChatModel
     from ninestory.floors.finetuning.recipe import FineTuningRecipe
     from ninestory.models.convert.to_gguf import GgufReport
 
@@ -51,6 +52,29 @@ def _plain_fields(row: object) -> dict[str, object]:
     """The fields of a dataclass that fit into a table's cell."""
     fields = {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}  # type: ignore[arg-type]
     return {name: value for name, value in fields.items() if isinstance(value, (str, int, float, Path))}
+
+
+def load(reference: str, *, home: Home | None = None, **options: Any) -> ChatModel:
+    """Load a model into this process.
+
+    Args:
+        reference: any model reference, e.g. "starter:smollm2-135m-instruct", "./model.gguf", "openai:gpt-4o-mini".
+        home: where models lie; default NINESTORY_HOME.
+        options: fields of `RuntimeSettings`, e.g. context=2048, threads=2.
+
+    Raises:
+        NotFound: the model is not on this machine; the hint is the command that brings it.
+    """
+    from ninestory.floors.chat import ChatModel
+    from ninestory.runtimes.load import load_engine
+
+    settings = load_settings().settings.runtime
+    try:
+        settings = dataclasses.replace(settings, **options)
+    except TypeError as error:
+        known = ", ".join(f.name for f in dataclasses.fields(RuntimeSettings))
+        raise InvalidRequest(f"load() got an unknown option: {error}. Known are: {known}.") from None
+    return ChatModel(load_engine(resolve(reference, home or Home.default()), settings))
 
 
 def list_systems(floor: int | None = None) -> Rows[System]:
@@ -98,10 +122,11 @@ def pull(reference: str, *, progress: Progress | None = None, home: Home | None 
     if progress is None:
         with ProgressBar() as bar:
             return pull(reference, progress=bar, home=home)
+    from ninestory.models.pull import check_pullable
     from ninestory.models.reference import parse_reference
 
     where = (home or Home.default()).ensure()
-    name = str(parse_reference(reference))
+    name = str(check_pullable(parse_reference(reference)))
     _run_job("pull", {"model": name}, f"The pull of {name}", progress, where)
     return resolve(name, where)
 
@@ -119,8 +144,10 @@ def tune(
     if progress is None:
         with ProgressBar() as bar:
             return tune(recipe, force=force, progress=bar, home=home)
+    where = (home or Home.default()).ensure()
+    resolve(recipe.model.name, where)  # a name that is wrong leaves no failed job behind
     params = {"recipe": dataclasses.asdict(recipe), "force": force}
-    result = _run_job("tune", params, "The run", progress, (home or Home.default()).ensure())
+    result = _run_job("tune", params, "The run", progress, where)
     return result or {}
 
 
@@ -128,12 +155,16 @@ def _run_job(kind: str, params: dict[str, Any], what: str, progress: Progress, h
     """Run a new job here; its result. Its failure is raised as it was."""
     from ninestory.core.errors import Cancelled, from_dict
     from ninestory.core.state import State
-    from ninestory.jobs.runner import JobRunner
+    from ninestory.jobs.handlers import load_job_handlers
+    from ninestory.jobs.runner import JobRunner, context_maker
     from ninestory.jobs.store import JobStore
-    from ninestory.serving.job_kinds import works
+    from ninestory.runtimes.load import LocalEngines
 
-    runner = JobRunner(JobStore(State(home.state_db)), works(home, load_settings().settings.hub))
-    job = runner.run_new(kind, params, progress)
+    settings = load_settings().settings
+    with LocalEngines(home, settings.runtime) as engines:
+        state = State(home.state_db)
+        runner = JobRunner(JobStore(state), load_job_handlers(), context_maker(home, settings, engines, state))
+        job = runner.run_new(kind, params, progress)
     if job.error:
         raise from_dict(job.error)
     if job.state == "cancelled":
@@ -192,7 +223,7 @@ def convert_to_gguf(
     source = Path(model).expanduser()
     if not source.exists():
         source = resolve(str(model), home or Home.default()).path or source
-    compares, _ = checker_for(source, check)
+    compares, _ = checker_for(source, check, home or Home.default())
     words = Path(tokenizer) if tokenizer else None
     return convert(
         source,

@@ -26,7 +26,7 @@ from ninestory.models.convert.to_gguf import convert_to_gguf
 from ninestory.models.reference import parse_reference
 from ninestory.models.resolve import resolve
 from ninestory.runtimes.load import load_engine
-from ninestory.runtimes.protocol import ScoreRequest, Scores
+from ninestory.runtimes.protocol import ScoreItem, ScoreRequest, Scores
 from tests.conftest import share_converted
 from tests.e2e.api_server import ApiServer
 from tests.e2e.random_checkpoints import byte_level_llama
@@ -155,9 +155,10 @@ def own(root: Path) -> dict[str, dict[str, list[list[float]]]]:
         engine = load_engine(model, RuntimeSettings(threads=1, slots=1, context=512, dtype="float32"))
 
         def score(context: str, text: str, engine: Any = engine) -> float:
-            [scores] = engine.run(ScoreRequest(context=context, text=text), threading.Event())
+            item = ScoreItem(context=context, continuations=[text])
+            [scores] = engine.run(ScoreRequest(items=[item]), threading.Event())
             assert isinstance(scores, Scores)
-            return math.fsum(scores.values)
+            return math.fsum(scores.values[0][0])
 
         tasks = {"choices": QUESTIONS} | ({"chinese": CHINESE} if runtime == "torch" else {})
         scores[runtime] = {

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ninestory.cli import ask, kb
+from ninestory.cli.retrieval import ask, kb
 from ninestory.core.errors import NinestoryError
 from ninestory.core.paths import Home
 from ninestory.floors.retrieval.knowledge_base import open_base

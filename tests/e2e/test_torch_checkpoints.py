@@ -23,6 +23,7 @@ from ninestory.runtimes.protocol import (
     Chunk,
     CompletionRequest,
     Engine,
+    ScoreItem,
     ScoreRequest,
     Scores,
 )
@@ -48,9 +49,14 @@ def test_int8_scores_nearly_as_float32(tmp_path: Path) -> None:
     for dtype in ("float32", "int8"):
         engine = _open(folder, tmp_path / "home", dtype=dtype, template="alpaca")
         assert engine.info.dtype == dtype
-        score = _run(engine, ScoreRequest(context="The tower", text=" has nine floors and a model on each."))[0]
+        score = _run(
+            engine,
+            ScoreRequest(
+                items=[ScoreItem(context="The tower", continuations=[" has nine floors and a model on each."])]
+            ),
+        )[0]
         assert isinstance(score, Scores)
-        values.append(sum(score.values) / len(score.values))
+        values.append(sum(score.values[0][0]) / len(score.values[0][0]))
         engine.close()
     assert values[0] != values[1] == pytest.approx(values[0], rel=0.05)
 
@@ -63,9 +69,14 @@ def test_fast_and_bfloat16_are_options_of_loading_and_the_report_says_so(tmp_pat
         assert engine.info.dtype == ("bfloat16" if name == "narrow" else "float32")  # too small to be timed
         notes = "; ".join(engine.info.notes)
         assert ("the fastest linears" in notes) == (name == "fast") or name == "narrow"
-        score = _run(engine, ScoreRequest(context="The tower", text=" has nine floors and a model on each."))[0]
+        score = _run(
+            engine,
+            ScoreRequest(
+                items=[ScoreItem(context="The tower", continuations=[" has nine floors and a model on each."])]
+            ),
+        )[0]
         assert isinstance(score, Scores)
-        values[name] = sum(score.values) / len(score.values)
+        values[name] = sum(score.values[0][0]) / len(score.values[0][0])
         engine.close()
     assert values["fast"] == pytest.approx(values["plain"], rel=1e-4)
     assert values["narrow"] == pytest.approx(values["plain"], rel=0.05)
@@ -84,7 +95,7 @@ def test_bfloat16_is_taken_where_it_is_timed_faster_and_nothing_was_asked(
         engine = _open(folder, tmp_path / "home", dtype=asked, template="alpaca")
         assert engine.info.dtype == dtype
         assert ("bfloat16, timed at load" in "; ".join(engine.info.notes)) == (asked == "")
-        assert _run(engine, ScoreRequest(context="The tower", text=" has nine floors."))
+        assert _run(engine, ScoreRequest(items=[ScoreItem(context="The tower", continuations=[" has nine floors."])]))
         engine.close()
 
 

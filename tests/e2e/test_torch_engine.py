@@ -28,6 +28,7 @@ from ninestory.runtimes.protocol import (  # noqa: E402
     Prefill,
     Request,
     Sampling,
+    ScoreItem,
     ScoreRequest,
     Scores,
     Started,
@@ -59,7 +60,7 @@ def _engine(family: str, *, slots: int = SLOTS, int8: bool = False, template: st
             path=Path("tiny"),  # nothing is read from it
             format="safetensors",
             architecture=family,
-            task="chat",
+            tasks=("chat",),
             context=512,
         ),
         RuntimeSettings(threads=1, template=template),
@@ -109,7 +110,7 @@ def test_a_prompts_log_probabilities_are_those_that_a_score_gives(family: str) -
     """ChatGLM's prompt is computed in one piece, the others' in chunks; the echo takes no tokens from the cache."""
     engine = _engine(family, slots=2)
     try:
-        [scores] = run(engine, ScoreRequest(context=LONG[:70], text=LONG[70:150]))
+        [scores] = run(engine, ScoreRequest(items=[ScoreItem(context=LONG[:70], continuations=[LONG[70:150]])]))
         assert isinstance(scores, Scores)
         suffix = [GMASK, SOP] if family == "chatglm" else []
         ids = [*ByteTokenizer().encode(LONG[:70]), *suffix, *ByteTokenizer().encode(LONG[70:150])]
@@ -117,7 +118,7 @@ def test_a_prompts_log_probabilities_are_those_that_a_score_gives(family: str) -
             chunks = run(engine, CompletionRequest(prompt=ids, echo=True, logprobs=1, max_tokens=0))
             values = [logprob for _, logprob in seen(chunks)]
             assert len(values) == len(ids) and values[0] is None
-            assert values[-80:] == pytest.approx(scores.values, abs=1e-5)
+            assert values[-80:] == pytest.approx(scores.values[0][0], abs=1e-5)
     finally:
         engine.close()
 
@@ -316,9 +317,9 @@ def test_a_score_is_the_log_probability_of_each_token(engine: TorchEngine) -> No
     ids = ByteTokenizer().encode(context + text)
     with torch.inference_mode():
         wanted = build("llama")(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-    scores = one(run(engine, ScoreRequest(context=context, text=text)), Scores)
+    scores = one(run(engine, ScoreRequest(items=[ScoreItem(context=context, continuations=[text])])), Scores)
     due = [float(wanted[i - 1, ids[i]]) for i in range(70, 150)]
-    assert scores.values == pytest.approx(due, abs=1e-4) and scores.prompt_tokens == 150
+    assert scores.values[0][0] == pytest.approx(due, abs=1e-4) and scores.prompt_tokens == 150
 
 
 # --- leaving and refusing ----------------------------------------------------------------------------------------
@@ -379,7 +380,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(engine: TorchEngine) -> None
         (CompletionRequest(prompt=[1, 9999]), InvalidRequest, "9999"),
         (CompletionRequest(prompt=""), InvalidRequest, "empty"),
         (complete("z", adapters={"mine": 1.0}), Unsupported, "mine"),
-        (ScoreRequest(context="", text=""), InvalidRequest, "text"),
+        (ScoreRequest(items=[ScoreItem(context="", continuations=[""])]), InvalidRequest, "something before"),
     ]
     for request, kind, words in refused:
         with pytest.raises(kind, match=words):
@@ -404,8 +405,8 @@ def test_a_fault_of_one_request_is_not_its_neighbours(engine: TorchEngine) -> No
 def test_int8_is_close_to_float32_and_keeps_the_promise() -> None:
     engine, exact = _engine("llama", int8=True), _engine("llama", slots=1)
     try:
-        score = ScoreRequest(context=LONG[:70], text=LONG[70:150])
-        ours, wanted = (one(run(e, score), Scores).values for e in (engine, exact))
+        score = ScoreRequest(items=[ScoreItem(context=LONG[:70], continuations=[LONG[70:150]])])
+        ours, wanted = (one(run(e, score), Scores).values[0][0] for e in (engine, exact))
         difference = sum(abs(a - b) for a, b in zip(ours, wanted, strict=True)) / len(wanted)
         assert 0 < difference < 0.05 * -sum(wanted) / len(wanted)
         request = complete(LONG[:90], max_tokens=20, seed=7, logprobs=0)

@@ -15,7 +15,7 @@ from tests import tiny_models
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 pytest.importorskip("torch")
 
-from ninestory.cli.tune import app  # noqa: E402
+from ninestory.cli.finetuning.tune import app  # noqa: E402
 from ninestory.core.errors import Conflict, DoesNotFit, InvalidRequest, NinestoryError, Unsupported  # noqa: E402
 
 ROWS = [{"prompt": f"the {word}", "completion": word[::-1]} for word in ("ab", "ba", "tab", "bat", "aab", "bta")] * 4
@@ -100,7 +100,7 @@ def test_the_merged_model_is_the_tuned_one(home: Path, tmp_path: Path) -> None:
 
 def test_a_grown_vocabulary_is_trained_saved_served_and_taken_on(home: Path, tmp_path: Path) -> None:
     """Chinese-LLaMA's road: merged vocabulary, grown tables, pre-training, merge, instructions, one GGUF file."""
-    from ninestory.floors.chat import load
+    from ninestory.library import load
     from ninestory.models.merge.extend import extend_vocabulary
     from ninestory.models.merge.vocabulary import merge_vocabularies
     from tests.e2e.guide_stand_ins import PROMPTS, llama_folder, llama_weights, vocabulary
@@ -275,7 +275,7 @@ def _listed() -> list[str]:
 
 def test_the_tuned_model_is_asked_by_its_alias_in_the_format_it_was_trained_in(home: Path, tmp_path: Path) -> None:
     from ninestory.core.paths import Home
-    from ninestory.floors.chat import load
+    from ninestory.library import load
     from ninestory.models.resolve import resolve
 
     Path("talk.jsonl").write_text("\n".join([json.dumps({"instruction": "ab", "output": "tttt"})] * 8))
@@ -291,7 +291,7 @@ def test_the_tuned_model_is_asked_by_its_alias_in_the_format_it_was_trained_in(h
 
 
 def _is_refused_on_other_weights(folder: Path) -> None:
-    from ninestory.floors.chat import load
+    from ninestory.library import load
 
     tiny_models.write_gguf(folder / "other.gguf", rms_epsilon=1e-3)
     with pytest.raises(Conflict, match=r"talker was trained on \./tiny\.gguf, and \./other\.gguf"):
@@ -302,7 +302,7 @@ def _is_refused_on_other_weights(folder: Path) -> None:
 
 
 def test_a_wholly_tuned_model_is_asked_in_the_format_it_was_trained_in(home: Path) -> None:
-    from ninestory.floors.chat import load
+    from ninestory.library import load
 
     Path("talk.jsonl").write_text("\n".join([json.dumps({"instruction": "ab", "output": "tttt"})] * 8))
     flags = ["--model", "./tiny.gguf", "--data", "talk.jsonl", "--name", "whole", "--method", "full"]
@@ -317,7 +317,7 @@ def test_a_wholly_tuned_model_is_asked_in_the_format_it_was_trained_in(home: Pat
 
 
 def test_chatglm_by_p_tuning_from_adgen_rows_to_an_answer(home: Path, tmp_path: Path) -> None:
-    from ninestory.floors.chat import load
+    from ninestory.library import load
     from tests.conformance.conftest import FIXTURES
 
     folder = tmp_path / "glm"

@@ -13,9 +13,9 @@ pytest.importorskip("torch")
 
 from ninestory.core.paths import Home
 from ninestory.core.progress import Silent
-from ninestory.floors.chat import load
 from ninestory.floors.finetuning.tuning import run
 from ninestory.floors.recipes import change_recipe, ready_recipes
+from ninestory.library import load
 from tests.tiny_checkpoints import FAMILIES
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]

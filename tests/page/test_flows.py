@@ -11,8 +11,8 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.e2e.api_server import MODEL, ApiServer
 from tests.page.scripted_upstream import ScriptedUpstream
-from tests.page.test_ground import words
 from tests.page.visitor import SCRIPTED, settled
+from tests.page.words import words
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]

@@ -34,7 +34,7 @@ def model(reference: str, path: Path, *adapters: ResolvedAdapter) -> ResolvedMod
         path=path,
         format="safetensors",
         architecture="llama",
-        task="chat",
+        tasks=("chat",),
         context=1,
         adapters=[*adapters],
     )

@@ -47,7 +47,7 @@ def _commands() -> Iterator[tuple[str, Command]]:
         for name, inner in getattr(command, "commands", {}).items():
             yield from walk(f"{path} {name}", inner)
 
-    for module in sorted({module for module, _, _ in VERBS.values()}):
+    for module in sorted({module for module, _ in VERBS.values()}):
         yield from walk(module, typer.main.get_command(importlib.import_module(f"ninestory.cli.{module}").app))
 
 
@@ -105,7 +105,7 @@ def test_a_chat_ends_at_exit_and_at_quit(tmp_path: Path, monkeypatch: pytest.Mon
     from prompt_toolkit.input import create_pipe_input
     from prompt_toolkit.output import DummyOutput
 
-    from ninestory.cli.conversation import terminal_lines
+    from ninestory.cli.chat.conversation import terminal_lines
 
     monkeypatch.setenv("NINESTORY_HOME", str(tmp_path))
     with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):

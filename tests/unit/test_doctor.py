@@ -82,7 +82,7 @@ def _broken(folder: Path, name: str) -> Path:
         ("pointer", "Git LFS pointer"),
         ("json", "tokenizer.json is no JSON"),
         ("config", "config.json is no JSON object"),
-        ("layers", "num_hidden_layers = many"),
+        ("layers", "num_hidden_layers is many"),
     ],
 )
 def test_each_fault_is_named_with_its_cure(name: str, words: str, tmp_path: Path) -> None:

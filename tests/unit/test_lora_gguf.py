@@ -131,9 +131,10 @@ def tower(tmp_path_factory: pytest.TempPathFactory) -> Tower:
 @pytest.fixture(scope="module")
 def engine(tower: Tower, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaCppEngine]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NINESTORY_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("NINESTORY_HOME", "/nonexistent")  # an adapter's GGUF form belongs into the model's own home
         model = ResolvedModel(
-            reference="tiny", path=tower.gguf, format="gguf", architecture="llama", task="chat", context=256,
+            reference="tiny", path=tower.gguf, format="gguf", architecture="llama", tasks=("chat",), context=256,
+            home=tmp_path_factory.mktemp("home"),
             adapters=[
                 ResolvedAdapter(name="everything", path=tower.adapters["everything"]),
                 ResolvedAdapter(name="patterns", path=tower.adapters["patterns"], weight=0.0),

@@ -18,7 +18,8 @@ import pytest
 pytest.importorskip("torch")
 
 from ninestory.core.errors import ContextOverflow, InvalidRequest, Unsupported
-from ninestory.floors.chat import ChatModel, load
+from ninestory.floors.chat import ChatModel
+from ninestory.library import load
 from ninestory.models.convert.to_gguf import convert_to_gguf
 from ninestory.runtimes.moss_calling import plugins_of
 from ninestory.runtimes.protocol import (

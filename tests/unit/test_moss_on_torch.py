@@ -9,8 +9,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from ninestory.floors.chat import ChatModel, load
+from ninestory.floors.chat import ChatModel
 from ninestory.floors.chat.moss import MossDialogue, calculator, completer
+from ninestory.library import load
 from ninestory.runtimes.protocol import CompletionRequest, Finished, Sampling, Text
 from ninestory.tokenizers.load import load_tokenizer
 from ninestory.tokenizers.tokenizer import Tokenizer

@@ -54,7 +54,13 @@ def test_the_largest_variant_that_fits_is_named() -> None:
 
 def _model(path: Path, form: str, nbytes: int = 0) -> ResolvedModel:
     return ResolvedModel(
-        reference=str(path), path=path, format=form, architecture="llama", task="chat", context=128, total_bytes=nbytes
+        reference=str(path),
+        path=path,
+        format=form,
+        architecture="llama",
+        tasks=("chat",),
+        context=128,
+        total_bytes=nbytes,
     )  # type: ignore[arg-type]
 
 

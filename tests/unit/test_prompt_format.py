@@ -22,7 +22,7 @@ def model(architecture: str = "llama", system: str | None = None, name: str = ".
         path=Path(name),
         format="pickle",
         architecture=architecture,
-        task="chat",
+        tasks=("chat",),
         context=8,
         system=system,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import anthropic.types
@@ -12,9 +11,9 @@ from pydantic import TypeAdapter
 
 from ninestory.core.errors import InvalidRequest, Unavailable
 from ninestory.runtimes.protocol import Chunk, Finished, Prefill, Started, Text, ToolCallDelta, Usage
-from ninestory.serving.routes import messages_schemas, responses_schemas
-from ninestory.serving.routes.messages import MessageBuilder
-from ninestory.serving.routes.response_builder import ResponseBuilder
+from ninestory.serving.floors.chat import messages_schemas, responses_schemas
+from ninestory.serving.floors.chat.messages import MessageBuilder
+from ninestory.serving.floors.chat.response_builder import ResponseBuilder
 
 THINK_SPEAK_CALL: list[Chunk] = [
     Started(seed=1),
@@ -34,10 +33,6 @@ OPENAI_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 ANTHROPIC_EVENT: TypeAdapter[Any] = TypeAdapter(anthropic.types.RawMessageStreamEvent)
 
 
-def as_dicts(chunks: list[Chunk]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(chunk) for chunk in chunks]
-
-
 def response_builder(**fields: Any) -> ResponseBuilder:
     body = {"model": "m", "input": "Weather?", **fields}
     return ResponseBuilder(responses_schemas.ResponseRequest.model_validate(body))
@@ -46,7 +41,7 @@ def response_builder(**fields: Any) -> ResponseBuilder:
 def test_response_of_thinking_words_and_two_calls() -> None:
     builder = response_builder()
     events = [*builder.start()]
-    for chunk in as_dicts(THINK_SPEAK_CALL):
+    for chunk in THINK_SPEAK_CALL:
         events += builder.add(chunk)
     events += builder.finish()
     for event in events:
@@ -67,7 +62,7 @@ def test_response_of_thinking_words_and_two_calls() -> None:
 
 def test_response_that_fails_in_the_middle_keeps_what_was_written() -> None:
     builder = response_builder()
-    events = [*builder.start(), *builder.add(dataclasses.asdict(Text(text="Half a ")))]
+    events = [*builder.start(), *builder.add(Text(text="Half a "))]
     events += builder.fail(Unavailable("The worker died.", hint="Try again."))
     for event in events:
         OPENAI_EVENT.validate_python(event)
@@ -79,7 +74,7 @@ def test_response_that_fails_in_the_middle_keeps_what_was_written() -> None:
 
 def test_output_sent_back_becomes_the_same_turn() -> None:
     builder = response_builder()
-    for chunk in as_dicts(THINK_SPEAK_CALL):
+    for chunk in THINK_SPEAK_CALL:
         list(builder.add(chunk))
     list(builder.finish())
     items = [
@@ -105,7 +100,7 @@ def test_a_tool_choice_without_its_tool_is_refused() -> None:
 def test_message_of_thinking_words_and_two_calls() -> None:
     builder = MessageBuilder("m")
     events: list[dict[str, Any]] = []
-    for chunk in as_dicts(THINK_SPEAK_CALL):
+    for chunk in THINK_SPEAK_CALL:
         events += builder.add(chunk)
     events += builder.finish()
     for event in events:
@@ -126,7 +121,7 @@ def test_message_of_thinking_words_and_two_calls() -> None:
 
 def test_message_sent_back_becomes_the_same_turn() -> None:
     builder = MessageBuilder("m")
-    for chunk in as_dicts(THINK_SPEAK_CALL):
+    for chunk in THINK_SPEAK_CALL:
         list(builder.add(chunk))
     list(builder.finish())
     failed = {"type": "tool_result", "tool_use_id": "call_1", "content": "no network", "is_error": True}
@@ -146,7 +141,7 @@ def test_message_sent_back_becomes_the_same_turn() -> None:
 def test_message_cut_off_inside_a_calls_arguments_is_still_a_message() -> None:
     builder = MessageBuilder("m")
     chunks = [ToolCallDelta(position=0, id="c", name="w", arguments='{"city": "Pa'), Finished(reason="length")]
-    for chunk in as_dicts([*chunks]):
+    for chunk in chunks:
         list(builder.add(chunk))
     list(builder.finish())
     message = anthropic.types.Message.model_validate(builder.message)

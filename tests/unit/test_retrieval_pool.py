@@ -13,15 +13,16 @@ from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Cancelled, NinestoryError
 from ninestory.core.paths import Home
 from ninestory.core.progress import Silent
-from ninestory.floors.retrieval import job
+from ninestory.floors.retrieval import jobs
 from ninestory.floors.retrieval.embedder import Embedder
-from ninestory.floors.retrieval.embedding_pool import EmbeddingPool
+from ninestory.floors.retrieval.embedders import Embedders
 from ninestory.floors.retrieval.ingest import IngestReport, ingest, sync_folder
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, create
 from ninestory.floors.retrieval.table import ChunkReader
 from ninestory.models.convert.sentence_encoder import EMBEDDED_NAMES, LAYER_NAMES
-from ninestory.models.resolve import resolve
-from ninestory.runtimes.load import load_engine
+from ninestory.runtimes.engine_process import EngineProcesses
+from ninestory.runtimes.load import LocalEngines
+from tests.job_context import local_context
 
 HIDDEN, INNER, POSITIONS = 32, 64, 128
 FILES = 40
@@ -83,13 +84,15 @@ def pending(tmp_path: Path, model: str, docs: Path, name: str) -> KnowledgeBase:
 def test_the_table_is_the_same_with_one_process_and_with_two(
     tmp_path: Path, model: str, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "_FILE_BYTES_A_PROCESS", 256)
+    monkeypatch.setattr(jobs, "_FILE_BYTES_A_PROCESS", 256)
     tables = []
     for processes in (1, 2):
         base = pending(tmp_path, model, docs, f"with {processes}")
         settings = RuntimeSettings(threads=1, ingest_processes=processes)
-        assert job.embedding_processes(base, settings) == processes
-        report = job.run_ingest(Home(tmp_path / "home"), settings, {"knowledge_base": base.id}, Silent())
+        assert jobs.embedding_processes(base, settings) == processes
+        home = Home(tmp_path / "home")
+        with local_context(home, settings) as context:
+            report = jobs.run_ingest({"knowledge_base": base.id}, context)
         assert report["indexed"] == FILES and [f["file"] for f in report["failed"]] == ["20.pdf"]
         tables.append(table_of(base))
     assert tables[0] == tables[1] and len(tables[0]) >= FILES
@@ -97,7 +100,7 @@ def test_the_table_is_the_same_with_one_process_and_with_two(
 
 def test_a_small_ingest_loads_the_model_once(tmp_path: Path, model: str, docs: Path) -> None:
     base = pending(tmp_path, model, docs, "small")
-    assert job.embedding_processes(base, RuntimeSettings(ingest_processes=8)) == 1
+    assert jobs.embedding_processes(base, RuntimeSettings(ingest_processes=8)) == 1
 
 
 class _CancelsAfter(Silent):
@@ -108,18 +111,20 @@ class _CancelsAfter(Silent):
 def test_a_dead_process_is_named_and_a_cancelled_ingest_goes_on(tmp_path: Path, model: str, docs: Path) -> None:
     home, settings = Home(tmp_path / "home"), RuntimeSettings(threads=1)
     base = pending(tmp_path, model, docs, "killed")
-    engine = load_engine(resolve(model, home), settings)
-    with EmbeddingPool(home, model, settings, 2) as pool:
-        with pytest.raises(Cancelled):
-            ingest(base, Embedder(engine), _CancelsAfter(), pool=pool)
+    with LocalEngines(home, settings) as engines, engines.get(model, "embedding", workers=2) as engine:
+        assert isinstance(engine, EngineProcesses) and engine.info.slots == 2
+        embedder = Embedder(engine)
+        with Embedders(embedder, 2) as pool, pytest.raises(Cancelled):
+            ingest(base, embedder, _CancelsAfter(), pool=pool)
         assert 0 < len(base.files("pending")) < FILES
-        for child in pool._children:
-            child.kill()
-        with pytest.raises(NinestoryError) as caught:
-            ingest(base, Embedder(engine), Silent(), pool=pool)
-        assert caught.value.code == "embedder_died" and base.published is None
-    with EmbeddingPool(home, model, settings, 2) as pool:
-        ingest(base, Embedder(engine), Silent(), pool=pool)
-    engine.close()
+        for process in engine.processes:
+            process.kill()
+        with Embedders(embedder, 2) as pool, pytest.raises(NinestoryError) as caught:
+            ingest(base, embedder, Silent(), pool=pool)
+        assert caught.value.code == "worker_died" and base.published is None
+    with LocalEngines(home, settings) as engines, engines.get(model, "embedding", workers=2) as engine:
+        embedder = Embedder(engine)
+        with Embedders(embedder, 2) as pool:
+            ingest(base, embedder, Silent(), pool=pool)
     rows = table_of(base)
     assert len(base.files("indexed")) == FILES and len({row[:2] for row in rows}) == len(rows)

@@ -35,6 +35,7 @@ from ninestory.runtimes.protocol import (
     Prefill,
     Request,
     Sampling,
+    ScoreItem,
     ScoreRequest,
     Scores,
     Started,
@@ -66,7 +67,7 @@ def starter(task: Any = "chat") -> ResolvedModel:
     assert spec is not None and spec.submodule_search_locations is not None
     path = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
     return ResolvedModel(
-        reference="starter:smollm2-135m", path=path, format="gguf", architecture="llama", task=task, context=8192
+        reference="starter:smollm2-135m", path=path, format="gguf", architecture="llama", tasks=(task,), context=8192
     )
 
 
@@ -362,12 +363,16 @@ def test_logit_bias_forbids_a_token(engine: LlamaCppEngine) -> None:
 def test_a_score_is_the_sum_that_generation_reports(engine: LlamaCppEngine) -> None:
     chunks = run(engine, complete("The capital of France is", logprobs=0, max_tokens=3))
     entries = [e for c in chunks if isinstance(c, Text) for e in c.logprobs]
-    [scores] = run(engine, ScoreRequest(context="The capital of France is", text=text_of(chunks)))
+    [scores] = run(
+        engine, ScoreRequest(items=[ScoreItem(context="The capital of France is", continuations=[text_of(chunks)])])
+    )
     assert isinstance(scores, Scores)
-    assert scores.values == pytest.approx([e.logprob for e in entries], abs=1e-3)
-    [worse] = run(engine, ScoreRequest(context="The capital of France is", text=" banana"))
+    assert scores.values[0][0] == pytest.approx([e.logprob for e in entries], abs=1e-3)
+    [worse] = run(
+        engine, ScoreRequest(items=[ScoreItem(context="The capital of France is", continuations=[" banana"])])
+    )
     assert isinstance(worse, Scores)
-    assert sum(worse.values) < sum(scores.values)
+    assert sum(worse.values[0][0]) < sum(scores.values[0][0])
 
 
 def test_cancel_in_decoding_ends_the_request_and_frees_the_slot(engine: LlamaCppEngine) -> None:
@@ -465,7 +470,9 @@ def test_close_ends_running_requests_and_removes_the_socket() -> None:
 def test_a_file_that_is_no_gguf_never_reaches_native_code(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(64))
-    model = ResolvedModel(reference=str(broken), path=broken, format="gguf", architecture="", task="chat", context=0)
+    model = ResolvedModel(
+        reference=str(broken), path=broken, format="gguf", architecture="", tasks=("chat",), context=0
+    )
     with pytest.raises(Exception, match="version"):
         LlamaCppEngine(model, RuntimeSettings(threads=1))
 

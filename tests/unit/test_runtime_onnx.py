@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def resolved(folder: Path) -> ResolvedModel:
     return ResolvedModel(
-        reference="words", path=folder, format="onnx", architecture="words", task="embedding", context=4
+        reference="words", path=folder, format="onnx", architecture="words", tasks=("embedding",), context=4
     )
 
 

@@ -58,7 +58,7 @@ def engine(fake: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote
 
 def remote(url: str) -> ResolvedModel:
     return ResolvedModel(
-        reference="openai:fake-gpt", path=None, format="remote", architecture="remote", task="chat", context=128_000,
+        reference="openai:fake-gpt", path=None, format="remote", architecture="remote", tasks=("chat",), context=128_000,
         endpoint=url,
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from ninestory.runtimes.protocol import (
     Chunk,
     Constraint,
     EngineInfo,
+    Feed,
     Finished,
     Message,
     Request,
@@ -44,7 +45,7 @@ class Scripted:
         self.texts, self.reason = list(texts), reason
         self.asked: list[ChatRequest] = []
 
-    def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
+    def run(self, request: Request, cancel: threading.Event, feed: Feed | None = None) -> Iterator[Chunk]:
         assert isinstance(request, ChatRequest)
         self.asked.append(request)
         yield Started(seed=1)

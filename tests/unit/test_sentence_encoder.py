@@ -106,7 +106,7 @@ def test_a_cross_encoder_scores_as_transformers_does(tmp_path: Path, family: str
         with torch.no_grad():
             logit = model(**_tokens(pair.ids, pair.type_ids, family)).logits[0, 0]
         assert value == pytest.approx(float(torch.sigmoid(logit)), abs=2e-5)
-    with pytest.raises(Unsupported, match="reranker"):
+    with pytest.raises(Unsupported, match="it takes rerank"):
         list(engine.run(EmbeddingRequest(inputs=["x"]), threading.Event()))
     engine.close()
 

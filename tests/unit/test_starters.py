@@ -269,13 +269,13 @@ def test_the_chat_starter_as_q8_0_keeps_names_shapes_and_values(home: Home) -> N
 def test_an_installed_speech_model_is_not_loaded_as_a_language_model(home: Home, tmp_path: Path) -> None:
     from ninestory.core.config import RuntimeSettings
     from ninestory.models.resolved import ResolvedModel
-    from ninestory.runtimes.load import choose_runtime
+    from ninestory.runtimes.load import find_opener
 
     model = ResolvedModel(
-        reference="starter:hibari-tts", path=tmp_path, format="onnx", architecture="x", task="other", context=0
+        reference="starter:hibari-tts", path=tmp_path, format="onnx", architecture="x", tasks=(), context=0
     )
-    with pytest.raises(Unsupported, match="no language or embedding model"):
-        choose_runtime(model, RuntimeSettings())
+    with pytest.raises(Unsupported, match="no runtime here opens it"):
+        find_opener(model, RuntimeSettings())
 
 
 def test_what_is_on_this_machine_matches_its_row() -> None:

@@ -39,7 +39,7 @@ def bloom() -> PreTrainedModel:
 
 def resolved(path: Path, architecture: str) -> ResolvedModel:
     return ResolvedModel(
-        reference=path.name, path=path, format="safetensors", architecture=architecture, task="chat", context=64
+        reference=path.name, path=path, format="safetensors", architecture=architecture, tasks=("chat",), context=64
     )
 
 

@@ -30,12 +30,13 @@ def gguf(
     as_json: Json = False,
 ) -> None:
     """One GGUF file for llama.cpp, the fast runtime on a processor."""
+    from ninestory.core.paths import Home
     from ninestory.core.progress_bar import ProgressBar
     from ninestory.models.convert.to_gguf import convert_to_gguf
     from ninestory.runtimes.logit_check import checker_for
 
     source = local_path(model)
-    compares, why_not = checker_for(source, check)
+    compares, why_not = checker_for(source, check, Home.default())
     with ProgressBar(quiet=as_json) as bar:
         report = convert_to_gguf(
             source,

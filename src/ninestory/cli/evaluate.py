@@ -98,7 +98,7 @@ def perplexity(
     """How well a model predicts a text; compare a model before and after tuning or quantising."""
     from ninestory.evaluation import perplexity as suite
     from ninestory.evaluation.task import EvalCase, run_task
-    from ninestory.runtimes.protocol import ScoreRequest, Scores
+    from ninestory.runtimes.protocol import ScoreItem, ScoreRequest, Scores
 
     try:
         content = read_regular_text(text.expanduser())
@@ -109,11 +109,11 @@ def perplexity(
     with _open(model, context) as loaded, _results(results, model, loaded) as stored:
 
         def score(case: EvalCase) -> list[float]:
-            chunks = loaded.run(ScoreRequest(context="", text=case.request))
-            return [value for chunk in chunks if isinstance(chunk, Scores) for value in chunk.values]
+            chunks = loaded.run(ScoreRequest(items=[ScoreItem(context="", continuations=[case.request])]))
+            return [value for chunk in chunks if isinstance(chunk, Scores) for value in chunk.values[0][0]]
 
         # a character is a token at the worst (three, in a vocabulary without it)
-        task = suite.task(content, window=max(100, loaded.info.context // 4))
+        task = suite.task(content, window=max(100, (loaded.info.context or 0) // 4))
         measured = suite.summarize(content, run_task(task, score, results=stored))
     if as_json:
         print_json(dataclasses.asdict(measured))
@@ -138,7 +138,7 @@ def _subjects(data: Path) -> dict[str, Path]:
 
 def _open(name: str, context: int | None) -> Any:
     from ninestory.core.config import load_settings
-    from ninestory.floors.chat import load
+    from ninestory.library import load
 
     return load(name, slots=1, context=context or load_settings().settings.runtime.context)
 

@@ -65,7 +65,10 @@ def plan(
         ],
     )
     first = plans[0]
-    print(f"{size(first.available_bytes)} are free; context {first.context}, {first.slots} at once.")
+    for note in first.notes:
+        print(note)
+    decodes = f"; context {first.context}, {first.slots} at once" if first.context else ""
+    print(f"{size(first.available_bytes)} are free{decodes}.")
     if not first.fits:
         hint, hint_zh = _what_fits(model, first, best, context=context, concurrency=concurrency)
         raise DoesNotFit(

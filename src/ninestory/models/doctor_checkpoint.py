@@ -214,7 +214,7 @@ def _prompt_format(path: Path, architecture: str, template: str) -> list[Finding
         path=path,
         format="pickle",
         architecture=architecture,
-        task="chat",
+        tasks=("chat",),
         context=0,
         template=template,
     )

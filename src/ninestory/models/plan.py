@@ -7,12 +7,14 @@ benchmarks/plan_error.py.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.machine import Gpu, available_bytes, gpus
+from ninestory.core.tasks import VERBS, Task
 from ninestory.models.gguf_reader import read_gguf
 from ninestory.models.resolved import ResolvedModel
 
@@ -72,6 +74,8 @@ def plan(model: ResolvedModel, settings: RuntimeSettings) -> Plan:
     """Plan the inference of a model that is on this machine, with the settings it would be loaded with."""
     if model.format == "remote":
         return _plan(model.reference, "remote", None, 0, 0, 1, settings)
+    if "chat" not in model.tasks and model.format not in ("onnx", "gguf"):
+        return plan_weights(model.reference, model.tasks, model.total_bytes)
     if model.format == "onnx":
         return _plan(model.reference, "onnx", None, model.total_bytes + _TOKENIZER_BYTES, model.context, 1, settings)
     shape = shape_of(model)
@@ -101,6 +105,15 @@ def plan_shape(
 ) -> Plan:
     """Plan a model that is not on this machine, from the catalogue's figures; without a shape, of its weights alone."""
     return _plan(name, runtime, shape, weight_bytes, context, slots, RuntimeSettings())
+
+
+def plan_weights(name: str, tasks: Sequence[Task], weight_bytes: int) -> Plan:
+    """Plan a model of which only the weights are counted: one that draws, sees, hears or speaks."""
+    note = f"{', '.join(tasks)}: used by 'ninestory {VERBS[tasks[0]]}'" if tasks else "no model by itself"
+    return replace(
+        _plan(name, "torch", None, weight_bytes, 0, 1, RuntimeSettings()),
+        notes=[note, "only weights and process are counted"],
+    )
 
 
 def largest_that_fits(plans: list[Plan]) -> Plan | None:

@@ -7,8 +7,9 @@ import dataclasses
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import NotFound
 from ninestory.core.paths import Home
-from ninestory.models.catalogue import Variant, find
-from ninestory.models.plan import DEFAULT_CONTEXT, Plan, plan, plan_shape
+from ninestory.models import kinds
+from ninestory.models.catalogue import System, Variant, find
+from ninestory.models.plan import DEFAULT_CONTEXT, Plan, plan, plan_shape, plan_weights
 from ninestory.models.reference import parse_reference
 from ninestory.models.resolve import resolve
 
@@ -32,7 +33,7 @@ def plans_for(reference: str, settings: RuntimeSettings, home: Home) -> list[Pla
         return first
     system = find(ref.source)
     variants = sorted(system.variants, key=lambda v: v.name != ref.quant)
-    planned = [_planned(system.name, v, settings, system.context) for v in variants if v.nbytes]
+    planned = [_planned(system, v, settings) for v in variants if v.nbytes]
     plans = first + [p for p in planned if not first or p.model != first[0].model]
     if not plans:
         raise NotFound(
@@ -67,13 +68,16 @@ def quantised_plans(reference: str, settings: RuntimeSettings) -> list[tuple[Var
     return made
 
 
-def _planned(system: str, variant: Variant, settings: RuntimeSettings, context: int) -> Plan:
-    name = f"{system}:{variant.name}"
+def _planned(system: System, variant: Variant, settings: RuntimeSettings) -> Plan:
+    name = f"{system.name}:{variant.name}"
+    tasks = kinds.tasks_of_family(system.family)
+    if "chat" not in tasks:
+        return plan_weights(name, tasks, variant.nbytes)
     runtime = "llamacpp" if variant.format == "gguf" else "torch"
-    tokens = settings.context or min(context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    tokens = settings.context or min(system.context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
     if variant.shape is None:
-        made = plan_shape(name, None, variant.nbytes, tokens, settings.slots, runtime)
-        return dataclasses.replace(made, notes=["cache not known"])
+        unknown_cache = plan_shape(name, None, variant.nbytes, tokens, settings.slots, runtime)
+        return dataclasses.replace(unknown_cache, notes=["the cache's size is not known"])
     weights = variant.nbytes
     if runtime == "torch" and not variant.quant and settings.dtype in ("", "float32"):
         weights *= 2  # published in 16 bit, run in float32 on a CPU

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ninestory.core.tasks import Task
+
 
 @dataclass(frozen=True)
 class PackagedFile:
@@ -63,6 +65,16 @@ def _from_folder(package: str, version: str, folder: str, *files: tuple[str, int
 
 _STRANGER = "Repackaged by a stranger to the model: opt-in, read as data only, pinned by its sum."
 _STRANGER_ZH = "由与模型无关的第三方重新打包：需主动选择，仅作为数据读取，并以校验和锁定。"
+
+# Task of a starter → what the engines call it. Readers of text in pictures and of pauses are parts of other tasks.
+STARTER_TASKS: dict[str, tuple[Task, ...]] = {
+    "chat": ("chat", "completion", "score"),
+    "embedding": ("embedding", "rerank"),
+    "transcription": ("transcribe",),
+    "speech": ("speak",),
+    "ocr": (),
+    "voice activity": (),
+}
 
 STARTERS: dict[str, Starter] = {
     starter.name: starter

@@ -8,9 +8,9 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ninestory.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from ninestory.core.errors import Conflict, Forbidden, InvalidRequest, NinestoryError, NotFound
 from ninestory.core.paths import Home, atomic_write, inside, sync_directory
-from ninestory.models import hub_cache
+from ninestory.models import hub_cache, kinds
 from ninestory.models.catalogue import find
 from ninestory.models.reference import Reference, parse_reference
 from ninestory.models.starter_table import STARTERS
@@ -187,10 +187,19 @@ def _folders(root: Path, depth: int) -> list[Path]:
 
 def _row(reference: str, path: Path) -> InstalledModel:
     nbytes = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-    task = "other" if (path / "adapter_config.json").is_file() else "chat"
     note = path / NOTE
     licence = str(json.loads(note.read_text(encoding="utf-8")).get("licence") or "") if note.is_file() else ""
-    return InstalledModel(reference, "store", path, nbytes, removable=True, task=task, licence=licence)
+    return InstalledModel(reference, "store", path, nbytes, removable=True, task=_task(path), licence=licence)
+
+
+def _task(path: Path) -> str:
+    """What the model in a folder is mainly for; "other" for adapters and for what cannot be told."""
+    if (path / "adapter_config.json").is_file():
+        return "other"
+    try:
+        return kinds.describe(path).tasks[0]
+    except (NinestoryError, OSError):  # one bad folder must not hide the list; `verify` names its fault
+        return "other"
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -15,8 +15,10 @@ from ninestory.core.json_file import MAX_JSON_BYTES, read_json, refuse_pointer
 from ninestory.models import pickle_reader, safetensors_reader
 from ninestory.models.gguf_reader import read_gguf
 from ninestory.models.gguf_semantics import MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH, check_gguf
+from ninestory.models.kinds.contents import ctranslate2_files, ctranslate2_spec, is_pipeline
 
 _JSON_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+PICKLE_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt")  # of torch's own format
 _TRAINING_FILES = ("training_args", "optimizer", "scheduler", "rng_state", "random_states", "scaler")
 _CONFIG_LIMITS = {  # whole numbers: names → least, most
     ("num_hidden_layers", "num_layers", "n_layer"): (0, MAX_LAYERS),
@@ -72,13 +74,13 @@ def _verify_file(path: Path) -> VerifyReport:
             notes.append(f"{path.name}: {header.trailing_bytes} bytes after the last tensor")
     elif path.suffix == ".safetensors":
         tensors, notes = safetensors_reader.read_header(path).tensors.values(), []
-    elif path.suffix in (".bin", ".pth", ".pt"):
+    elif path.suffix in PICKLE_SUFFIXES:
         tensors, notes = pickle_reader.read_pickle(path).tensors.values(), []
     else:
         raise Damaged(
             f"{path.name} is not a model file that is known.",
-            hint="Known are .gguf, .safetensors, .bin, .pth and .pt.",
-            hint_zh="支持 .gguf、.safetensors、.bin、.pth、.pt。",
+            hint=f"Known are .gguf, .safetensors, {', '.join(PICKLE_SUFFIXES)}.",
+            hint_zh=f"支持 .gguf、.safetensors、{'、'.join(PICKLE_SUFFIXES)}。",
         )
     dtypes: dict[str, int] = {}
     for tensor in tensors:
@@ -88,7 +90,13 @@ def _verify_file(path: Path) -> VerifyReport:
 
 
 def _verify_directory(path: Path) -> VerifyReport:
+    if is_pipeline(path):
+        return _verify_parts(path)
     shards = weight_files(path) + sorted(path.glob("*.gguf"))
+    if not shards and (models := ctranslate2_files(path)):
+        nbytes = sum(file.stat().st_size for file in models)
+        note = "only the head of CTranslate2's files is looked at here; its own reader checks the tensors"
+        return VerifyReport(path, [file.name for file in models], 0, nbytes, {}, [note])
     if not shards:
         raise NotFound(
             f"{path} holds no weights.",
@@ -119,6 +127,30 @@ def _verify_directory(path: Path) -> VerifyReport:
     return VerifyReport(path, [shard.name for shard in shards], len(names), nbytes, dtypes, notes, names)
 
 
+def _verify_parts(path: Path) -> VerifyReport:
+    """A pipeline: every folder in it that holds weights."""
+    reports = [_verify_directory(part) for part in sorted(path.iterdir()) if part.is_dir() and weight_files(part)]
+    if not reports:
+        raise Damaged(
+            f"{path} holds a model_index.json but no weights.",
+            hint="Complete the download (ninestory pull).",
+            hint_zh="请补全下载（ninestory pull）。",
+        )
+    dtypes: dict[str, int] = {}
+    for report in reports:
+        for dtype, nbytes in report.dtypes.items():
+            dtypes[dtype] = dtypes.get(dtype, 0) + nbytes
+    return VerifyReport(
+        path,
+        files=[f"{report.path.name}/{name}" for report in reports for name in report.files],
+        tensors=sum(report.tensors for report in reports),
+        nbytes=sum(report.nbytes for report in reports),
+        dtypes=dtypes,
+        notes=[note for report in reports for note in report.notes],
+        names=[name for report in reports for name in report.names],
+    )
+
+
 def weight_files(path: Path) -> list[Path]:
     """The files of a checkpoint folder that hold its weights: safetensors, else torch's own format."""
     return safetensors_reader.read_index(path) or _pickles(path)
@@ -129,8 +161,8 @@ def _pickles(path: Path) -> list[Path]:
     for index in path.glob("*.bin.index.json"):
         weight_map = safetensors_reader.read_weight_map(index) or {}
         return [path / name for name in sorted(set(weight_map.values()))]
-    found = sorted(f for pattern in ("*.bin", "*.pth", "*.pt") for f in path.glob(pattern))
-    return [f for f in found if not f.name.startswith(_TRAINING_FILES)]
+    found = sorted(f for suffix in PICKLE_SUFFIXES for f in path.glob(f"*{suffix}"))
+    return [f for f in found if not f.name.startswith(_TRAINING_FILES) and not ctranslate2_spec(f)]
 
 
 def _check_index(path: Path, reports: list[VerifyReport]) -> None:

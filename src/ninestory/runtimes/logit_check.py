@@ -19,6 +19,7 @@ from typing import Any
 from ninestory.core.errors import NinestoryError, from_dict
 from ninestory.core.extras import require
 from ninestory.core.machine import available_bytes
+from ninestory.core.paths import Home
 from ninestory.models.convert.checkpoint import open_checkpoint
 from ninestory.models.convert.to_gguf import LogitCheck
 
@@ -33,10 +34,11 @@ def bytes_needed(source: Path) -> int:
     return 2 * 4 * values + _PROCESS_BYTES
 
 
-def checker_for(source: Path, wanted: bool | None) -> tuple[Callable[[Path], LogitCheck] | None, str]:
+def checker_for(source: Path, wanted: bool | None, home: Home) -> tuple[Callable[[Path], LogitCheck] | None, str]:
     """What compares the logits, or None; and why not.
 
     Args:
+        home: in whose cache what is derived from the checkpoint is kept.
         wanted: None compares where torch is installed and the memory suffices.
 
     Raises:
@@ -50,10 +52,10 @@ def checker_for(source: Path, wanted: bool | None) -> tuple[Callable[[Path], Log
         return None, "torch is not installed"
     elif (needed := bytes_needed(source)) > available_bytes():
         return None, f"the check needs about {needed / 1e9:.1f} GB of memory"
-    return checker(source), ""
+    return checker(source, home), ""
 
 
-def checker(source: Path) -> Callable[[Path], LogitCheck]:
+def checker(source: Path, home: Home) -> Callable[[Path], LogitCheck]:
     """The callable that `convert_to_gguf` takes.
 
     Raises (when called):
@@ -61,7 +63,7 @@ def checker(source: Path) -> Callable[[Path], LogitCheck]:
     """
 
     def check(file: Path) -> LogitCheck:
-        command = [sys.executable, "-m", "ninestory.runtimes.logit_check", str(source), str(file)]
+        command = [sys.executable, "-m", "ninestory.runtimes.logit_check", str(source), str(file), str(home.root)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
         try:
             answer = json.loads(done.stdout.splitlines()[-1])
@@ -80,13 +82,13 @@ def checker(source: Path) -> Callable[[Path], LogitCheck]:
     return check
 
 
-def compare(source: Path, file: Path) -> LogitCheck:
+def compare(source: Path, file: Path, home: Home) -> LogitCheck:
     """The logits behind prompts of a few random tokens, in this process."""
     import numpy as np
 
     from ninestory.runtimes.llamacpp.logits import next_token_logprobs
 
-    expected, prompts = _checkpoint_logprobs(source)
+    expected, prompts = _checkpoint_logprobs(source, home)
     actual = next_token_logprobs(file, prompts, expected.shape[1])
     difference = actual - expected
     return LogitCheck(
@@ -97,16 +99,15 @@ def compare(source: Path, file: Path) -> LogitCheck:
     )
 
 
-def _checkpoint_logprobs(source: Path) -> tuple[Any, list[list[int]]]:
+def _checkpoint_logprobs(source: Path, home: Home) -> tuple[Any, list[list[int]]]:
     """log softmax of the checkpoint's logits in float32 [prompts, vocabulary], and the prompts."""
     import numpy as np
     import torch
 
-    from ninestory.core.paths import Home
     from ninestory.models.resolve import resolve
     from ninestory.runtimes.torch.load_model import load_model
 
-    model, _ = load_model(resolve(str(source.resolve()), Home.default()), dtype=torch.float32)
+    model, _ = load_model(resolve(str(source.resolve()), home), dtype=torch.float32)
     rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     ids = np.random.default_rng(0).integers(0, rows, max(_LENGTHS)).tolist()
     with torch.inference_mode():
@@ -116,7 +117,7 @@ def _checkpoint_logprobs(source: Path) -> tuple[Any, list[list[int]]]:
 
 def main() -> None:
     try:
-        answer = dataclasses.asdict(compare(Path(sys.argv[1]), Path(sys.argv[2])))
+        answer = dataclasses.asdict(compare(Path(sys.argv[1]), Path(sys.argv[2]), Home(Path(sys.argv[3]))))
     except NinestoryError as error:
         answer = {"error": error.as_dict()}
     print(json.dumps(answer))

@@ -43,7 +43,6 @@ from ninestory.runtimes.protocol import (
     ToolSpec,
     Usage,
 )
-from ninestory.runtimes.tool_calling import check_tools, run_with_tools
 
 if TYPE_CHECKING:
     from ninestory.runtimes.prompts import Prompts
@@ -58,17 +57,12 @@ _NAMES = {
 }  # fmt: skip
 
 
-def answer_or_call(engine: Engine, prompts: Prompts, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
-    """A request with tools: in MOSS's protocol where it is one for that, else by the constrained choice of any model.
-
-    Raises:
-        Unsupported, InvalidRequest: what cannot go together with tools, by name. ContextOverflow: with both numbers.
-    """
-    check_tools(request)
+def call_plugins(
+    engine: Engine, prompts: Prompts, request: ChatRequest, cancel: threading.Event
+) -> Iterator[Chunk] | None:
+    """Answer a request with tools in MOSS's protocol; None where it is no request for that."""
     plugins = plugins_of(prompts, request)
-    if plugins is None:
-        return run_with_tools(engine, request, cancel)
-    return run_with_plugins(engine, prompts, plugins, request, cancel)
+    return None if plugins is None else run_with_plugins(engine, prompts, plugins, request, cancel)
 
 
 def plugins_of(prompts: Prompts, request: ChatRequest) -> dict[str, ToolSpec] | None:
@@ -77,8 +71,7 @@ def plugins_of(prompts: Prompts, request: ChatRequest) -> dict[str, ToolSpec] | 
     It is one if the model is asked in MOSS's format, may choose by itself, and each tool is a different plugin with
     one text as its only argument.
     """
-    form = prompts.format_of(request.template)
-    if form.id != _TEMPLATE or request.tool_choice != "auto":
+    if prompts.format_of(request.template).id != _TEMPLATE or request.tool_choice != "auto":
         return None
     tools: dict[str, ToolSpec] = {}
     for tool in request.tools:

@@ -15,11 +15,14 @@ from typing import Any
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Cancelled, ContextOverflow, Damaged, InvalidRequest, Unsupported
 from ninestory.models.resolved import ResolvedModel
+from ninestory.runtimes.dispatch import Handler, dispatch
 from ninestory.runtimes.protocol import (
     Chunk,
     EmbeddingRequest,
     Embeddings,
+    Engine,
     EngineInfo,
+    Feed,
     Relevance,
     Request,
     RerankRequest,
@@ -41,30 +44,22 @@ class OnnxEmbeddingEngine:
         self._prefixes = {"": "", "query": described["query_prefix"], "passage": described["passage_prefix"]}
         self._vocabulary = self._tokenizer.get_vocab_size()
         gives_tokens = any(output.name == "token_vectors" for output in self._session.get_outputs())
+        self._context: int = described["positions"]
         self.info = EngineInfo(
             model=model.reference,
             runtime="onnx",
             architecture=model.architecture,
-            tasks=["embedding", "tokenize", *(["rerank"] if gives_tokens else [])],
-            context=described["positions"],
+            tasks=["embedding", "rerank"] if gives_tokens else ["embedding"],
+            tokenizes=True,
+            context=self._context,
             slots=1,
             threads=threads,
             notes=model.notes,
         )
 
-    def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
-        if isinstance(request, EmbeddingRequest):
-            return self._embed(request, cancel)
-        if isinstance(request, TokenizeRequest) and request.text is not None:
-            return self._tokenize(request.text)
-        if isinstance(request, RerankRequest) and "rerank" in self.info.tasks:
-            return self._rerank(request, cancel)
-        raise Unsupported(
-            f"{self.info.model} is an embedding model and cannot answer {request.kind!r} requests.",
-            hint="Name a chat model.",
-            hint_zh="请指定对话模型。",
-            param="model",
-        )
+    def run(self, request: Request, cancel: threading.Event, feed: Feed | None = None) -> Iterator[Chunk]:
+        handlers: dict[str, Handler] = {"embedding": self._embed, "rerank": self._rerank, "tokenize": self._tokenize}
+        return dispatch(self, handlers, request, cancel, feed)
 
     def close(self) -> None:
         self._session = None
@@ -76,14 +71,14 @@ class OnnxEmbeddingEngine:
             if cancel.is_set():
                 raise Cancelled("The request was cancelled.")
             ids = self._ids(text, request.role)
-            if not 0 < len(ids) <= self.info.context:
+            if not 0 < len(ids) <= self._context:
                 raise ContextOverflow(
-                    f"Input {i} has {len(ids)} tokens; {self.info.model} takes 1 to {self.info.context}.",
+                    f"Input {i} has {len(ids)} tokens; {self.info.model} takes 1 to {self._context}.",
                     hint="Split it into shorter pieces.",
                     hint_zh="请将其切成较短的片段。",
                     param="input",
                     prompt_tokens=len(ids),
-                    context=self.info.context,
+                    context=self._context,
                 )
             tokens += len(ids)
             vectors.append(self._outputs(ids)[0].tolist())
@@ -113,7 +108,7 @@ class OnnxEmbeddingEngine:
     def _cut(self, text: str, role: str) -> list[int]:
         """Ids of a text, cut at what the model takes, its end mark kept."""
         ids = self._ids(text, role)
-        return ids if len(ids) <= self.info.context else [*ids[: self.info.context - 1], ids[-1]]
+        return ids if len(ids) <= self._context else [*ids[: self._context - 1], ids[-1]]
 
     def _ids(self, given: str | list[int], role: str) -> list[int]:
         if isinstance(given, str):
@@ -132,9 +127,25 @@ class OnnxEmbeddingEngine:
             )
         return given
 
-    def _tokenize(self, text: str) -> Iterator[Chunk]:
-        encoded = self._tokenizer.encode(text)
+    def _tokenize(self, request: TokenizeRequest, _: threading.Event) -> Iterator[Chunk]:
+        if request.text is None:
+            raise Unsupported(
+                f"{self.info.model} has no prompt format to render a conversation with.",
+                hint="Send a text, or name a chat model.",
+                hint_zh="请发送文本，或指定对话模型。",
+                param="messages",
+            )
+        encoded = self._tokenizer.encode(request.text)
         yield Tokens(ids=encoded.ids, pieces=encoded.tokens)
+
+
+def open_engine(model: ResolvedModel, settings: RuntimeSettings) -> Engine:
+    """A converted folder as an engine: a cross-encoder where it only reranks, else a sentence encoder."""
+    if "embedding" in model.tasks:
+        return OnnxEmbeddingEngine(model, settings)
+    from ninestory.runtimes.onnx_reranker import OnnxReranker
+
+    return OnnxReranker(model, settings)
 
 
 def open_folder(model: ResolvedModel, settings: RuntimeSettings) -> tuple[dict[str, Any], Any, Any, int]:

@@ -6,10 +6,11 @@ import threading
 from collections.abc import Iterator
 
 from ninestory.core.config import RuntimeSettings
-from ninestory.core.errors import Cancelled, Unsupported
+from ninestory.core.errors import Cancelled
 from ninestory.models.resolved import ResolvedModel
+from ninestory.runtimes.dispatch import dispatch
 from ninestory.runtimes.onnx import open_folder
-from ninestory.runtimes.protocol import Chunk, EngineInfo, Relevance, Request, RerankRequest
+from ninestory.runtimes.protocol import Chunk, EngineInfo, Feed, Relevance, Request, RerankRequest
 
 _QUERY_SHARE = 0.5  # the most of the context that a query takes; the document's end is cut to what is left
 
@@ -20,26 +21,20 @@ class OnnxReranker:
     def __init__(self, model: ResolvedModel, settings: RuntimeSettings) -> None:
         described, self._tokenizer, self._session, threads = open_folder(model, settings)
         self._has_segments = any(given.name == "token_type_ids" for given in self._session.get_inputs())
+        self._context: int = described["positions"]
         self.info = EngineInfo(
             model=model.reference,
             runtime="onnx",
             architecture=model.architecture,
             tasks=["rerank"],
-            context=described["positions"],
+            context=self._context,
             slots=1,
             threads=threads,
             notes=model.notes,
         )
 
-    def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
-        if not isinstance(request, RerankRequest):
-            raise Unsupported(
-                f"{self.info.model} is a reranker and cannot answer {request.kind!r} requests.",
-                hint="Name a chat or embedding model.",
-                hint_zh="请指定对话模型或嵌入模型。",
-                param="model",
-            )
-        return self._rerank(request, cancel)
+    def run(self, request: Request, cancel: threading.Event, feed: Feed | None = None) -> Iterator[Chunk]:
+        return dispatch(self, {"rerank": self._rerank}, request, cancel, feed)
 
     def close(self) -> None:
         self._session = None
@@ -50,10 +45,10 @@ class OnnxReranker:
 
         self._tokenizer.no_truncation()
         query = self._tokenizer.encode(request.query, add_special_tokens=False)
-        kept = query.offsets[: int(self.info.context * _QUERY_SHARE)]
+        kept = query.offsets[: int(self._context * _QUERY_SHARE)]
         asked = request.query[: kept[-1][1]] if kept else ""
         # "only_second" cuts the document: the query is what the score is about
-        self._tokenizer.enable_truncation(self.info.context, strategy="only_second")
+        self._tokenizer.enable_truncation(self._context, strategy="only_second")
         values, tokens = [], 0
         for document in request.documents:
             if cancel.is_set():

@@ -17,7 +17,7 @@ from ninestory.core.errors import ContextOverflow, InvalidRequest, Unsupported
 from ninestory.models.prompt_format import PromptFormat, choose_format, no_format
 from ninestory.models.resolved import ResolvedModel
 from ninestory.runtimes.answer_edit import AnswerEdit, WithoutLead
-from ninestory.runtimes.protocol import ChatRequest, CompletionRequest, Generation, Message
+from ninestory.runtimes.protocol import ChatRequest, CompletionRequest, Generation, Message, ScoreItem
 from ninestory.runtimes.tool_calling import plain_turns
 from ninestory.tokenizers.chatglm import ResponseStream
 from ninestory.tokenizers.tokenizer import Segment
@@ -133,6 +133,32 @@ class Prompts(ABC):
     def text(self, text: str) -> list[int]:
         """Ids of plain text that begins a prompt."""
         return self._begun(self.encode_segments([(text, False)]), True)
+
+    def scored(self, item: ScoreItem) -> list[tuple[list[int], list[int]]]:
+        """(ids before, ids to score) of each continuation of an item.
+
+        Raises:
+            InvalidRequest: nothing to score, or nothing before it. ContextOverflow: with both numbers.
+        """
+        pairs = [self._scored(item.context, continuation) for continuation in item.continuations]
+        for before, targets in pairs:
+            if not before or not targets:
+                raise InvalidRequest("A score needs a text, and something before it.", param="items")
+            self.check_ids([*before, *targets], "items")
+            self.check_fits(len(before) + len(targets), CompletionRequest(prompt="", max_tokens=0))
+        return pairs
+
+    def _scored(self, context: str | list[int], continuation: str | list[int]) -> tuple[list[int], list[int]]:
+        if isinstance(context, str) and isinstance(continuation, str) and not self.suffix_ids:
+            before, whole = self.text(context.rstrip()), self.text(context + continuation)
+            return before or self._start_ids(), whole[len(before) :]
+        before = self.text(context) if isinstance(context, str) else context
+        targets = self.encode_segments([(continuation, False)]) if isinstance(continuation, str) else continuation
+        return [*before, *self.suffix_ids], targets
+
+    def _start_ids(self) -> list[int]:
+        """What stands before the first token of a text that nothing precedes."""
+        return self.bos_ids
 
     def format_of(self, named: str | None = None) -> PromptFormat:
         """The model's format, or the one that a request names.

@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ninestory.core.config import RuntimeSettings
-from ninestory.core.errors import Cancelled, InvalidRequest, NinestoryError, RemoteFailed, Unauthorized, Unsupported
+from ninestory.core.errors import Cancelled, InvalidRequest, NinestoryError, RemoteFailed, Unauthorized
 from ninestory.models.resolved import ResolvedModel
+from ninestory.runtimes.dispatch import Handler, dispatch
 from ninestory.runtimes.openai_format import broke_off, chat_body, chunks_of, completion_body, not_taken
 from ninestory.runtimes.protocol import (
     ChatRequest,
@@ -24,6 +25,7 @@ from ninestory.runtimes.protocol import (
     EmbeddingRequest,
     Embeddings,
     EngineInfo,
+    Feed,
     Finished,
     Generation,
     Request,
@@ -68,27 +70,26 @@ class RemoteEngine:
             notes=[f"asks {urlsplit(model.endpoint).netloc}: texts leave this machine"],
         )
 
-    def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
+    def run(self, request: Request, cancel: threading.Event, feed: Feed | None = None) -> Iterator[Chunk]:
         if self._lacks_key:  # it would be refused, and the texts would have left this machine for nothing
             raise Unauthorized(
                 f"No key is set for {self._client.base_url.host}; nothing was sent.",
                 hint="Set OPENAI_API_KEY (to any word if this endpoint wants none).",
                 hint_zh="请设置 OPENAI_API_KEY（若该服务端不需要密钥，可填任意字符）。",
             )
-        if isinstance(request, ChatRequest):
-            return self._generate("chat/completions", chat_body(self._name, request), request, cancel)
-        if isinstance(request, CompletionRequest):
-            return self._generate("completions", completion_body(self._name, request), request, cancel)
-        if isinstance(request, EmbeddingRequest):
-            return self._embed(request, cancel)
-        raise Unsupported(
-            f"A remote model cannot answer {request.kind!r} requests.", hint="Use chat.", hint_zh="请使用对话。"
-        )
+        handlers: dict[str, Handler] = {"chat": self._chat, "completion": self._complete, "embedding": self._embed}
+        return dispatch(self, handlers, request, cancel, feed)
 
     def close(self) -> None:
         self._client.close()
 
     # --- requests -----------------------------------------------------------------------------------------------
+
+    def _chat(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
+        return self._generate("chat/completions", chat_body(self._name, request), request, cancel)
+
+    def _complete(self, request: CompletionRequest, cancel: threading.Event) -> Iterator[Chunk]:
+        return self._generate("completions", completion_body(self._name, request), request, cancel)
 
     def _generate(
         self, path: str, body: dict[str, Any], request: Generation, cancel: threading.Event

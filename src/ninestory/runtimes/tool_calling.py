@@ -9,11 +9,12 @@ The prompt up to the choice is shared with what follows it, so the second pass i
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import secrets
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ninestory.core.errors import InvalidRequest, Unsupported
 from ninestory.runtimes.json_schema import schema_grammar
@@ -31,9 +32,33 @@ from ninestory.runtimes.protocol import (
     Usage,
 )
 
+if TYPE_CHECKING:
+    from ninestory.runtimes.prompts import Prompts
+
 ANSWER = "answer"
 _CHOICE_TOKENS = 256  # the longest name has 64 characters
 _MAX_PARALLEL_CALLS = 8
+
+
+# Prompt format → the function with which its model calls tools in its own words ("module:function"). It returns None
+# for a request that the model's own way does not cover.
+_NATIVE_CALLING = {"moss": "ninestory.runtimes.moss_calling:call_plugins"}
+
+
+def answer_or_call(engine: Engine, prompts: Prompts, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
+    """A request with tools: in the model's own way where it has one for that, else by the constrained choice.
+
+    Raises:
+        Unsupported, InvalidRequest: what cannot go together with tools, by name. ContextOverflow: with both numbers.
+    """
+    check_tools(request)
+    if native := _NATIVE_CALLING.get(prompts.format_of(request.template).id):
+        module, _, name = native.partition(":")
+        calling = getattr(importlib.import_module(module), name)
+        chunks: Iterator[Chunk] | None = calling(engine, prompts, request, cancel)
+        if chunks is not None:
+            return chunks
+    return run_with_tools(engine, request, cancel)
 
 
 def run_with_tools(engine: Engine, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:

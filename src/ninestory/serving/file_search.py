@@ -7,7 +7,7 @@ the caller, and only otherwise are the documents searched.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import dataclasses
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -17,26 +17,20 @@ from typing import Any
 from fastapi import Request
 
 from ninestory.core.errors import InvalidRequest, Unsupported
-from ninestory.floors.retrieval.answer import (
-    Prepared,
-    calm,
-    citations,
-    condense,
-    prepare,
-    quoted,
-    sent_to,
-    standalone,
-    stands_alone,
-    writes_answers,
+from ninestory.floors.retrieval.answer import Prepared, calm, citations, sent_to
+from ninestory.floors.retrieval.knowledge_base import open_by_id
+from ninestory.runtimes.protocol import (
+    ChatRequest,
+    Chunk,
+    EngineProvider,
+    Finished,
+    Started,
+    Text,
+    ToolCallDelta,
+    Usage,
 )
-from ninestory.floors.retrieval.hits import Hit
-from ninestory.floors.retrieval.knowledge_base import Thresholds, open_by_id
-from ninestory.floors.retrieval.rerank import searched_text
-from ninestory.floors.retrieval.web_search import search_web
-from ninestory.runtimes.protocol import ChatRequest
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.knowledge import embed, find
-from ninestory.serving.routes.vector_stores_schemas import FileSearchTool
+from ninestory.serving.floors.retrieval.vector_stores_schemas import FileSearchTool
 
 _DEFAULT_CONTEXT = 4096
 
@@ -47,7 +41,7 @@ class FileAnswer:
 
     query: str
     prepared: Prepared
-    chunks: AsyncIterator[dict[str, Any]]
+    chunks: AsyncIterator[Chunk]
 
     def call_item(self, with_results: bool) -> dict[str, Any]:
         """The `file_search_call` of a response."""
@@ -111,7 +105,7 @@ def file_search_of(tools: Sequence[Any]) -> FileSearchTool | None:
 
 async def answered(
     context: GatewayContext, request: Request, model: str, chat: ChatRequest, tool: FileSearchTool | None
-) -> tuple[AsyncIterator[dict[str, Any]], FileAnswer | None]:
+) -> tuple[AsyncIterator[Chunk], FileAnswer | None]:
     """The chunks of an answer, and what was found for it when it is from vector stores."""
     if tool is None:
         return context.ask(request, model, chat), None
@@ -125,7 +119,7 @@ async def answered(
 
 async def _function_calls(
     context: GatewayContext, request: Request, model: str, chat: ChatRequest
-) -> AsyncIterator[dict[str, Any]] | None:
+) -> AsyncIterator[Chunk] | None:
     """The answer's chunks if it calls a function; None as soon as it says something instead."""
     if not chat.tools or chat.tool_choice == "none":
         return None
@@ -133,15 +127,15 @@ async def _function_calls(
     held = []
     async for chunk in chunks:
         held.append(chunk)
-        if chunk["kind"] == "tool_call":
+        if isinstance(chunk, ToolCallDelta):
             return _resumed(held, chunks)
-        if chunk["kind"] == "text" and chunk["text"].strip() and not chunk["reasoning"]:
+        if isinstance(chunk, Text) and chunk.text.strip() and not chunk.reasoning:
             break
     await chunks.aclose()  # type: ignore[attr-defined]
     return None
 
 
-async def _resumed(held: list[dict[str, Any]], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+async def _resumed(held: list[Chunk], rest: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
     for chunk in held:
         yield chunk
     async for chunk in rest:
@@ -156,6 +150,8 @@ async def answer_from_files(
     Raises:
         InvalidRequest: the conversation does not end with a question. NotFound: no such vector store.
     """
+    from ninestory.floors.retrieval.session import AnswerOptions, DocumentAnswer, DocumentSession  # loads numpy
+
     for store in tool.vector_store_ids:
         open_by_id(context.home, store).close()
     if not chat.messages or chat.messages[-1].role != "user" or not chat.messages[-1].text.strip():
@@ -166,90 +162,45 @@ async def answer_from_files(
             param="messages",
         )
     question, history = chat.messages[-1].text, chat.messages[:-1]
-    query = await _standing_alone(context, request, model, chat, question)
-    hits, thresholds, vector = await _found(context, request, tool, query)
-    own_hits = (await _found(context, request, tool, question))[0] if stands_alone(question, query) else None
-    info = context.pool.engine_info(model) or {}
-    prepared = prepare(
-        question,
-        hits,
-        thresholds=thresholds,
-        query=query,
-        own_hits=own_hits,
-        context_tokens=info.get("context") or context.settings.runtime.context or _DEFAULT_CONTEXT,
+    options = AnswerOptions(
         mode=tool.answer_mode,
-        writes=writes_answers(model),
-        history=history,
+        search=tool.options(),
+        filters=tool.filter(),
+        reranker=tool.rerank,
+        web=context.settings.web_search if tool.web_search else None,
+        least_score=tool.least_score,
     )
-    if prepared.request is not None:
-        asked = dataclasses.replace(
-            chat,
-            messages=prepared.request.messages,
-            tools=[],
-            tool_choice="none",
-            truncation="auto",
-            sampling=calm(chat.sampling),
-        )
-        return FileAnswer(query, prepared, context.ask(request, model, sent_to(asked, model)))
-    text = prepared.text
-    if prepared.reason == "extract":
-        embedder = _embedding_model(context, tool.vector_store_ids[0])
-        sentences = [sentence for _, sentence in prepared.sentences]
-        text = quoted(prepared, vector, await embed(context, request, embedder, sentences, "passage"))
-    return FileAnswer(query, prepared, _written_here(text))
 
+    def context_tokens() -> int:
+        info = context.pool.engine_info(model)
+        return (info.context if info else 0) or context.settings.runtime.context or _DEFAULT_CONTEXT
 
-async def _standing_alone(
-    context: GatewayContext, request: Request, model: str, chat: ChatRequest, question: str
-) -> str:
-    """The question with what it refers to; where the model is too small for that, beside the one before it."""
-    rewrite = condense(chat.messages[:-1], question)
-    if rewrite is None:
-        return question
-    if not writes_answers(model):
-        before = [message.text for message in chat.messages[:-1] if message.role == "user"]
-        return f"{before[-1]} {question}" if before else question
-    reply = ""
-    async for chunk in context.ask(request, model, sent_to(rewrite, model)):
-        reply += chunk["text"] if chunk["kind"] == "text" and not chunk["reasoning"] else ""
-    return standalone(reply, question)
+    read = context.knowledge.reading()
 
+    def work(engines: EngineProvider) -> DocumentAnswer:
+        with contextlib.ExitStack() as opened:
+            bases = [opened.enter_context(open_by_id(context.home, store)) for store in tool.vector_store_ids]
+            session = DocumentSession(bases, engines, model, options, context_tokens=context_tokens, read=read)
+            return session.prepare(question, history)
 
-async def _found(
-    context: GatewayContext, request: Request, tool: FileSearchTool, query: str
-) -> tuple[list[Hit], Thresholds | None, list[float]]:
-    """What the stores, and the web where it is asked too, have for a query: as `knowledge.find`."""
-    hits, thresholds, vector = await find(
-        context, request, tool.vector_store_ids, query, tool.options(), tool.filter(), tool.rerank
+    answer = await context.in_floor(request, work)
+    if answer.text is not None:
+        return FileAnswer(answer.query, answer.prepared, _written_here(answer.text))
+    assert answer.prepared.request is not None
+    asked = dataclasses.replace(
+        chat,
+        messages=answer.prepared.request.messages,
+        tools=[],
+        tool_choice="none",
+        truncation="auto",
+        sampling=calm(chat.sampling),
     )
-    if tool.web_search:
-        hits = await _with_web(context, request, tool, query, vector, hits)
-    return tool.kept(hits), thresholds, vector
+    return FileAnswer(answer.query, answer.prepared, context.ask(request, model, sent_to(asked, model)))
 
 
-async def _with_web(
-    context: GatewayContext, request: Request, tool: FileSearchTool, query: str, vector: list[float], hits: list[Hit]
-) -> list[Hit]:
-    """The passages and what the configured web search finds, best first by cosine."""
-    found = await asyncio.to_thread(search_web, context.settings.web_search, query, lambda texts: [0.0] * len(texts))
-    if not found:
-        return hits
-    embedder = _embedding_model(context, tool.vector_store_ids[0])
-    vectors = await embed(context, request, embedder, [searched_text(hit) for hit in found], "passage")
-    cosines = [sum(a * b for a, b in zip(vector, other, strict=True)) for other in vectors]
-    found = [dataclasses.replace(hit, cosine=cosine) for hit, cosine in zip(found, cosines, strict=True)]
-    return sorted([*hits, *found], key=lambda hit: -hit.cosine)[: tool.max_num_results]
-
-
-def _embedding_model(context: GatewayContext, store: str) -> str:
-    with open_by_id(context.home, store) as base:
-        return base.published.model if base.published else base.model
-
-
-async def _written_here(text: str) -> AsyncIterator[dict[str, Any]]:
+async def _written_here(text: str) -> AsyncIterator[Chunk]:
     """The chunks an engine would give for a text."""
-    yield {"kind": "started", "seed": None, "template": "", "dropped_messages": 0}
-    yield {"kind": "text", "index": 0, "text": text, "reasoning": False, "logprobs": []}
-    yield {"kind": "finished", "index": 0, "reason": "stop", "stop": None}
-    counts = dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"), 0)
-    yield {"kind": "usage", **counts, "prefill_seconds": 0.0, "decode_seconds": 0.0}
+    yield Started(seed=None)
+    yield Text(text=text)
+    yield Finished(reason="stop")
+    yield Usage(prompt_tokens=0)

@@ -1,4 +1,4 @@
-"""The wire between gateway and worker: length-prefixed frames on a socket pair. JSON inside; never pickle.
+"""The wire between gateway and workers, and between gateway and job process: length-prefixed frames on a socket pair. JSON inside; never pickle.
 
     <u32 length of what follows><u32 request id><u8 kind><payload>
 
@@ -13,14 +13,20 @@ import struct
 from collections.abc import Callable
 from enum import IntEnum
 
-from ninestory.core.errors import Damaged
+from ninestory.core.errors import Damaged, TooLarge
 
 MAX_FRAME = 64 << 20
+PIECE = 64 << 10  # largest piece of live input in one frame
+_COUNT = struct.Struct("<I")
 _HEAD = struct.Struct("<IIB")
 
 
-class Kind(IntEnum):
-    """Down: LOAD, REQUEST, CANCEL. Up: HELLO (request id 0), CHUNK, END, ERROR."""
+class FrameKind(IntEnum):
+    """Down: LOAD, REQUEST, CANCEL, and live input as FEED and FEED_END. Up: HELLO (request id 0), CHUNK, END, ERROR.
+
+    From the job process to the gateway, beside requests: RESERVE a model (answered by HELLO), RELEASE it (by END).
+    Both ways: CREDIT, the bytes of a stream (down: of its chunks; up: of its feed) that were taken since the last one.
+    """
 
     HELLO = 0
     CHUNK = 1
@@ -29,16 +35,42 @@ class Kind(IntEnum):
     REQUEST = 10
     CANCEL = 11
     LOAD = 12
+    FEED = 13
+    FEED_END = 14
+    CREDIT = 15
+    RESERVE = 16
+    RELEASE = 17
 
 
-def encode(request_id: int, kind: Kind, payload: bytes = b"") -> bytes:
+def encode(request_id: int, kind: FrameKind, payload: bytes = b"") -> bytes:
+    """One frame.
+
+    Raises:
+        TooLarge: the receiver would refuse it.
+    """
+    if len(payload) + 5 > MAX_FRAME:
+        raise TooLarge(
+            f"A message of {len(payload)} bytes is too large; at most {MAX_FRAME} cross between server and worker.",
+            hint="Send less at once: fewer texts, or a smaller file.",
+            hint_zh="请减少单次发送的内容：更少的文本或更小的文件。",
+        )
     return _HEAD.pack(len(payload) + 5, request_id, kind) + payload
+
+
+def encode_credit(request_id: int, nbytes: int) -> bytes:
+    """A CREDIT frame."""
+    return encode(request_id, FrameKind.CREDIT, _COUNT.pack(nbytes))
+
+
+def credited_bytes(payload: bytes) -> int:
+    """The count in a CREDIT frame."""
+    return int(_COUNT.unpack(payload)[0])
 
 
 class FrameProtocol(asyncio.Protocol):
     """Cuts what arrives into frames and hands each to `on_frame`; `on_lost` once when the other end is gone."""
 
-    def __init__(self, on_frame: Callable[[int, Kind, bytes], None], on_lost: Callable[[], None]) -> None:
+    def __init__(self, on_frame: Callable[[int, FrameKind, bytes], None], on_lost: Callable[[], None]) -> None:
         self._on_frame, self._on_lost = on_frame, on_lost
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
@@ -57,7 +89,7 @@ class FrameProtocol(asyncio.Protocol):
                 break
             payload = bytes(self._buffer[at + _HEAD.size : at + 4 + length])
             at += 4 + length
-            self._on_frame(request_id, Kind(kind), payload)
+            self._on_frame(request_id, FrameKind(kind), payload)
         if at:
             del self._buffer[:at]
 

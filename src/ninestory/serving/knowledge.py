@@ -6,20 +6,20 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import Request
 
 from ninestory.core.errors import NinestoryError, Unavailable, from_dict
 from ninestory.core.paths import Home
-from ninestory.floors.retrieval.filters import chosen_files
-from ninestory.floors.retrieval.hits import Hit, SearchOptions, merged
-from ninestory.floors.retrieval.knowledge_base import Thresholds, check_one_model, lowest_thresholds, open_by_id
-from ninestory.floors.retrieval.rerank import CANDIDATES, LATE, reranked, searched_text
-from ninestory.runtimes.protocol import EmbeddingRequest, RerankRequest
+from ninestory.floors.retrieval.hits import Hit, SearchOptions
+from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
+from ninestory.runtimes.protocol import EmbeddingRequest, Embeddings, Relevance, RerankRequest
+
+if TYPE_CHECKING:
+    from ninestory.floors.retrieval.search import Read
 
 _LINE_BYTES = 64 << 20
 _CALL_SECONDS = 120.0
@@ -36,6 +36,16 @@ class KnowledgeReader:
     async def search(self, base_id: str, question: str, vector: list[float], options: SearchOptions) -> list[Hit]:
         call = {"op": "search", "base": base_id, "question": question, "vector": vector, "options": asdict(options)}
         return [Hit(**hit) for hit in await self._call(call)]
+
+    def reading(self) -> Read:
+        """The reading process for a thread: what a floor calls to search one knowledge base."""
+        loop = asyncio.get_running_loop()
+
+        def read(base: KnowledgeBase, question: str, vector: Any, options: SearchOptions) -> list[Hit]:
+            found = self.search(base.id, question, vector.tolist(), options)
+            return asyncio.run_coroutine_threadsafe(found, loop).result()
+
+        return read
 
     async def passages(self, base_id: str, file_id: str, first: int, count: int) -> list[dict[str, Any]]:
         """A file's passages in order."""
@@ -101,7 +111,7 @@ async def embed(context: Any, request: Request, model: str, texts: Sequence[str]
     vectors: list[list[float]] = []
     try:
         async for chunk in context.ask(request, model, EmbeddingRequest(inputs=list(texts), role=role)):
-            vectors += chunk["vectors"] if chunk["kind"] == "embeddings" else []
+            vectors += chunk.vectors if isinstance(chunk, Embeddings) else []
     except NinestoryError as error:
         if error.param != "input_type" or not role:
             raise
@@ -117,45 +127,5 @@ async def relevance(context: Any, request: Request, model: str, query: str, text
     """
     values: list[float] = []
     async for chunk in context.ask(request, model, RerankRequest(query=query, documents=list(texts))):
-        values += chunk["values"] if chunk["kind"] == "relevance" else []
+        values += chunk.values if isinstance(chunk, Relevance) else []
     return values
-
-
-async def find(
-    context: Any,
-    request: Request,
-    base_ids: Sequence[str],
-    question: str,
-    options: SearchOptions,
-    filters: dict[str, Any] | None = None,
-    reranker: str = "",
-) -> tuple[list[Hit], Thresholds | None, list[float]]:
-    """Search several knowledge bases of one embedding model.
-
-    Args:
-        reranker: "" for none, "late" for late interaction with their embedding model, or a reranker's reference.
-
-    Returns:
-        Hits, best first; the lowest thresholds of "not in the documents" of these bases (None when one has none); the
-        question's vector.
-
-    Raises:
-        InvalidRequest: the bases are of different models. NotFound: one does not exist.
-    """
-    with ExitStack() as opened:
-        bases = [opened.enter_context(open_by_id(context.home, base_id)) for base_id in base_ids]
-        model = check_one_model(bases)
-        vector = (await embed(context, request, model, [question[:2000]], "query"))[0]
-        found = []
-        for base in bases:
-            chosen = chosen_files(base, filters) if filters else None
-            limit = max(options.limit, CANDIDATES) if reranker else options.limit
-            own = replace(options, file_ids=chosen, limit=limit)
-            found.append(await context.knowledge.search(base.id, question, vector, own))
-        thresholds = lowest_thresholds(bases)
-    if not reranker:
-        return merged(found, options.limit), thresholds, vector
-    hits = merged(found, max(options.limit, CANDIDATES))
-    judge = model if reranker == LATE else reranker
-    values = await relevance(context, request, judge, question, [searched_text(hit) for hit in hits]) if hits else []
-    return reranked(question, hits, lambda _question, _texts: values, options.limit), thresholds, vector

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from ninestory.runtimes.protocol import Chunk, Embeddings, Text, ToolCallDelta, Usage
 
 
 class Metrics:
@@ -27,17 +28,18 @@ class Metrics:
             "ninestory_worker_planned_bytes", "Planned memory of a model", ["model"], registry=self.registry
         )
 
-    async def observed(self, model: str, chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    async def observed(self, model: str, chunks: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
         """The same chunks; notes the time to the first token, and the tokens once the engine has counted them."""
         began, waiting = time.perf_counter(), True
         try:
             async for chunk in chunks:
-                if waiting and chunk["kind"] in ("text", "tool_call"):
+                if waiting and isinstance(chunk, Text | ToolCallDelta):
                     waiting = False
                     self.first_token.labels(model).observe(time.perf_counter() - began)
-                elif chunk["kind"] in ("usage", "embeddings"):
-                    self.tokens.labels(model, "prompt").inc(chunk["prompt_tokens"])
-                    self.tokens.labels(model, "completion").inc(chunk.get("completion_tokens", 0))
+                elif isinstance(chunk, Usage | Embeddings):
+                    self.tokens.labels(model, "prompt").inc(chunk.prompt_tokens)
+                    if isinstance(chunk, Usage):
+                        self.tokens.labels(model, "completion").inc(chunk.completion_tokens)
                 yield chunk
         finally:
             await chunks.aclose()  # type: ignore[attr-defined]

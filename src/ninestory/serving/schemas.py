@@ -102,7 +102,7 @@ class ChatMessage(Strict):
         content = (
             self.content
             if isinstance(self.content, str) or self.content is None
-            else [Part(type="text", text=p.text) for p in self.content]
+            else [Part(text=p.text) for p in self.content]
         )
         return Message(
             role=self.role,

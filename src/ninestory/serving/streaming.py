@@ -13,6 +13,7 @@ from starlette.responses import StreamingResponse
 from ninestory.core.errors import Cancelled, NinestoryError
 from ninestory.serving.errors import error_body, internal_error
 
+T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
 Chunk = TypeVar("Chunk")
 
@@ -23,10 +24,10 @@ def event(data: Any, name: str | None = None) -> bytes:
     return head + b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-async def until_gone(request: Request, chunks: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
+async def until_gone(request: Request, chunks: AsyncIterator[T]) -> AsyncIterator[T]:
     """The same chunks, ended by `Cancelled` as soon as the client is gone, in a silent prefill too."""
     gone = asyncio.ensure_future(_disconnected(request))
-    pull: asyncio.Future[Chunk] | None = None
+    pull: asyncio.Future[T] | None = None
     try:
         while True:
             pull = asyncio.ensure_future(anext(chunks))
@@ -46,15 +47,13 @@ async def until_gone(request: Request, chunks: AsyncIterator[Chunk]) -> AsyncIte
         await chunks.aclose()  # type: ignore[attr-defined]
 
 
-async def merged(
-    iterators: Sequence[AsyncIterator[Chunk]], most: Callable[[], int]
-) -> AsyncIterator[tuple[int, Chunk]]:
+async def merged(iterators: Sequence[AsyncIterator[T]], most: Callable[[], int]) -> AsyncIterator[tuple[int, T]]:
     """(place of the iterator, what it gave), as it comes; at most `most()` of them run at a time, the first ones first.
 
     The first error ends all. Nothing piles up: an iterator is asked for more when its last chunk was taken.
     """
     waiting = list(enumerate(iterators))[::-1]
-    pulls: dict[asyncio.Future[Chunk], int] = {}
+    pulls: dict[asyncio.Future[T], int] = {}
     try:
         while pulls or waiting:
             while waiting and len(pulls) < most():

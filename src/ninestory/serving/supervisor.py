@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,28 @@ import psutil
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import NinestoryError, TimedOut, Unavailable, from_dict
 from ninestory.core.scratch import LLAMA_SOCKETS, sweep_scratch
-from ninestory.runtimes.protocol import Request
-from ninestory.serving.frames import FrameProtocol, Kind, encode
+from ninestory.runtimes.protocol import EngineInfo, Request
+from ninestory.serving.frames import (
+    PIECE,
+    FrameKind,
+    FrameProtocol,
+    credited_bytes,
+    encode,
+    encode_credit,
+)
+from ninestory.serving.windows import CREDIT_STEP, AsyncWindow
 
-STREAM_BYTES = 4 << 20  # of one stream not yet taken by its client
 _STDERR_LINES = 200
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """When a request is ended: `seconds` from `began` (time.monotonic), or from its last chunk if `from_last_chunk`."""
+
+    began: float
+    seconds: float
+    error: NinestoryError
+    from_last_chunk: bool = False
 
 
 class Stream:
@@ -39,33 +57,45 @@ class Stream:
 
     def __init__(self, on_end: Callable[[], None]) -> None:
         self.on_end = on_end
-        self.bytes = 0  # arrived and not yet taken
-        self._chunks: deque[tuple[dict[str, Any] | NinestoryError | None, int]] = deque()
+        self.unread_bytes = 0  # arrived and not yet taken
+        self.taken = 0  # bytes, since the worker was told
+        self.last_chunk_at = 0.0
+        self.feed = AsyncWindow()
+        self._chunks: deque[tuple[bytes | NinestoryError | None, int]] = deque()
         self._arrived = asyncio.Event()
 
-    def put(self, chunk: dict[str, Any] | NinestoryError | None, size: int = 0) -> None:
+    def put(self, chunk: bytes | NinestoryError | None, size: int = 0) -> None:
         self._chunks.append((chunk, size))
-        self.bytes += size
+        self.unread_bytes += size
         self._arrived.set()
 
-    async def get(self) -> dict[str, Any] | NinestoryError | None:
+    async def get(self) -> bytes | NinestoryError | None:
         while not self._chunks:
             self._arrived.clear()
             await self._arrived.wait()
         chunk, size = self._chunks.popleft()
-        self.bytes -= size
+        self.unread_bytes -= size
+        self.taken += size
         return chunk
+
+
+def request_payload(request: Request, live: bool = False) -> bytes:
+    """A request as it crosses to a worker; `live`: its input comes in FEED frames."""
+    data = {"kind": request.kind, "live": live, **dataclasses.asdict(request)}
+    return orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
 
 
 class WorkerProcess:
     """A worker as the gateway sees it. Made and used on the event loop's thread, which must be the main one."""
+
+    module = "ninestory.serving.worker"  # what the process runs
 
     def __init__(self, reference: str, settings: RuntimeSettings, home: Path) -> None:
         self.reference = reference
         self.state = "starting"
         self.needed_bytes = 0
         self.rss_bytes = 0
-        self.info: dict[str, Any] = {}
+        self.info: EngineInfo | None = None
         self.started_at = self.idle_since = time.monotonic()
         self.stderr: deque[str] = deque(maxlen=_STDERR_LINES)
         self.dead = asyncio.Event()
@@ -88,7 +118,7 @@ class WorkerProcess:
     def _spawn(self, settings: RuntimeSettings, home: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
         ours, theirs = socket.socketpair()
         spec = {"reference": self.reference, "settings": dataclasses.asdict(settings), "home": str(home)}
-        command = [sys.executable, "-m", "ninestory.serving.worker", "--fd", str(theirs.fileno())]
+        command = [sys.executable, "-m", self.module, "--fd", str(theirs.fileno())]
         command += ["--parent", str(os.getpid()), "--spec", orjson.dumps(spec).decode()]
         process = subprocess.Popen(
             command,
@@ -117,9 +147,9 @@ class WorkerProcess:
 
     async def load(self, timeout: float) -> None:
         """Let it load, and wait until it is ready."""
-        self._frames.send(encode(0, Kind.LOAD))
+        self._frames.send(encode(0, FrameKind.LOAD))
         hello = await self._expect(timeout)
-        self.info, self.rss_bytes = hello["info"], hello["rss_bytes"]
+        self.info, self.rss_bytes = EngineInfo(**hello["info"]), hello["rss_bytes"]
         self.state, self.idle_since = "ready", time.monotonic()
 
     async def _expect(self, timeout: float) -> dict[str, Any]:
@@ -137,35 +167,78 @@ class WorkerProcess:
             raise hello
         return hello
 
-    async def run(
-        self, request: Request, on_end: Callable[[], None], limit: tuple[float, NinestoryError] | None = None
-    ) -> AsyncIterator[dict[str, Any]]:
-        """Send a request and yield its chunks. Leaving the iterator early cancels the request in the worker.
+    async def relay(
+        self,
+        payload: bytes,
+        on_end: Callable[[], None],
+        limit: TimeLimit | None = None,
+        feed: AsyncIterator[bytes] | None = None,
+    ) -> AsyncIterator[bytes]:
+        """Send a request (`request_payload`) and yield its chunks as JSON. Leaving the iterator early cancels the request in the worker.
 
         Args:
             on_end: called when the engine has answered, even while the client is slow to take the answer.
-            limit: a moment (time.monotonic) and the error that ends the request then.
+            feed: live input; read only as fast as the engine takes it.
+
+        Raises:
+            TooLarge: the request does not fit into a frame. The limit's error. Whatever the engine raised.
         """
         if self.state == "dead":
             raise self.death()
         request_id, self._next_id = self._next_id, self._next_id % 0xFFFFFFF0 + 1
+        frame = encode(request_id, FrameKind.REQUEST, payload)
         stream = self._streams[request_id] = Stream(on_end)
         self.state = "busy"
-        payload = orjson.dumps({"kind": request.kind, **dataclasses.asdict(request)}, option=orjson.OPT_NON_STR_KEYS)
-        self._frames.send(encode(request_id, Kind.REQUEST, payload))
-        timer = None
-        if limit is not None:  # one timer a request: a task for each token would cost as much as the token's frame
-            timer = asyncio.get_running_loop().call_later(max(0.0, limit[0] - time.monotonic()), stream.put, limit[1])
+        self._frames.send(frame)
+        timer = self._start_timer(stream, limit) if limit else None
+        feeding = asyncio.create_task(self._feed(request_id, stream, feed)) if feed is not None else None
         try:
             while (chunk := await stream.get()) is not None:
                 if isinstance(chunk, NinestoryError):
                     raise chunk
+                if stream.taken >= CREDIT_STEP:
+                    self._frames.send(encode_credit(request_id, stream.taken))
+                    stream.taken = 0
                 yield chunk
         finally:
             if timer is not None:
-                timer.cancel()
+                timer()
+            if feeding is not None:
+                feeding.cancel()
             if self._forget(request_id):
-                self._frames.send(encode(request_id, Kind.CANCEL))
+                self._frames.send(encode(request_id, FrameKind.CANCEL))
+
+    def _start_timer(self, stream: Stream, limit: TimeLimit) -> Callable[[], None]:
+        """Put the limit's error into the stream when its time has come; returns what stops the timer.
+
+        One timer a request: a task for each token would cost as much as the token's frame.
+        """
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle
+
+        def check() -> None:
+            nonlocal timer
+            start = max(limit.began, stream.last_chunk_at) if limit.from_last_chunk else limit.began
+            left = start + limit.seconds - time.monotonic()
+            if left <= 0:
+                stream.put(limit.error)
+            else:
+                timer = loop.call_later(left, check)
+
+        timer = loop.call_later(max(0.0, limit.began + limit.seconds - time.monotonic()), check)
+        return lambda: timer.cancel()
+
+    async def _feed(self, request_id: int, stream: Stream, feed: AsyncIterator[bytes]) -> None:
+        """Hand live input on, at most a window ahead of the engine. A fault of its source ends the request."""
+        try:
+            async for sound in feed:
+                for start in range(0, len(sound), PIECE):
+                    piece = sound[start : start + PIECE]
+                    await stream.feed.spend(len(piece))
+                    self._frames.send(encode(request_id, FrameKind.FEED, piece))
+            self._frames.send(encode(request_id, FrameKind.FEED_END))
+        except NinestoryError as error:
+            stream.put(error)
 
     def _forget(self, request_id: int) -> bool:
         """The engine owes nothing more to this request; False when that was known."""
@@ -224,24 +297,23 @@ class WorkerProcess:
 
     # --- what the socket says -----------------------------------------------------------------------------------
 
-    def _on_frame(self, request_id: int, kind: Kind, payload: bytes) -> None:
+    def _on_frame(self, request_id: int, kind: FrameKind, payload: bytes) -> None:
         if request_id == 0:
             data = orjson.loads(payload)
-            self._hello.put_nowait(from_dict(data) if kind is Kind.ERROR else data)
+            self._hello.put_nowait(from_dict(data) if kind is FrameKind.ERROR else data)
             return
         stream = self._streams.get(request_id)
         if stream is None:
             return
-        if kind is Kind.CHUNK and stream.bytes <= STREAM_BYTES:
-            stream.put(orjson.loads(payload), len(payload))
-            return
-        if kind is Kind.CHUNK:
-            self._frames.send(encode(request_id, Kind.CANCEL))
-            stream.put(_too_slow(stream.bytes))
+        if kind is FrameKind.CHUNK:
+            stream.last_chunk_at = time.monotonic()
+            stream.put(payload, len(payload))
+        elif kind is FrameKind.CREDIT:
+            stream.feed.credit(credited_bytes(payload))
         else:
-            stream.put(from_dict(orjson.loads(payload)) if kind is Kind.ERROR else None)
-        self._forget(request_id)
-        stream.on_end()
+            stream.put(from_dict(orjson.loads(payload)) if kind is FrameKind.ERROR else None)
+            self._forget(request_id)
+            stream.on_end()
 
     def _on_lost(self) -> None:
         drained = self.state == "draining"
@@ -264,12 +336,3 @@ def is_stopped(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_STOPPED
     except psutil.Error:
         return False
-
-
-def _too_slow(unread_bytes: int) -> Unavailable:
-    return Unavailable(
-        f"The client left {unread_bytes} bytes unread; the request was cancelled.",
-        hint="Read the stream as it comes.",
-        hint_zh="请及时读取数据流。",
-        code="client_too_slow",
-    )

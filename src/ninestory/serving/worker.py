@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import queue
 import socket
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,50 @@ from ninestory.core.process import die_with_parent, resident_bytes
 from ninestory.models.reference import parse_reference
 from ninestory.models.resolve import resolve
 from ninestory.models.resolved import ResolvedModel
-from ninestory.runtimes.protocol import REQUESTS, Engine
-from ninestory.serving.frames import FrameProtocol, Kind, encode
+from ninestory.runtimes.protocol import REQUEST_KINDS, Engine
+from ninestory.serving.frames import FrameKind, FrameProtocol, credited_bytes, encode, encode_credit
+from ninestory.serving.windows import ThreadWindow
 
-_REQUESTS: dict[str, pydantic.TypeAdapter[Any]] = {kind: pydantic.TypeAdapter(cls) for kind, cls in REQUESTS.items()}
+_REQUESTS: dict[str, pydantic.TypeAdapter[Any]] = {
+    kind: pydantic.TypeAdapter(registered.request) for kind, registered in REQUEST_KINDS.items()
+}
+
+
+class LiveInput:
+    """The feed of one request: pieces as they arrive, taken by the engine's thread."""
+
+    def __init__(self, cancel: threading.Event, taken: Callable[[int], None]) -> None:
+        self._cancel, self._taken = cancel, taken
+        self._pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+
+    def put(self, piece: bytes | None) -> None:
+        """Add a piece; None ends the feed, or wakes the engine to see that it is cancelled."""
+        self._pieces.put(piece)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The pieces. Raises `Cancelled` when the request is."""
+        while True:
+            piece = self._pieces.get()
+            if self._cancel.is_set():
+                raise Cancelled("The request was cancelled.")
+            if piece is None:
+                return
+            self._taken(len(piece))
+            yield piece
+
+
+class _Running:
+    """One request in this worker."""
+
+    def __init__(self, feed_taken: Callable[[int], None]) -> None:
+        self.cancel = threading.Event()
+        self.window = ThreadWindow(self.cancel)
+        self.feed = LiveInput(self.cancel, feed_taken)
+
+    def stop(self) -> None:
+        self.cancel.set()
+        self.window.credit(0)
+        self.feed.put(None)
 
 
 class Worker:
@@ -40,7 +82,7 @@ class Worker:
         self._reference, self._settings, self._home = reference, settings, home
         self._loop = asyncio.get_running_loop()
         self._done = asyncio.Event()
-        self._cancels: dict[int, threading.Event] = {}
+        self._running: dict[int, _Running] = {}
         self._out: deque[bytes] = deque()
         self._flushing = False
         self._lock = threading.Lock()
@@ -52,8 +94,8 @@ class Worker:
         await self._loop.create_connection(lambda: self._frames, sock=connection)
         threading.Thread(target=self._resolve, name="resolve", daemon=True).start()
         await self._done.wait()
-        for cancel in self._cancels.values():
-            cancel.set()
+        for running in list(self._running.values()):
+            running.stop()
         if self._engine is not None:
             self._engine.close()
 
@@ -65,7 +107,7 @@ class Worker:
 
             self._model = resolve(parse_reference(self._reference), self._home)
             needed = plan(self._model, self._settings).total_bytes
-            self._send(0, Kind.HELLO, {"stage": "resolved", "needed_bytes": needed, "task": self._model.task})
+            self._send(0, FrameKind.HELLO, {"stage": "resolved", "needed_bytes": needed, "task": self._model.task})
         except Exception as error:
             self._send_error(0, error)
 
@@ -75,40 +117,58 @@ class Worker:
 
             assert self._model is not None
             self._engine = load_engine(self._model, self._settings)
-            self._send(0, Kind.HELLO, {"stage": "ready", "info": self._engine.info, "rss_bytes": resident_bytes()})
+            self._send(0, FrameKind.HELLO, {"stage": "ready", "info": self._engine.info, "rss_bytes": resident_bytes()})
         except Exception as error:
             self._send_error(0, error)
 
-    def _run(self, request_id: int, payload: bytes, cancel: threading.Event) -> None:
+    def _run(self, request_id: int, payload: bytes, running: _Running) -> None:
         try:
             assert self._engine is not None
             data = orjson.loads(payload)
+            live = data.pop("live")
             request = _REQUESTS[data.pop("kind")].validate_python(data)
-            for chunk in self._engine.run(request, cancel):
-                self._send(request_id, Kind.CHUNK, chunk)
-            self._send(request_id, Kind.END, None)
+            feed = iter(running.feed) if live else None
+            for chunk in self._engine.run(request, running.cancel, feed):
+                written = orjson.dumps(chunk.wire())
+                running.window.spend(len(written))
+                self._send_bytes(request_id, FrameKind.CHUNK, written)
+            self._send_bytes(request_id, FrameKind.END)
         except Cancelled:
-            self._send(request_id, Kind.END, None)
+            self._send_bytes(request_id, FrameKind.END)
         except Exception as error:
             self._send_error(request_id, error)
         finally:
-            self._cancels.pop(request_id, None)
+            running.cancel.set()  # an engine that was left in the middle stops
+            self._running.pop(request_id, None)
 
     # --- the wire -----------------------------------------------------------------------------------------------
 
-    def _on_frame(self, request_id: int, kind: Kind, payload: bytes) -> None:
-        if kind is Kind.LOAD:
+    def _on_frame(self, request_id: int, kind: FrameKind, payload: bytes) -> None:
+        if kind is FrameKind.LOAD:
             threading.Thread(target=self._load, name="load", daemon=True).start()
-        elif kind is Kind.REQUEST:
-            cancel = self._cancels[request_id] = threading.Event()
-            arguments = (request_id, payload, cancel)
+        elif kind is FrameKind.REQUEST:
+            running = self._running[request_id] = _Running(lambda nbytes: self._put(encode_credit(request_id, nbytes)))
+            arguments = (request_id, payload, running)
             threading.Thread(target=self._run, args=arguments, name=f"request-{request_id}", daemon=True).start()
-        elif kind is Kind.CANCEL and request_id in self._cancels:
-            self._cancels[request_id].set()
+        elif (known := self._running.get(request_id)) is None:
+            return  # it ended while this was on its way
+        elif kind is FrameKind.CANCEL:
+            known.stop()
+        elif kind is FrameKind.CREDIT:
+            known.window.credit(credited_bytes(payload))
+        elif kind is FrameKind.FEED:
+            known.feed.put(payload)
+        elif kind is FrameKind.FEED_END:
+            known.feed.put(None)
 
-    def _send(self, request_id: int, kind: Kind, data: Any) -> None:
+    def _send(self, request_id: int, kind: FrameKind, data: Any) -> None:
+        self._send_bytes(request_id, kind, orjson.dumps(data))
+
+    def _send_bytes(self, request_id: int, kind: FrameKind, payload: bytes = b"") -> None:
+        self._put(encode(request_id, kind, payload))
+
+    def _put(self, frame: bytes) -> None:
         """From any thread. One wake-up of the loop and one write carry what all streams have at that moment."""
-        frame = encode(request_id, kind, orjson.dumps(data) if data is not None else b"")
         with self._lock:
             self._out.append(frame)
             if self._flushing:
@@ -128,21 +188,26 @@ class Worker:
 
             traceback.print_exception(error, file=sys.stderr)
             error = NinestoryError(f"{type(error).__name__}: {error}")
-        self._send(request_id, Kind.ERROR, error.as_dict())
+        self._send(request_id, FrameKind.ERROR, error.as_dict())
 
 
-async def _main(arguments: argparse.Namespace) -> None:
+async def _serve(arguments: argparse.Namespace) -> None:
     spec = orjson.loads(arguments.spec)
     worker = Worker(spec["reference"], RuntimeSettings(**spec["settings"]), Home(Path(spec["home"])))
     await worker.serve(socket.socket(fileno=arguments.fd))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """What the process runs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--spec", required=True)
     parsed = parser.parse_args()
     die_with_parent(parsed.parent)
-    asyncio.run(_main(parsed))
+    asyncio.run(_serve(parsed))
     os._exit(0)  # native threads may still be inside a step; their memory goes with the process
+
+
+if __name__ == "__main__":
+    main()

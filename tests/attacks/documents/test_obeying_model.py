@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ninestory.cli.document_session import AnswerOptions, DocumentSession
+from ninestory.cli.retrieval.document_session import AnswerOptions, DocumentSession
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import RemoteFailed
 from ninestory.core.paths import Home

@@ -1,17 +1,17 @@
-"""Floor 1: chat models, in process.
+"""Floor 1: chat models over engines. `ninestory.load` gives one of a model reference.
 
-with load("starter:smollm2-135m-instruct") as model:
+with ninestory.load("starter:smollm2-135m-instruct") as model:
     print(model.chat("Hello"))
 """
 
 from typing import TYPE_CHECKING, Any
 
-from ninestory.floors.chat.model import ChatModel, ChatSession, Reply, load
+from ninestory.floors.chat.model import ChatModel, ChatSession, Reply
 
 if TYPE_CHECKING:
     from ninestory.floors.chat.rwkv_session import RwkvSession, open_session
 
-__all__ = ["ChatModel", "ChatSession", "Reply", "RwkvSession", "load", "open_session"]
+__all__ = ["ChatModel", "ChatSession", "Reply", "RwkvSession", "open_session"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""A chat model in this process: what `ninestory.load` gives."""
+"""A chat model over an engine: what `ninestory.load` gives."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
-from ninestory.core.config import RuntimeSettings, load_settings
 from ninestory.core.errors import InvalidRequest
-from ninestory.core.paths import Home
-from ninestory.models.resolve import resolve
-from ninestory.runtimes.load import load_engine
 from ninestory.runtimes.protocol import (
     ChatRequest,
     Chunk,
@@ -53,31 +49,16 @@ class Reply:
         return self.text
 
 
-def load(reference: str, *, home: Home | None = None, **options: Any) -> ChatModel:
-    """Load a model into this process.
-
-    Args:
-        reference: any model reference, e.g. "starter:smollm2-135m-instruct", "./model.gguf", "openai:gpt-4o-mini".
-        home: where models lie; default NINESTORY_HOME.
-        options: fields of `RuntimeSettings`, e.g. context=2048, threads=2.
-
-    Raises:
-        NotFound: the model is not on this machine; the hint is the command that brings it.
-    """
-    settings = load_settings().settings.runtime
-    try:
-        settings = dataclasses.replace(settings, **options)
-    except TypeError as error:
-        known = ", ".join(f.name for f in dataclasses.fields(RuntimeSettings))
-        raise InvalidRequest(f"load() got an unknown option: {error}. Known are: {known}.") from None
-    return ChatModel(load_engine(resolve(reference, home or Home.default()), settings))
-
-
 class ChatModel:
     """A loaded model; use it as a context manager, so that its memory is given back."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    @property
+    def engine(self) -> Engine:
+        """What answers; closed with this model."""
+        return self._engine
 
     @property
     def info(self) -> EngineInfo:

@@ -77,7 +77,7 @@ def export_gguf(name: str, target: Path, home: Home, progress: Progress, *, quan
             target,
             quant,
             chat_template=template.read_text(encoding="utf-8") if template.is_file() else "",
-            check=checker_for(merged, None)[0],
+            check=checker_for(merged, None, home)[0],
             progress=progress,
         )
 

@@ -16,6 +16,7 @@ from ninestory.runtimes.protocol import EmbeddingRequest, Embeddings, Engine, To
 _PROBE = "The same text, embedded by the same model, gives the same vector. 同一模型对同一文本给出同一向量。"
 _SAME = 0.98  # cosine of the probe: int8 kernels of two processors differ by less, two models by more
 _BATCH = 16  # passages a request: cancelling is looked at between two
+_ASSUMED_CONTEXT = 512  # of a model that does not tell; no embedding model in use takes less
 
 
 class Embedder:
@@ -32,7 +33,7 @@ class Embedder:
         self.engine = engine
         self._takes_roles = True
         self.model = engine.info.model
-        self.context = engine.info.context
+        self.context = engine.info.context or _ASSUMED_CONTEXT
 
     def passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors [n, d]."""
@@ -50,7 +51,7 @@ class Embedder:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text; an estimate where the engine does not tell (a remote one)."""
-        if "tokenize" not in self.engine.info.tasks:
+        if not self.engine.info.tokenizes:
             return len(text.encode("utf-8")) // 3 + 1
         request = TokenizeRequest(text=text)
         return sum(len(c.ids) for c in self.engine.run(request, threading.Event()) if isinstance(c, Tokens))

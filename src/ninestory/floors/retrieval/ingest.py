@@ -20,7 +20,7 @@ from ninestory.core.progress import Progress, Silent
 from ninestory.core.regular_file import open_regular
 from ninestory.floors.retrieval.calibration import calibrate
 from ninestory.floors.retrieval.embedder import Embedder
-from ninestory.floors.retrieval.embedding_pool import EmbeddingPool
+from ninestory.floors.retrieval.embedders import Embedders
 from ninestory.floors.retrieval.intake import IngestReport as IngestReport
 from ninestory.floors.retrieval.intake import Intake
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
@@ -160,12 +160,12 @@ def ingest(
     embedder: Embedder,
     progress: Progress,
     report: IngestReport | None = None,
-    pool: EmbeddingPool | None = None,
+    pool: Embedders | None = None,
 ) -> IngestReport:
     """Bring every pending file in, take every removed one out, and publish.
 
     Args:
-        pool: processes of the same model that embed for a large ingest; the table is the same without them.
+        pool: the embedder with several requests at a time, for a large ingest; the table is the same without it.
 
     Raises:
         Conflict: another embedding model. DiskFull, Cancelled: readers stay on the last published version, and the

@@ -18,7 +18,7 @@ from ninestory.core.errors import NinestoryError, NotFound
 from ninestory.core.progress import Progress
 from ninestory.floors.retrieval.chunking.structure import Chunk, chunk_document
 from ninestory.floors.retrieval.embedder import Embedder
-from ninestory.floors.retrieval.embedding_pool import TEXTS_A_TASK, EmbeddingPool
+from ninestory.floors.retrieval.embedders import TEXTS_A_TASK, Embedders
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, KnowledgeFile
 from ninestory.floors.retrieval.parsing.isolated import ParserProcess
 from ninestory.floors.retrieval.table import ChunkWriter
@@ -31,7 +31,15 @@ _COUNTED_CHARACTERS = 8192  # at once: a line may have any length
 _WRITTEN_AT_ONCE = 1000  # passages
 _LOOK_SECONDS = 0.5  # between two looks whether the work was cancelled
 _FATAL = frozenset(
-    ["cancelled", "disk_full", "shutting_down", "damaged_knowledge_base", "other_embedding_model", "embedder_died"]
+    [
+        "cancelled",
+        "disk_full",
+        "shutting_down",
+        "damaged_knowledge_base",
+        "other_embedding_model",
+        "worker_died",
+        "worker_keeps_dying",
+    ]
 )
 
 
@@ -103,7 +111,7 @@ class Intake:
         writer: ChunkWriter,
         parser: ParserProcess,
         embedder: Embedder,
-        pool: EmbeddingPool | None,
+        pool: Embedders | None,
         progress: Progress,
         report: IngestReport,
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -87,6 +87,15 @@ def fused(
     return scores
 
 
+# (knowledge base, question, its vector [d], options) → the best passages
+Read = Callable[[KnowledgeBase, str, NDArray[np.float32], SearchOptions], list[Hit]]
+
+
+def read_table(base: KnowledgeBase, question: str, vector: NDArray[np.float32], options: SearchOptions) -> list[Hit]:
+    """Search one knowledge base in this process."""
+    return search(ChunkReader(base), question, vector, options)
+
+
 def search_all(
     bases: Sequence[KnowledgeBase],
     question: str,
@@ -95,11 +104,13 @@ def search_all(
     *,
     filters: dict[str, Any] | None = None,
     score: Score | None = None,
+    read: Read | None = None,
 ) -> list[Hit]:
     """The best passages of several knowledge bases of one embedding model, reranked where `score` is given.
 
     Args:
         filters: OpenAI's attribute filter; only files that pass it are searched.
+        read: searches one knowledge base; in this process when left out.
 
     Raises:
         InvalidRequest: the bases are of different embedding models.
@@ -109,7 +120,7 @@ def search_all(
     found = []
     for base in bases:
         own = replace(wide, file_ids=chosen_files(base, filters)) if filters else wide
-        found.append(search(ChunkReader(base), question, vector, own))
+        found.append((read or read_table)(base, question, vector, own))
     hits = merged(found, wide.limit)
     return reranked(question, hits, score, options.limit) if score else hits
 

@@ -14,6 +14,7 @@ from typing import Any
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Cancelled, InvalidRequest, Unsupported
 from ninestory.core.paths import Home
+from ninestory.core.tasks import Task
 from ninestory.models.convert.lora_gguf import adapter_gguf
 from ninestory.models.gguf_reader import GgufFile, read_gguf
 from ninestory.models.resolved import ResolvedModel
@@ -31,6 +32,7 @@ from ninestory.runtimes.protocol import (
     EmbeddingRequest,
     Embeddings,
     EngineInfo,
+    Feed,
     Finished,
     Generation,
     Prefill,
@@ -48,13 +50,14 @@ from ninestory.runtimes.protocol import (
 )
 from ninestory.runtimes.reasoning import ThinkingSplitter
 from ninestory.runtimes.threads import free_processors
+from ninestory.runtimes.tool_calling import answer_or_call
 
 DEFAULT_CONTEXT = 4096
 _FORCING_BIAS = 1000.0  # logits differ by some tens
-_TASKS = {
-    "chat": ["chat", "completion", "tokenize", "score"],
-    "embedding": ["embedding", "tokenize"],
-    "rerank": ["rerank", "tokenize"],
+_TASKS: dict[str, list[Task]] = {
+    "chat": ["chat", "completion", "score"],
+    "embedding": ["embedding"],
+    "rerank": ["rerank"],
 }
 _RANDOM_SEED = 0xFFFFFFFF  # llama.cpp's word for "draw one"
 
@@ -72,7 +75,7 @@ class LlamaCppEngine:
             raise Unsupported(f"{model.reference} has no file to open.")
         file = read_gguf(model.path)
         trained = int(file.field("context_length", DEFAULT_CONTEXT))
-        context = settings.context or min(trained, DEFAULT_CONTEXT)
+        self._context = context = settings.context or min(trained, DEFAULT_CONTEXT)
         embeds = model.task in ("embedding", "rerank")
         slots = 1 if embeds else max(1, settings.slots)
         threads = settings.threads or free_processors()
@@ -84,7 +87,7 @@ class LlamaCppEngine:
             threads=threads,
             cache_mb=settings.prompt_cache_mb,
             device=settings.device,
-            adapters=[adapter_gguf(adapter.path, file, Home.default()) for adapter in model.adapters],
+            adapters=[adapter_gguf(adapter.path, file, _home(model)) for adapter in model.adapters],
             embeds=embeds,
             pooling=_pooling(model, file),
         )
@@ -95,6 +98,7 @@ class LlamaCppEngine:
             runtime="llamacpp",
             architecture=file.architecture,
             tasks=_TASKS[model.task],
+            tokenizes=True,
             context=context,
             slots=slots,
             template=form.id if form else "",
@@ -105,8 +109,8 @@ class LlamaCppEngine:
             notes=[*model.notes, f"llama.cpp with {threads} thread(s), {slots} slot(s) of {context} tokens"],
         )
 
-    def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
-        answers: dict[str, Handler] = {
+    def run(self, request: Request, cancel: threading.Event, feed: Feed | None = None) -> Iterator[Chunk]:
+        handlers: dict[str, Handler] = {
             "chat": self._chat,
             "completion": self._complete,
             "embedding": self._embed,
@@ -114,7 +118,7 @@ class LlamaCppEngine:
             "score": self._score,
             "tokenize": self._tokenize,
         }
-        return dispatch(self, answers, request, cancel, self._prompts)
+        return dispatch(self, handlers, request, cancel, feed)
 
     def close(self) -> None:
         self._library.close()
@@ -122,6 +126,11 @@ class LlamaCppEngine:
     # --- one function a kind of request -------------------------------------------------------------------------
 
     def _chat(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
+        if request.tools and request.tool_choice != "none":
+            return answer_or_call(self, self._prompts, request, cancel)
+        return self._answer(request, cancel)
+
+    def _answer(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
         prompt = self._prompts.chat(request, cancel)
         ends = [*prompt.stops, *self._prompts.spellings(prompt.stop_ids)]
         choices = [
@@ -175,14 +184,17 @@ class LlamaCppEngine:
         yield Tokens(ids=[i for i, _ in pairs], pieces=[piece for _, piece in pairs])
 
     def _score(self, request: ScoreRequest, cancel: threading.Event) -> Iterator[Chunk]:
-        ids = self._prompts.text(request.context) or ([self._prompts.bos_id] if self._prompts.bos_id >= 0 else [])
-        targets = self._prompts.encode_segments([(request.text, False)])
-        if not ids or not targets:
-            raise InvalidRequest("A score needs a text, and something before it.", param="text")
-        self._prompts.check_fits(len(ids) + len(targets), CompletionRequest(prompt="", max_tokens=0))
-        asked = CompletionRequest(prompt="", logprobs=0)
-        entries = self._scored([*ids, *targets], len(ids), asked, cancel, param="text")
-        yield Scores(values=[entry["logprob"] for entry in entries], prompt_tokens=len(ids) + len(targets))
+        values: list[list[list[float]]] = []
+        greedy: list[list[bool]] = []
+        tokens = 0
+        asked = CompletionRequest(prompt="", logprobs=1)
+        for item in request.items:
+            pairs = self._prompts.scored(item)
+            scored = [self._scored([*b, *t], len(b), asked, cancel, param="items") for b, t in pairs]
+            values.append([[entry["logprob"] for entry in entries] for entries in scored])
+            greedy.append([all(e["top_logprobs"][0]["id"] == e["id"] for e in entries) for entries in scored])
+            tokens += sum(len(before) + len(targets) for before, targets in pairs)
+        yield Scores(values=values, greedy=greedy, prompt_tokens=tokens)
 
     def _echo(self, prompt: Prompt, request: CompletionRequest, cancel: threading.Event) -> Text:
         """The prompt's text, with the log-probabilities of its tokens where they are asked for."""
@@ -227,7 +239,7 @@ class LlamaCppEngine:
             for event in self._library.stream(body, cancel):
                 content = (event["choices"][0]["logprobs"] or {}).get("content")
                 if not content or content[0]["id"] != ids[place] or not _is_text(content[0]["bytes"]):
-                    raise _part_of_a_character(place - (start if param == "text" else 0), param)
+                    raise _part_of_a_character(place - (start if param == "items" else 0), param)
                 entries.append(content[0])
         return entries
 
@@ -273,7 +285,7 @@ class LlamaCppEngine:
         """The request in llama.cpp's words. It ignores what it does not know, so nothing doubtful is passed on."""
         sampling = request.sampling
         self._prompts.check_ids(list(sampling.logit_bias), "logit_bias")
-        room = self.info.context - len(prompt.ids)
+        room = self._context - len(prompt.ids)
         marks = self._prompts.spellings(prompt.stop_ids)
         stops = list(dict.fromkeys([*request.stop, *prompt.stops, *marks]))
         body: dict[str, Any] = {
@@ -286,7 +298,7 @@ class LlamaCppEngine:
             "preserved_tokens": marks,  # special tokens have no text otherwise, and no stop string would be met
             "verbose": bool(stops),  # the only way to learn which stop string was met
             "seed": seed % _RANDOM_SEED,
-            "repeat_last_n": self.info.context,
+            "repeat_last_n": self._context,
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
             "logit_bias": [[token, bias] for token, bias in sampling.logit_bias.items()],
@@ -412,6 +424,12 @@ def _grammar(constraint: Constraint) -> str:
             param="grammar",
         )
     return grammar
+
+
+def _home(model: ResolvedModel) -> Home:
+    if model.home is None:
+        raise ValueError(f"{model.reference} has adapters and no home to keep their GGUF form in")
+    return Home(model.home)
 
 
 def _pooling(model: ResolvedModel, file: GgufFile) -> str:

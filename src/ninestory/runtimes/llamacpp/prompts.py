@@ -48,6 +48,9 @@ class GgufPrompts(Prompts):
     def encode_segments(self, segments: Sequence[Segment]) -> list[int]:
         return [i for i, _ in self.pieces(segments)]
 
+    def _start_ids(self) -> list[int]:
+        return [self.bos_id] if self.bos_id >= 0 else []
+
     def embedded(self, given: str | list[int]) -> list[int]:
         """Ids of one text to embed, with what the tokenizer wants around it.
 

@@ -153,7 +153,13 @@ class Answer:
 
 
 class Score:
-    """Log-probability of each of a prompt's tokens from `start` on."""
+    """Log-probability of each of a prompt's tokens from `start` on.
+
+    Attributes:
+        values: of the tokens seen so far.
+        greedy: whether each of them was the model's likeliest.
+        reused: tokens of the prompt that were already computed.
+    """
 
     def __init__(
         self,
@@ -166,10 +172,11 @@ class Score:
         self.prompt, self.first = prompt, start - 1  # the logits that foretell the first of them
         self.cancelled, self.done = cancelled, finished
         self.values: list[float] = []
+        self.greedy, self.reused = True, 0
         self._wanted = prompt[start:]
 
     def admitted(self, reused: int) -> None:
-        pass
+        self.reused = reused
 
     def prefilled(self, done: int) -> None:
         pass
@@ -179,5 +186,6 @@ class Score:
         at = len(self.values)
         targets = torch.tensor(self._wanted[at : at + len(logits)], dtype=torch.int64, device=logits.device)
         rows = logits[: len(targets)].log_softmax(1)
+        self.greedy = self.greedy and bool((rows.argmax(1) == targets).all())
         self.values += rows.gather(1, targets[:, None])[:, 0].tolist()
         return None

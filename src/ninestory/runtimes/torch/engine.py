@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ninestory.core.config import RuntimeSettings
-from ninestory.core.errors import Cancelled, InvalidRequest, Unsupported
+from ninestory.core.errors import Cancelled, Unsupported
 from ninestory.models.resolved import ResolvedModel
 from ninestory.runtimes.dispatch import Handler, dispatch
 from ninestory.runtimes.prompts import Prompt
@@ -21,6 +21,7 @@ from ninestory.runtimes.protocol import (
     Chunk,
     CompletionRequest,
     EngineInfo,
+    Feed,
     Finished,
     Generation,
     Request,
@@ -35,6 +36,7 @@ from ninestory.runtimes.protocol import (
 from ninestory.runtimes.reasoning import ThinkingSplitter
 from ninestory.runtimes.text_stream import TextStream
 from ninestory.runtimes.threads import free_processors
+from ninestory.runtimes.tool_calling import answer_or_call
 from ninestory.runtimes.torch.answer import Answer, Score
 from ninestory.runtimes.torch.batch import Batch
 from ninestory.runtimes.torch.constraint import Grammars
@@ -71,6 +73,7 @@ class TorchEngine:
         threads = settings.threads or free_processors()
         self._tokenizer = tokenizer
         self._rule = default_rule(model)
+        self._context = context
         self._prompts = TorchPrompts(
             model, tokenizer, context=context, vocabulary=decoder.vocabulary, template=settings.template
         )
@@ -82,7 +85,8 @@ class TorchEngine:
             model=model.reference,
             runtime="torch",
             architecture=model.architecture,
-            tasks=["chat", "completion", "tokenize", "score"],
+            tasks=["chat", "completion", "score"],
+            tokenizes=True,
             context=context,
             slots=slots,
             template=form.id if form else "",
@@ -98,14 +102,14 @@ class TorchEngine:
             ],
         )
 
-    def run(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
-        answers: dict[str, Handler] = {
+    def run(self, request: Request, cancel: threading.Event, feed: Feed | None = None) -> Iterator[Chunk]:
+        handlers: dict[str, Handler] = {
             "chat": self._chat,
             "completion": self._complete,
             "score": self._score,
             "tokenize": self._tokenize,
         }
-        return dispatch(self, answers, request, cancel, self._prompts)
+        return dispatch(self, handlers, request, cancel, feed)
 
     def close(self) -> None:
         self._batch.close()
@@ -113,6 +117,11 @@ class TorchEngine:
     # --- one function a kind of request -------------------------------------------------------------------------
 
     def _chat(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
+        if request.tools and request.tool_choice != "none":
+            return answer_or_call(self, self._prompts, request, cancel)
+        return self._answer(request, cancel)
+
+    def _answer(self, request: ChatRequest, cancel: threading.Event) -> Iterator[Chunk]:
         prompt = self._prompts.chat(request, cancel)
         streams = [
             TextStream(
@@ -145,16 +154,23 @@ class TorchEngine:
         yield Tokens(ids=ids, pieces=pieces)
 
     def _score(self, request: ScoreRequest, cancel: threading.Event) -> Iterator[Chunk]:
-        before = [*self._prompts.text(request.context), *self._prompts.suffix_ids]
-        targets = self._prompts.encode_segments([(request.text, False)])
-        if not before or not targets:
-            raise InvalidRequest("A score needs a text, and something before it.", param="text")
-        self._prompts.check_fits(len(before) + len(targets), CompletionRequest(prompt="", max_tokens=0))
         running = _Requested(cancel)
-        job = Score([*before, *targets], len(before), cancelled=running.cancelled, finished=running.left)
-        for _ in running.run(self._batch, [job]):
+        jobs = [
+            [
+                Score([*before, *targets], len(before), cancelled=running.cancelled, finished=running.left)
+                for before, targets in self._prompts.scored(item)
+            ]
+            for item in request.items
+        ]
+        flat = [job for item in jobs for job in item]
+        for _ in running.run(self._batch, flat):
             pass
-        yield Scores(values=job.values, prompt_tokens=len(job.prompt))
+        yield Scores(
+            values=[[job.values for job in item] for item in jobs],
+            greedy=[[job.greedy for job in item] for item in jobs],
+            prompt_tokens=sum(len(job.prompt) for job in flat),
+            cached_tokens=sum(job.reused for job in flat),
+        )
 
     # --- generation ---------------------------------------------------------------------------------------------
 
@@ -206,7 +222,7 @@ class TorchEngine:
         self._prompts.check_ids(list(request.sampling.logit_bias), "logit_bias")
         self._check_adapters(request)
         rule = settled(request.sampling, self._rule)
-        room = self.info.context - len(prompt.ids)
+        room = self._context - len(prompt.ids)
         completion = request if isinstance(request, CompletionRequest) else None
         scores_prompt = _scores_prompt(request)
         return [

@@ -4,6 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+from ninestory.core.config import RuntimeSettings
+from ninestory.core.extras import require
+from ninestory.models.resolved import ResolvedModel
+
+if TYPE_CHECKING:
+    from ninestory.runtimes.torch.engine import TorchEngine
+
+
+def open_checkpoint(model: ResolvedModel, settings: RuntimeSettings) -> TorchEngine:
+    """Prepare this process for torch, then open a causal checkpoint.
+
+    Raises:
+        MissingExtra: torch is not installed. Otherwise as `open_engine`.
+    """
+    if not settings.fast:
+        prepare()
+    require("torch", "torch", "Running checkpoints in their original layout")
+    from ninestory.runtimes.torch.open import open_engine
+
+    return open_engine(model, settings)
 
 
 def prepare() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from ninestory.core.errors import Unsupported
+from ninestory.runtimes.protocol import Embeddings
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.schemas import EmbeddingsRequest
 
@@ -22,9 +23,9 @@ def router(context: GatewayContext) -> APIRouter:
         vectors: list[list[float]] = []
         tokens = 0
         async for chunk in context.ask(request, body.model, body.to_request()):
-            if chunk["kind"] == "embeddings":
-                vectors += chunk["vectors"]
-                tokens += chunk["prompt_tokens"]
+            if isinstance(chunk, Embeddings):
+                vectors += chunk.vectors
+                tokens += chunk.prompt_tokens
         if body.dimensions and vectors and body.dimensions != len(vectors[0]):
             raise Unsupported(
                 f"{body.model} gives {len(vectors[0])} dimensions, not {body.dimensions}.",
