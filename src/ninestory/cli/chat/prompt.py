@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ninestory.floors.chat.prompt_library import Case, Prompt
 
 app = typer.Typer(no_args_is_help=True, help="Task prompts: ls, show, run, lint, bench.")
-Reference = Annotated[str, typer.Argument(help="Id of the library, or FILE.toml[#ID].")]
+Reference = Annotated[str, typer.Argument(help="Id of the library, or FILE.toml\\[#ID].")]
 Language = Annotated[str, typer.Option("--language", help="The prompt's language: en or zh; yours when left out.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Model reference.")]
 Context = Annotated[int | None, typer.Option(help="Tokens of a conversation.")]
@@ -113,7 +113,7 @@ def run(
 
 @app.command("lint")
 def lint(
-    prompt: Annotated[str, typer.Argument(help="Id, FILE.toml[#ID], a text file, or - for the input.")],
+    prompt: Annotated[str, typer.Argument(help="Id, FILE.toml\\[#ID], a text file, or - for the input.")],
     language: Language = "",
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail unless delimiters and output format are there.")
@@ -143,7 +143,9 @@ def lint(
 
 @app.command("bench")
 def bench(
-    prompts: Annotated[list[str], typer.Argument(help="Variants: ids or FILE.toml[#ID]; the first brings the cases.")],
+    prompts: Annotated[
+        list[str], typer.Argument(help="Variants: ids or FILE.toml\\[#ID]; the first brings the cases.")
+    ],
     models: Annotated[list[str] | None, typer.Option("--model", "-m", help="Model reference; may be repeated.")] = None,
     cases: Annotated[Path | None, typer.Option(help='JSON lines: {"values": {…}, "checks": [{…}]}.')] = None,
     language: Language = "",
