@@ -30,7 +30,7 @@ def works(home: Home, settings: Settings, engines: EngineProvider) -> dict[str, 
         return {"model": model.reference, "bytes": model.total_bytes, "licence": model.licence}
 
     def ingest_documents(params: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        from ninestory.floors.retrieval.job import run_ingest
+        from ninestory.floors.retrieval import run_ingest
 
         return run_ingest(home, engines, settings.runtime, params, progress)
 
