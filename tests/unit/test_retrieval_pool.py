@@ -13,7 +13,7 @@ from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Cancelled, NinestoryError
 from ninestory.core.paths import Home
 from ninestory.core.progress import Silent
-from ninestory.floors.retrieval import job
+from ninestory.floors.retrieval import jobs
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.embedders import Embedders
 from ninestory.floors.retrieval.ingest import IngestReport, ingest, sync_folder
@@ -22,6 +22,7 @@ from ninestory.floors.retrieval.table import ChunkReader
 from ninestory.models.convert.sentence_encoder import EMBEDDED_NAMES, LAYER_NAMES
 from ninestory.runtimes.engine_process import EngineProcesses
 from ninestory.runtimes.load import LocalEngines
+from tests.job_context import local_context
 
 HIDDEN, INNER, POSITIONS = 32, 64, 128
 FILES = 40
@@ -83,15 +84,15 @@ def pending(tmp_path: Path, model: str, docs: Path, name: str) -> KnowledgeBase:
 def test_the_table_is_the_same_with_one_process_and_with_two(
     tmp_path: Path, model: str, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "_FILE_BYTES_A_PROCESS", 256)
+    monkeypatch.setattr(jobs, "_FILE_BYTES_A_PROCESS", 256)
     tables = []
     for processes in (1, 2):
         base = pending(tmp_path, model, docs, f"with {processes}")
         settings = RuntimeSettings(threads=1, ingest_processes=processes)
-        assert job.embedding_processes(base, settings) == processes
+        assert jobs.embedding_processes(base, settings) == processes
         home = Home(tmp_path / "home")
-        with LocalEngines(home, settings) as engines:
-            report = job.run_ingest(home, engines, settings, {"knowledge_base": base.id}, Silent())
+        with local_context(home, settings) as context:
+            report = jobs.run_ingest({"knowledge_base": base.id}, context)
         assert report["indexed"] == FILES and [f["file"] for f in report["failed"]] == ["20.pdf"]
         tables.append(table_of(base))
     assert tables[0] == tables[1] and len(tables[0]) >= FILES
@@ -99,7 +100,7 @@ def test_the_table_is_the_same_with_one_process_and_with_two(
 
 def test_a_small_ingest_loads_the_model_once(tmp_path: Path, model: str, docs: Path) -> None:
     base = pending(tmp_path, model, docs, "small")
-    assert job.embedding_processes(base, RuntimeSettings(ingest_processes=8)) == 1
+    assert jobs.embedding_processes(base, RuntimeSettings(ingest_processes=8)) == 1
 
 
 class _CancelsAfter(Silent):

@@ -300,7 +300,7 @@ def test_an_engine_of_the_pool_is_an_engine_like_any_other(tmp_path: Path) -> No
 def test_a_job_reaches_the_pool_over_its_socket_and_what_it_holds_is_counted(tmp_path: Path) -> None:
     async def story(pool: Pool) -> None:
         ours, theirs = socket.socketpair()
-        broker = JobBroker(pool)
+        broker = JobBroker(pool, os.getpid())
         await broker.start(ours)
         engines = JobEngines(theirs)
         blocked = threading.Event()

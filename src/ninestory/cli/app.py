@@ -42,7 +42,7 @@ OWN_VERBS: dict[str, tuple[str, Text]] = {
     "load": ("workers", Text("Load a model in the running server", "在服务器中加载模型")),
     "unload": ("workers", Text("Unload a model from the running server", "从服务器中卸载模型")),
     "evaluate": ("evaluate", Text("Measure a model: C-Eval, perplexity", "测量模型：C-Eval、困惑度")),
-    "jobs": ("jobs", Text("Long work: ls, logs, cancel, resume", "长任务：ls、logs、cancel、resume")),
+    "jobs": ("jobs", Text("Long work: ls, logs, cancel, resume, dismiss", "长任务：ls、logs、cancel、resume、dismiss")),
     "config": ("config", Text("Every setting and where its value came from", "全部设置及其来源")),
     "tour": ("tour", Text("Do one real thing on each floor; writes a report", "在每一层做一件真实的事并生成报告")),
 }

@@ -24,10 +24,16 @@ class Text:
 
 @dataclass(frozen=True)
 class JobKind:
-    """A kind of job that a floor's `JOB_HANDLERS` runs; `title` is its name on the page."""
+    """A kind of job that a floor's `JOB_HANDLERS` runs.
+
+    Attributes:
+        title: its name on the page.
+        lane: the lane it runs in (serving/job_process.py).
+    """
 
     name: str
     title: Text
+    lane: str
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Floor:
         routes: "module:name" of the function (context) → its routers; "" when the server has none of it.
         recipes: "module:name" of its `RECIPES`, by objective; "" when nothing of it is trained.
         ready_recipes: folder of recipe files in its package.
+        job_handlers: "module:name" of its `JOB_HANDLERS`, by kind; "" when it has no kind of job.
         job_kinds: the kinds of job of which it has the handlers.
         extra: the optional dependency of pyproject.toml that it needs.
     """
@@ -57,6 +64,7 @@ class Floor:
     routes: str = ""
     recipes: str = ""
     ready_recipes: str = ""
+    job_handlers: str = ""
     job_kinds: tuple[JobKind, ...] = ()
     extra: str = ""
 
@@ -104,7 +112,8 @@ FLOORS: dict[str, Floor] = {
                 "ask": ("ask", Text("Ask your documents; the answer has citations", "向文档提问，回答附引用")),
             },
             routes="ninestory.serving.floors.retrieval:routes",
-            job_kinds=(JobKind("ingest", Text("Reading documents", "读取文档")),),
+            job_handlers="ninestory.floors.retrieval.jobs:JOB_HANDLERS",
+            job_kinds=(JobKind("ingest", Text("Reading documents", "读取文档"), "short"),),
             extra="ocr",
         ),
         Floor("text_to_image", 3, "draw", Text("Draw", "绘图"), extra="image"),

@@ -15,7 +15,7 @@ from ninestory.floors.table import FLOORS, load_part
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.errors import ErrorBody, documented, install_handlers
 from ninestory.serving.guard import Guard
-from ninestory.serving.job_process import JobProcess
+from ninestory.serving.job_process import JobProcesses
 from ninestory.serving.query import refuse_unknown_query
 from ninestory.serving.request_log import note_request
 from ninestory.serving.request_text import NAME_PATTERN, refuse_broken_text
@@ -49,11 +49,11 @@ def create_app(context: GatewayContext) -> Any:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        jobs_process = JobProcess(context.jobs, context.home, context.settings, context.pool)
+        job_processes = JobProcesses(context.jobs, context.home, context.settings, context.pool)
         await context.pool.start()
-        await jobs_process.start()
+        await job_processes.start()
         yield
-        await jobs_process.close()
+        await job_processes.close()
         await context.knowledge.close()
         context.sources.close()
         await context.pool.close()

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from ninestory.cli.retrieval.document_session import AnswerOptions, DocumentSession
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import RemoteFailed
 from ninestory.core.paths import Home
@@ -22,6 +21,7 @@ from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.hits import Hit
 from ninestory.floors.retrieval.ingest import IngestReport, add_paths, ingest
 from ninestory.floors.retrieval.knowledge_base import create
+from ninestory.floors.retrieval.session import AnswerOptions, DocumentSession
 from ninestory.models.resolve import ResolvedModel
 from ninestory.runtimes.protocol import Engine
 from ninestory.runtimes.remote import RemoteEngine

@@ -39,6 +39,7 @@ def create(
         return
     from ninestory.floors.retrieval import DEFAULT_MODEL, each_base
     from ninestory.floors.retrieval import create_base as make
+    from ninestory.models.resolve import resolve
 
     home = Home.default().ensure()
     if any(base.name == name for base in each_base(home)):
@@ -48,6 +49,8 @@ def create(
             hint_zh="请换一个名称，或向已有的知识库添加。",
             param="name",
         )
+    if model:
+        resolve(model, home)
     base = make(home, name, model=model or DEFAULT_MODEL)
     print_json(_summary(base)) if as_json else print(f"{name}: {base.id}, {base.model}")
 

@@ -48,15 +48,18 @@ def run_ingest(base: KnowledgeBase, params: dict[str, Any], *, quiet: bool) -> d
     from ninestory.core.logs import set_up_logs
     from ninestory.core.progress_bar import ProgressBar
     from ninestory.core.state import State
-    from ninestory.jobs.runner import JobRunner
+    from ninestory.jobs.handlers import load_job_handlers
+    from ninestory.jobs.runner import JobRunner, context_maker
     from ninestory.jobs.store import JobStore
     from ninestory.runtimes.load import LocalEngines
-    from ninestory.serving.job_kinds import works
 
     home, settings = Home.default().ensure(), load_settings().settings
     set_up_logs("warning", settings.log_json)
     with LocalEngines(home, settings.runtime) as engines, ProgressBar(quiet=quiet, counts=True) as bar:
-        runner = JobRunner(JobStore(State(home.state_db)), works(home, settings, engines))
+        state = State(home.state_db)
+        runner = JobRunner(
+            JobStore(state), load_job_handlers(["ingest"]), context_maker(home, settings, engines, state)
+        )
         job = runner.run_new("ingest", {"knowledge_base": base.id, **params}, bar)
     if job.error:
         raise from_dict(job.error)

@@ -34,7 +34,6 @@ if TYPE_CHECKING:  # what a type checker sees; `__getattr__` below gives the sam
     from ninestory.floors.retrieval.ingest import IngestReport, add_page, add_paths, changed_files, files_of
     from ninestory.floors.retrieval.ingest import compact as compact_base
     from ninestory.floors.retrieval.ingest import ingest as ingest_documents
-    from ninestory.floors.retrieval.job import run_ingest
     from ninestory.floors.retrieval.knowledge_base import (
         DEFAULT_MODEL,
         KnowledgeBase,
@@ -83,7 +82,6 @@ _HOMES = {
     **dict.fromkeys(["IngestReport", "add_page", "add_paths", "changed_files", "files_of"], "ingest"),
     "compact_base": "ingest:compact",
     "ingest_documents": "ingest:ingest",
-    "run_ingest": "job",
     **dict.fromkeys(
         [
             "DEFAULT_MODEL",
@@ -167,7 +165,6 @@ __all__ = [
     "remove_by_id",
     "rerank_scorer",
     "reranked",
-    "run_ingest",
     "search_all",
     "search_passages",
     "sent_to",

@@ -25,6 +25,9 @@ from ninestory.floors.retrieval import (
     sweep,
 )
 from ninestory.floors.retrieval import create_base as create
+from ninestory.models.reference import Reference, parse_reference
+from ninestory.models.resolve import resolve
+from ninestory.runtimes.load import check_task
 from ninestory.runtimes.protocol import EngineProvider
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.floors.retrieval.vector_stores_schemas import (
@@ -63,8 +66,10 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
     def create_store(body: VectorStoreCreate) -> dict[str, Any]:
         """Make a vector store, with files if some are named."""
         model = DEFAULT_MODEL if body.embedding_model is None else body.embedding_model
-        requested(model, context.home, context.settings.serve.preload)
+        reference = requested(model, context.home, context.settings.serve.preload)
         attached = [FileAttach(file_id=f, chunking_strategy=body.chunking_strategy) for f in body.file_ids]
+        if attached or body.embedding_model is not None:
+            _check_embedder(context, reference)
         _check_files(context, attached)
         with create(context.home, body.name or "", model=model, metadata=body.metadata) as base:
             base.put(description=body.description)
@@ -138,6 +143,7 @@ def _add_files(routes: APIRouter, context: GatewayContext) -> None:
         """Take an uploaded file in; its status tells when it can be found."""
         with open_by_id(context.home, vector_store_id) as base:
             _check_files(context, [body])
+            _check_embedder(context, parse_reference(base.model))
             _attach(context, base, [body])
             return file_object(base, base.file(body.file_id))
 
@@ -172,7 +178,7 @@ def _add_files(routes: APIRouter, context: GatewayContext) -> None:
         """Take a file out: it is found no more from now on."""
         with open_by_id(context.home, vector_store_id) as base:
             base.remove_file(file_id)
-            context.jobs.create("ingest", {"knowledge_base": base.id})
+            context.jobs.create("ingest", {"knowledge_base": base.id}, subject=base.id)
         return {"id": file_id, "object": "vector_store.file.deleted", "deleted": True}
 
 
@@ -209,6 +215,7 @@ def _add_batches(routes: APIRouter, context: GatewayContext) -> None:
             raise InvalidRequest("The batch names no file.", hint="Send file_ids or files.", param="file_ids")
         with open_by_id(context.home, vector_store_id) as base:
             _check_files(context, attached)
+            _check_embedder(context, parse_reference(base.model))
             batch = f"vsfb_{secrets.token_hex(12)}"
             _attach(context, base, attached, batch)
             return batch_object(base, batch, base.files(batch=batch))
@@ -251,6 +258,12 @@ def _check_files(context: GatewayContext, attached: Sequence[FileAttach]) -> Non
         store.path(file.file_id)
 
 
+def _check_embedder(context: GatewayContext, reference: Reference) -> None:
+    """Raises NotFound, Unsupported before an ingest is queued that could only fail."""
+    model = resolve(reference, context.home)
+    check_task(model.reference, model.architecture, model.tasks, "embedding")
+
+
 def _attach(context: GatewayContext, base: KnowledgeBase, attached: Sequence[FileAttach], batch: str = "") -> None:
     """Register the files and queue the work."""
     store = FileStore(context.state, context.home.files)
@@ -264,7 +277,7 @@ def _attach(context: GatewayContext, base: KnowledgeBase, attached: Sequence[Fil
             batch=batch,
         )
     if attached:
-        context.jobs.create("ingest", {"knowledge_base": base.id})
+        context.jobs.create("ingest", {"knowledge_base": base.id}, subject=base.id)
 
 
 def _files(base: KnowledgeBase, status: str | None, batch: str | None = None) -> list[dict[str, Any]]:

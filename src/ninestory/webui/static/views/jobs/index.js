@@ -1,6 +1,6 @@
 // All long work, with progress, cancel and resume; kept current by the server's one event stream.
 import { useEffect, useState } from "../../vendor/hooks.js";
-import { jobs as changed } from "../../live.js";
+import { forgetJob, jobs as changed } from "../../live.js";
 import { html, Name, Progress, Table, clock, complain } from "../../parts.js";
 import { t, translated, language } from "./i18n.js";
 import { own } from "../../api.js";
@@ -8,17 +8,18 @@ import { link } from "../../router.js";
 import { titleOfJobKind } from "../../views.js";
 import { JobDetail } from "./detail.js";
 
-const UNFINISHED = ["queued", "running"];
-const RESUMABLE = ["failed", "cancelled"];
+const UNFINISHED = ["queued", "running", "waiting"];
 
-/** All jobs by id, as they stand now, and how to `act` on one: "cancel", "resume". */
+/** All jobs by id, as they stand now, and how to `act` on one: "cancel", "resume", "dismiss". */
 export function useJobs() {
   const [jobs, setJobs] = useState([]);
   const refresh = () => own("GET", "/jobs?limit=100").then((r) => setJobs(r.data)).catch(complain);
   useEffect(() => { refresh(); }, []);
   const newest = new Map(jobs.map((job) => [job.id, job]));
   for (const [id, job] of changed.value) if (!(newest.get(id)?.updated_at > job.updated_at)) newest.set(id, job);
-  const act = (job, name) => own("POST", `/jobs/${job.id}/${name}`).then(refresh).catch(complain);
+  const act = (job, name) => (name === "dismiss"
+    ? own("DELETE", `/jobs/${job.id}`).then(() => forgetJob(job.id))
+    : own("POST", `/jobs/${job.id}/${name}`)).then(refresh).catch(complain);
   return { newest, act };
 }
 
@@ -26,7 +27,8 @@ const button = (words, onClick) => html`<button type="button" onClick=${onClick}
 
 export const StartAndStop = ({ job, act }) => html`
   ${UNFINISHED.includes(job.state) && button(t("cancel"), () => act(job, "cancel"))}
-  ${RESUMABLE.includes(job.state) && button(t("resume"), () => act(job, "resume"))}`;
+  ${job.resumable && button(t("resume"), () => act(job, "resume"))}
+  ${["failed", "cancelled"].includes(job.state) && button(t("dismiss"), () => act(job, "dismiss"))}`;
 
 export default function Jobs({ query, go }) {
   const { newest, act } = useJobs();
@@ -56,7 +58,7 @@ export function JobState({ job }) {
   return html`<div class="job-state">
     ${job.state === "running" && html`<${Progress} label=${t("progress")} done=${job.done} total=${job.total} />`}
     <span>${t(job.state)}${job.state === "running" && percent}</span>
-    ${job.state === "running" && job.message && html`<small class="quiet" lang="en">${job.message}</small>`}
+    ${["running", "waiting"].includes(job.state) && job.message && html`<small class="quiet" lang="en">${job.message}</small>`}
     ${job.error && (language.value === "en" ? html`<small class="bad">${job.error.message}</small>
       ${hint && html`<small class="quiet">${hint}</small>`}` : html`<small class="bad">${hint || t("refused")}</small>
       <small class="quiet" lang="en">${job.error.message}</small>`)}</div>`;

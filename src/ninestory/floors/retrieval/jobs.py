@@ -11,14 +11,12 @@ from typing import Any
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import DoesNotFit
 from ninestory.core.machine import available_bytes
-from ninestory.core.paths import Home
-from ninestory.core.progress import Progress
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.embedders import Embedders
 from ninestory.floors.retrieval.ingest import IngestReport, ingest, sync_folder
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, open_base
 from ninestory.models.reference import parse_reference
-from ninestory.runtimes.protocol import Engine, EngineProvider
+from ninestory.runtimes.protocol import Engine, EngineProvider, JobContext, JobHandler
 from ninestory.runtimes.threads import free_processors
 
 log = logging.getLogger("ninestory.retrieval")
@@ -26,29 +24,26 @@ _FILE_BYTES_A_PROCESS = 128 << 10  # about ten seconds of embedding: less is not
 _MEMORY_A_PROCESS = 600 << 20  # of the starter, with room
 
 
-def run_ingest(
-    home: Home, engines: EngineProvider, settings: RuntimeSettings, params: dict[str, Any], progress: Progress
-) -> dict[str, Any]:
-    """Ingest what is pending in a knowledge base.
+def run_ingest(params: dict[str, Any], context: JobContext) -> dict[str, Any]:
+    """Ingest what is pending in a knowledge base; the embedding model is lent in several processes for a large one.
 
     Args:
-        engines: lends the embedding model, in several processes for a large ingest.
         params: `knowledge_base`: name or id; `folders`: folders to compare with first; `report`: counts and failures
             of what the caller did before (registering files).
 
     Returns:
         The `IngestReport` as plain data.
     """
-    with open_base(home, params["knowledge_base"]) as base:
+    with open_base(context.home, params["knowledge_base"]) as base:
         report = IngestReport(**params.get("report", {}))
         for folder in params.get("folders", []):
-            sync_folder(base, Path(folder), report, progress)
+            sync_folder(base, Path(folder), report, context.progress)
         if not base.unfinished():
             return report.as_dict()  # nothing to embed: no model is loaded for it
-        with _embedding_engine(engines, base, settings) as (engine, processes):
+        with _embedding_engine(context.engines, base, context.settings.runtime) as (engine, processes):
             embedder = Embedder(engine)
             with Embedders(embedder, processes) if processes > 1 else nullcontext() as several:
-                return ingest(base, embedder, progress, report, several).as_dict()
+                return ingest(base, embedder, context.progress, report, several).as_dict()
 
 
 @contextmanager
@@ -80,3 +75,6 @@ def embedding_processes(base: KnowledgeBase, settings: RuntimeSettings) -> int:
         wanted = min(free_processors() - 1, available_bytes() // (2 * _MEMORY_A_PROCESS))
     pending = sum(file.bytes for file in base.files("pending"))
     return max(1, min(wanted, pending // _FILE_BYTES_A_PROCESS))
+
+
+JOB_HANDLERS: dict[str, JobHandler] = {"ingest": run_ingest}
