@@ -30,7 +30,7 @@ from ninestory.models.verify import verify as verify_files
 
 if TYPE_CHECKING:
     from ninestory.floors.chat import ChatModel
-    from ninestory.floors.finetuning.recipe import FineTuningRecipe
+    from ninestory.floors.finetuning import FineTuningRecipe
     from ninestory.models.convert.to_gguf import GgufReport
 
 T = TypeVar("T")

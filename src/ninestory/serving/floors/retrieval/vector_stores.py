@@ -12,19 +12,19 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 
 from ninestory.core.errors import InvalidRequest, NotFound
-from ninestory.floors.retrieval.gate import accepted_by
-from ninestory.floors.retrieval.hits import Hit
-from ninestory.floors.retrieval.knowledge_base import (
+from ninestory.floors.retrieval import (
     DEFAULT_MODEL,
+    Hit,
     KnowledgeBase,
     Thresholds,
-    create,
+    accepted_by,
     each_base,
+    language_of,
     open_by_id,
     remove_by_id,
     sweep,
 )
-from ninestory.floors.retrieval.terms import language_of
+from ninestory.floors.retrieval import create_base as create
 from ninestory.models.reference import Reference, parse_reference
 from ninestory.models.resolve import resolve
 from ninestory.runtimes.load import check_task
@@ -111,7 +111,7 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
         Beside OpenAI's fields: `threshold`, which a passage's cosine must reach to be answered from, and `accepted_by`:
         "cosine", or "identifier" or "name" where a passage holds one of the question; null: the documents do not answer.
         """
-        from ninestory.floors.retrieval.session import AnswerOptions, DocumentSession  # loads numpy
+        from ninestory.floors.retrieval import AnswerOptions, DocumentSession  # loads numpy
 
         options = AnswerOptions(
             search=body.options(), filters=body.filter(), reranker=body.rerank, least_score=body.least_score
