@@ -18,9 +18,10 @@ import orjson
 
 from ninestory.core.config import Settings
 from ninestory.core.errors import Busy, DoesNotFit, NinestoryError, TimedOut, Unavailable
-from ninestory.core.machine import available_bytes
+from ninestory.core.machine import available_bytes, cuda_cards
 from ninestory.core.paths import Home
 from ninestory.core.tasks import Task
+from ninestory.models.plan import RAM
 from ninestory.models.reference import parse_reference
 from ninestory.runtimes.load import check_task
 from ninestory.runtimes.protocol import Chunk, EngineInfo, Request, chunk_from_dict
@@ -373,29 +374,54 @@ class Pool:
         self._on_change()
 
     async def _make_room(self, worker: WorkerProcess) -> None:
-        """Evict idle models, least recently used first, until the plan of `worker` fits."""
-        while worker.needed_bytes > (free := self._free_bytes(worker)):
+        """Evict idle models, least recently used first, until the plan of `worker` fits on every device."""
+        while lacks := await self._lacking(worker):
+            device, free = lacks
+            needed = worker.needed[device]
             idle = [m for m in self._models.values() if m.idle and worker not in m.workers]
+            if device != RAM:  # only who is on this card makes room there
+                idle = [m for m in idle if any(device in other.needed for other in m.workers)]
             if not idle:
+                place = "" if device == RAM else f" on {device}"
                 raise DoesNotFit(
-                    f"{worker.reference} needs about {worker.needed_bytes >> 20} MB and {free >> 20} MB are free.",
+                    f"{worker.reference} needs about {needed >> 20} MB{place} and {free >> 20} MB are free.",
                     hint="Unload another model, lower --context or --slots, or choose a smaller variant (ninestory plan).",
                     hint_zh="请卸载其他模型、减小 --context 或 --slots，或选择更小的变体（ninestory plan）。",
-                    needed_bytes=worker.needed_bytes,
+                    device=device,
+                    needed_bytes=needed,
                     free_bytes=free,
                 )
             victim = min(idle, key=lambda m: m.used_at)
-            log.info("evicting %s to make room for %s", victim.reference, worker.reference)
+            log.info("evicting %s to make room for %s on %s", victim.reference, worker.reference, device)
             evicted, victim.workers = victim.workers, []
             await asyncio.gather(*(worker.drain(_DRAIN_SECONDS) for worker in evicted))
             self._on_change()
 
-    def _free_bytes(self, newcomer: WorkerProcess) -> int:
+    async def _lacking(self, newcomer: WorkerProcess) -> tuple[str, int] | None:
+        """The first device that has less free than `newcomer` needs of it, and what it has free; None when all fits."""
+        uses_cards = any(device != RAM for device in newcomer.needed)
+        cards = await asyncio.to_thread(cuda_cards) if uses_cards else {}
+        for device, needed in newcomer.needed.items():
+            if device == RAM:
+                free = self._free_ram(newcomer)
+            elif device in cards:
+                # The driver does not count what a model has yet to fill, nor the plan what other programs take.
+                card = cards[device]
+                free = min(card.free_bytes, card.total_bytes - self._promised(device, newcomer))
+            else:
+                free = 0
+            if needed > free:
+                return device, free
+        return None
+
+    def _free_ram(self, newcomer: WorkerProcess) -> int:
         limit = int(self._settings.serve.memory_limit_mb * (1 << 20))
-        if not limit:
-            return available_bytes()
+        return limit - self._promised(RAM, newcomer) if limit else available_bytes()
+
+    def _promised(self, device: str, newcomer: WorkerProcess) -> int:
+        """Bytes of a device that the plans of the other running workers need."""
         others = (worker for m in self._models.values() for worker in m.alive if worker is not newcomer)
-        return limit - sum(worker.needed_bytes for worker in others)
+        return sum(worker.needed.get(device, 0) for worker in others)
 
     async def _watch_workers(self) -> None:
         """Once a second: end the workers that were stopped, unload the models that have been idle for long enough."""

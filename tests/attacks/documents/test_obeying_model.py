@@ -24,7 +24,7 @@ from ninestory.floors.retrieval.ingest import IngestReport, add_paths, ingest
 from ninestory.floors.retrieval.knowledge_base import create
 from ninestory.models.resolve import ResolvedModel
 from ninestory.runtimes.protocol import Engine
-from ninestory.runtimes.remote import RemoteEngine
+from ninestory.runtimes.remote.engine import RemoteEngine
 from tests.hashing_engine import HashingEngine
 
 MODEL = "openai:obedient"
