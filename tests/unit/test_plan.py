@@ -81,7 +81,11 @@ def test_the_shape_comes_from_the_gguf_header(tmp_path: Path) -> None:
     assert shape == ModelShape(
         layers=2, hidden=64, kv_heads=2, head_dim=16, ffn=96, vocabulary=len(tiny_models.VOCABULARY), heads=4
     )
-    made = plan(_model(path, "gguf", path.stat().st_size), RuntimeSettings(context=64, slots=2, prompt_cache_mb=3))
+    made = plan(
+        _model(path, "gguf", path.stat().st_size),
+        RuntimeSettings(context=64, slots=2, prompt_cache_mb=3),
+        FreeMemory(1 << 30),
+    )
     assert made.weight_bytes == path.stat().st_size
     assert made.cache_bytes == 2 * 2 * 2 * 16 * (2 * 256) * 2 + (3 << 20)  # 64 tokens take 256 cells
 
@@ -111,7 +115,8 @@ def test_float32_weights_take_twice_what_bfloat16_takes(tmp_path: Path) -> None:
     config = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 300}
     (tmp_path / "config.json").write_text(json.dumps(config))
     full, half, quarter = (
-        plan(_model(tmp_path, "safetensors"), RuntimeSettings(dtype=dtype)) for dtype in ("float32", "bfloat16", "int8")
+        plan(_model(tmp_path, "safetensors"), RuntimeSettings(dtype=dtype), FreeMemory(1 << 40))
+        for dtype in ("float32", "bfloat16", "int8")
     )
     assert full.weight_bytes == 2 * half.weight_bytes == 4 * quarter.weight_bytes
     assert full.cache_bytes == 2 * half.cache_bytes == quarter.cache_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ninestory.models.from_path import read_config
 from ninestory.models.gguf_reader import read_gguf
 from ninestory.models.resolved import ResolvedModel
 from ninestory.models.rwkv_release import shapes_of, state_bytes
-from ninestory.models.shapes import DEFAULT_CONTEXT, TIED_FAMILIES, ModelShape, ModelSizes
+from ninestory.models.shapes import DEFAULT_CONTEXT, TIED_FAMILIES, ModelShape, ModelSizes, Packing
 
 
 def sizes_of(model: ResolvedModel, context: int, slots: int) -> ModelSizes:
@@ -27,14 +28,22 @@ def sizes_of(model: ResolvedModel, context: int, slots: int) -> ModelSizes:
         shape=None if recurrent or model.path is None else shape_of(model),
         stored_bytes=model.total_bytes,
         itemsize=4 if str(config.get("dtype") or config.get("torch_dtype")).endswith("float32") else 2,
-        packed=bool(
-            config.get("quantization_config") or config.get("quantization_bit") or config.get("wbits", 32) < 16
-        ),
+        packing=packing_of(config),
         tied=bool(config.get("tie_word_embeddings", model.architecture in TIED_FAMILIES)),
         context=context or min(model.context, DEFAULT_CONTEXT),
         slots=1 if {"embedding", "rerank"} & set(model.tasks) else max(1, slots),
         state_bytes=state_bytes(shapes_of(model.path)) if recurrent and model.path else 0,
     )
+
+
+def packing_of(config: Mapping[str, Any]) -> Packing:
+    """How config.json says that the linears are packed."""
+    described = config.get("quantization_config")
+    if isinstance(described, dict):
+        return "nf4" if described.get("load_in_4bit") else "gptq"
+    if bits := config.get("quantization_bit"):  # ChatGLM's
+        return "int4" if bits == 4 else "int8"
+    return "gptq" if config.get("wbits", 32) < 16 else ""  # MOSS's
 
 
 def shape_of(model: ResolvedModel) -> ModelShape | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ninestory.core.tasks import Task
 
+Packing = Literal["", "int8", "int4", "gptq", "nf4"]
 DEFAULT_CONTEXT = 4096
 TIED_FAMILIES = ("chatglm", "bloom", "gpt2", "opt")  # whose configs may leave tie_word_embeddings out
 
@@ -31,7 +33,7 @@ class ModelSizes:
         shape: None where nothing states it.
         stored_bytes: of the weights on disk.
         itemsize: bytes of one stored weight; for packed models, of one that is not packed.
-        packed: the linears lie in 4 or 8 bits in the files, and stay so in memory.
+        packing: of the linears in the files and in memory: ChatGLM's int8 and int4, gptq, nf4; "" = they are floats.
         tied: the head shares the embedding's memory.
         context: tokens of one conversation. slots: requests decoded together.
         state_bytes: of one text's state in a recurrent model, which has no cache.
@@ -45,14 +47,14 @@ class ModelSizes:
     slots: int
     shape: ModelShape | None = None
     itemsize: int = 2
-    packed: bool = False
+    packing: Packing = ""
     tied: bool = False
     state_bytes: int = 0
     notes: tuple[str, ...] = ()
 
     def packs_while_loading(self, dtype: str) -> bool:
         """Whether float weights are packed when they are loaded as `dtype`."""
-        return dtype in ("int8", "int4") and not self.packed
+        return dtype in ("int8", "int4") and not self.packing
 
 
 def kv_bytes(shape: ModelShape, tokens: int, itemsize: int) -> int:

@@ -19,7 +19,7 @@ from ninestory.models.read_sizes import sizes_of
 from ninestory.models.reference import parse_reference
 from ninestory.models.resolve import resolve
 from ninestory.models.resolved import ResolvedModel
-from ninestory.models.shapes import DEFAULT_CONTEXT, TIED_FAMILIES, ModelSizes
+from ninestory.models.shapes import DEFAULT_CONTEXT, TIED_FAMILIES, ModelSizes, Packing
 from ninestory.runtimes.llamacpp.plan import plan as plan_llamacpp
 from ninestory.runtimes.onnx.plan import plan as plan_onnx
 from ninestory.runtimes.remote.plan import plan as plan_remote
@@ -94,12 +94,18 @@ def _sizes_of_variant(system: System, variant: Variant, settings: RuntimeSetting
         tasks=kinds.tasks_of_family(system.family),
         shape=variant.shape,
         stored_bytes=variant.nbytes,
-        packed=bool(variant.quant),
+        packing=_packing(variant.quant),
         tied=system.family in TIED_FAMILIES,
         context=settings.context or min(system.context or DEFAULT_CONTEXT, DEFAULT_CONTEXT),
         slots=max(1, settings.slots),
         notes=(note,),
     )
+
+
+def _packing(quant: str) -> Packing:
+    """The packing of a variant's linears by the catalogue's word; GGUF's own types are not torch's matter."""
+    packings: dict[str, Packing] = {"int8": "int8", "int4": "int4", "gptq-4bit": "gptq", "gptq-8bit": "gptq"}
+    return packings.get(quant, "")
 
 
 def quantised_plans(reference: str, settings: RuntimeSettings) -> list[tuple[Variant, str, Plan]]:

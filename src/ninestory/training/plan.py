@@ -17,6 +17,7 @@ from ninestory.core.paths import Home
 from ninestory.models.catalogue import find
 from ninestory.models.gguf_reader import read_gguf
 from ninestory.models.plan import RAM, MemoryParts, MemoryPlan, make_plan
+from ninestory.models.read_sizes import packing_of as packing_of_config
 from ninestory.models.read_sizes import shape_of
 from ninestory.models.reference import parse_reference
 from ninestory.models.resolve import read_config, resolve
@@ -284,7 +285,7 @@ def tuned_shape(model: ResolvedModel) -> TunedShape | None:
 
 def _packing(model: ResolvedModel) -> Literal["", "nf4", "gptq"]:
     """Packing of the linears on disk, by the config."""
-    described = read_config(model.path).get("quantization_config") if model.path and model.format != "gguf" else None
-    if not isinstance(described, dict):
+    if model.path is None or model.format == "gguf":
         return ""
-    return "nf4" if described.get("load_in_4bit") else "gptq"
+    packing = packing_of_config(read_config(model.path))
+    return packing if packing in ("nf4", "gptq") else ""

@@ -24,7 +24,8 @@ CUDA_CONTEXT_BYTES = 350 * _MB  # of each process on each card, with cuBLAS's wo
 _CHUNK = 64  # tokens of one prefill step (slots.CHUNK)
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _PACKED_BYTES = {"int8": 1.0, "int4": 4.127 / 8}  # of a weight: LLM.int8(); NF4, doubly quantised in blocks of 64
-_WIDENED_BYTES = 6  # of a packed weight while its product is computed: its code, and its value
+# Of a packed weight at the peak of its product: codes, zero points, scales and values, whichever stand together
+_WIDENED_BYTES = {"gptq": 12, "int4": 6, "int8": 4, "nf4": 6, "": 0}
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,10 @@ def _on_processor(
     if shape := sizes.shape:
         cache = kv_bytes(shape, sizes.context * sizes.slots, 2 if itemsize == 2 else 4)
         activations = _CHUNK * (4 * shape.hidden + 2 * shape.ffn) * 4 + sizes.slots * shape.vocabulary * 4 * 3
-        activations += _WIDENED_BYTES * shape.hidden * shape.ffn if sizes.packed else 0
+        activations += _WIDENED_BYTES[sizes.packing] * shape.hidden * shape.ffn
     needs = MemoryParts(
         process_bytes=PROCESS_BYTES,
-        weight_bytes=sizes.stored_bytes if sizes.packed else _parameters(sizes) * itemsize,
+        weight_bytes=sizes.stored_bytes if sizes.packing else _parameters(sizes) * itemsize,
         cache_bytes=cache,
         activation_bytes=activations,
     )
@@ -215,7 +216,7 @@ def _card_sizes(sizes: ModelSizes, settings: RuntimeSettings) -> _CardSizes:
     # ChatGLM's context sees itself both ways, so a prompt is computed whole.
     tokens = sizes.context if sizes.family == "chatglm" else _CHUNK
     activations = tokens * (4 * shape.hidden + 2 * shape.ffn) * itemsize + sizes.slots * shape.vocabulary * 4 * 3
-    activations += _WIDENED_BYTES * shape.hidden * shape.ffn if sizes.packed else 0
+    activations += _WIDENED_BYTES[sizes.packing] * shape.hidden * shape.ffn
     return _CardSizes(
         layer_weights=weights // shape.layers,
         layer_cache=kv_bytes(replace(shape, layers=1), sizes.context * sizes.slots, itemsize),
@@ -232,7 +233,7 @@ def _card_itemsize(sizes: ModelSizes, settings: RuntimeSettings) -> int:
 
 
 def _weight_bytes(sizes: ModelSizes, settings: RuntimeSettings) -> int:
-    if sizes.packed:
+    if sizes.packing:
         return sizes.stored_bytes
     count = _parameters(sizes)
     if not sizes.packs_while_loading(settings.dtype) or sizes.shape is None:
