@@ -27,7 +27,7 @@ from ninestory.floors.retrieval.session import AnswerOptions
 from ninestory.models.resolve import ResolvedModel
 from ninestory.runtimes.load import LocalEngines
 from ninestory.runtimes.protocol import Engine
-from ninestory.runtimes.remote import RemoteEngine
+from ninestory.runtimes.remote.engine import RemoteEngine
 from tests.hashing_engine import HashingEngine
 
 MODEL = "openai:obedient"
