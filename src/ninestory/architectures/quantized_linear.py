@@ -39,7 +39,7 @@ def dequantize_rows(packed: torch.Tensor, scale: torch.Tensor, bits: int, dtype:
     return packed.to(dtype) * scale.to(dtype)[:, None]
 
 
-class _PackedProduct(torch.autograd.Function):
+class _RowQuantizedMatmul(torch.autograd.Function):
     """y = x · Wᵀ with W widened on the fly; only the packed W is kept for the backward pass."""
 
     @staticmethod
@@ -77,7 +77,7 @@ class RowQuantizedLinear(nn.Module):
         return made
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = _PackedProduct.apply(x, self.weight, self.weight_scale, self.bits)
+        y = _RowQuantizedMatmul.apply(x, self.weight, self.weight_scale, self.bits)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:

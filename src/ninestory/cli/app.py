@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from ninestory.floors.table import FLOORS, Text
 
 if TYPE_CHECKING:
-    from ninestory.core.errors import NinestoryError
+    from ninestory.core.errors import InvalidRequest, NinestoryError
 
 # Verbs that belong to no floor: verb → (module below ninestory.cli, line of help). Those of the floors stand in
 # floors/table.py and are shown between the server and the tools.
@@ -73,6 +73,36 @@ class LazyGroup(TyperGroup):
         group = command.commands if isinstance(command, TyperGroup) else {}
         return group.get(cmd_name, command)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Find the verb; `help VERB …` is `VERB … --help`.
+
+        Raises:
+            InvalidRequest: there is no such verb.
+        """
+        verb, *rest = args
+        if verb == "help" and not rest:
+            print(ctx.get_help())
+            ctx.exit()
+        if verb == "help":
+            return self.resolve_command(ctx, [*rest, "--help"])
+        if verb not in VERBS and not ctx.resilient_parsing:
+            raise _unknown_verb(verb)
+        return super().resolve_command(ctx, args)
+
+
+def _unknown_verb(verb: str) -> InvalidRequest:
+    from difflib import get_close_matches
+
+    from ninestory.core.errors import InvalidRequest
+
+    near = get_close_matches(verb, VERBS, n=1)
+    return InvalidRequest(
+        f"{verb[:80]!r} is not a command of ninestory.",
+        hint=f"Did you mean {near[0]!r}?" if near else "ninestory --help lists the commands.",
+        hint_zh=f"是否想输入 {near[0]!r}？" if near else "运行 ninestory --help 查看全部命令。",
+        code="unknown_command",
+    )
+
 
 def _is_running(name: str) -> bool:
     """Whether this verb was called (and not merely listed by --help or by completion)."""
@@ -110,7 +140,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _speak(chosen: str) -> None:
+def _speak(chosen: str | None) -> None:
     """Eager, so that a --help after it is in that language."""
     if chosen:
         os.environ["NINESTORY_LANGUAGE"] = chosen
@@ -120,7 +150,9 @@ def _speak(chosen: str) -> None:
 def _options(
     home: str = typer.Option("", help="Where models, runs and conversations lie (NINESTORY_HOME)."),
     server: str = typer.Option("", help="Address of a running server to ask instead of working in this process."),
-    language: str = typer.Option("", callback=_speak, is_eager=True, help="Language of hints: en or zh."),
+    language: Literal["en", "zh"] | None = typer.Option(
+        None, callback=_speak, is_eager=True, help="Language of hints: en or zh."
+    ),
     log_level: str = typer.Option("", help="debug, info, warning or error."),
     log_json: bool = typer.Option(False, "--log-json", help="One JSON object a log line."),
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),

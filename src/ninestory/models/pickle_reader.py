@@ -37,8 +37,8 @@ _WRONG = (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, A
 
 
 @dataclass(frozen=True)
-class TensorInfo:
-    """One tensor: where its storage lies in the file, and how it is laid over it (in elements)."""
+class PickledTensor:
+    """Location of one tensor: its storage's offset in the file, and its view of that storage (in elements)."""
 
     name: str
     dtype: str
@@ -56,7 +56,7 @@ class TensorInfo:
 @dataclass(frozen=True)
 class PickleFile:
     path: Path
-    tensors: dict[str, TensorInfo]
+    tensors: dict[str, PickledTensor]
     values: dict[str, Any]  # plain numbers and strings beside the tensors
 
 
@@ -182,7 +182,7 @@ class _Entries:
 
     def __init__(self, path: Path, places: dict[str, tuple[int, int]]) -> None:
         self.path, self.places = path, places
-        self.tensors: dict[str, TensorInfo] = {}
+        self.tensors: dict[str, PickledTensor] = {}
         self.values: dict[str, Any] = {}
         self.visited = self.characters = 0
 
@@ -209,7 +209,7 @@ class _Entries:
             raise _damaged(self.path, f"the entry {name!r} is of an unknown kind")
 
 
-def _checked(path: Path, name: str, tensor: _Tensor, places: dict[str, tuple[int, int]]) -> TensorInfo:
+def _checked(path: Path, name: str, tensor: _Tensor, places: dict[str, tuple[int, int]]) -> PickledTensor:
     storage = tensor.storage
     numbers = (*tensor.shape, *tensor.strides, tensor.offset)
     if len(tensor.shape) != len(tensor.strides) or len(tensor.shape) > 8:
@@ -223,7 +223,7 @@ def _checked(path: Path, name: str, tensor: _Tensor, places: dict[str, tuple[int
         raise _damaged(path, f"the tensor {name!r} reaches beyond its storage")
     if prod(tensor.shape) * storage.itemsize > length:  # a stride of 0 would make a few bytes fill the memory
         raise _damaged(path, f"the tensor {name!r} of shape {tensor.shape} is larger than its storage")
-    return TensorInfo(name, storage.dtype, tensor.shape, tensor.strides, begin, tensor.offset, storage.itemsize)
+    return PickledTensor(name, storage.dtype, tensor.shape, tensor.strides, begin, tensor.offset, storage.itemsize)
 
 
 def _span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:

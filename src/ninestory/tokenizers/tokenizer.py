@@ -62,7 +62,7 @@ class Tokenizer(Protocol):
         ...
 
 
-class Decoder:
+class StreamingDetokenizer:
     """Text of tokens as they come: `push` gives what is complete, never half a character.
 
     Args:

@@ -100,10 +100,10 @@ def chat(
         "stop": stop,
     }
     options = {key: value for key, value in sampling.items() if value is not None}
-    question = _question(prompt)
     opener = Opener(model, settings.runtime, running_server(server), strategy)
-    if opener.server:
+    if opener.here is None:  # looked for before the pipe is read: of two mistakes the model's name is the first
         _leave_loading_to_the_server(model, template=template, dtype=dtype, fast=fast)
+    question = _question(prompt)
     if docs or kb:
         _refuse_beside_documents(docs=docs and kb, system=system, raw=raw, plugin=plugin)
         from ninestory.cli.retrieval.document_chat import document_chat

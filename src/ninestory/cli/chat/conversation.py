@@ -9,9 +9,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ninestory.cli.app import explain
+from ninestory.cli.app import explain, language
 from ninestory.core.errors import Cancelled, InvalidRequest, NinestoryError
 from ninestory.core.paths import Home
 from ninestory.core.regular_file import read_regular_text
@@ -21,7 +21,13 @@ from ninestory.runtimes.protocol import Text
 HELP = """/help  this list          /clear  forget the conversation   /system TEXT  set the system message
 /save FILE  write it as JSON   /load FILE  read one               /regenerate  answer again
 /params KEY=VALUE …  set sampling, e.g. temperature=0.2 seed=7    /model REFERENCE  go on with another model
-/exit  leave                   End a line with \\ to write another. Ctrl-C stops an answer."""
+/exit, /quit  leave            End a line with \\ to write another. Ctrl-C stops an answer."""
+
+_LEAVE = ("/exit", "/quit")
+_COMMAND_HINTS = {
+    "en": {"/help": "/help lists the commands.", "/exit": "/exit ends the conversation."},
+    "zh": {"/help": "/help 列出全部命令。", "/exit": "/exit 结束对话。"},
+}
 
 
 class Conversation:
@@ -39,12 +45,10 @@ class Conversation:
         self.turns: list[dict[str, str]] = []
 
     def loop(self) -> None:
-        """Read, answer, until the end of input or /exit."""
+        """Read, answer, until the conversation is left."""
         try:
-            for line in terminal_lines():
+            for line in terminal_lines("/help"):
                 try:
-                    if line == "/exit":
-                        return
                     if line.startswith("/"):
                         self._command(line)
                     elif line.strip():
@@ -131,14 +135,18 @@ def interrupts(cancel: threading.Event) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def terminal_lines() -> Iterator[str]:
-    """What is typed, with a history, until the end of input; a line that ends with a backslash goes on."""
+def terminal_lines(command: Literal["/help", "/exit"] = "/exit") -> Iterator[str]:
+    """What is typed, with a history, until the end of input, /exit or /quit; a line goes on after a backslash.
+
+    Args:
+        command: the one that is named at the beginning.
+    """
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import FileHistory
 
     history = Home.default().ensure().root / "chat_history"
     session: Any = PromptSession(history=FileHistory(str(history)))
-    print("/help lists the commands.", file=sys.stderr)
+    print(_COMMAND_HINTS[language()][command], file=sys.stderr)
     while True:
         try:
             line = session.prompt("> ")
@@ -148,6 +156,8 @@ def terminal_lines() -> Iterator[str]:
             return
         except KeyboardInterrupt:
             continue
+        if line in _LEAVE:
+            return
         yield line
 
 

@@ -27,7 +27,7 @@ def plugin_chat(
     options: dict[str, Any],
     question: str | None,
 ) -> None:
-    """Answer one question, or hold a conversation until the end of input or /exit.
+    """Answer one question, or hold a conversation until it is left.
 
     Args:
         model: None for a server's.
@@ -56,8 +56,6 @@ def plugin_chat(
         _say(dialogue, question)
         return
     for line in terminal_lines():
-        if line == "/exit":
-            return
         try:
             if line.strip():
                 _say(dialogue, line)

@@ -6,6 +6,7 @@ import sys
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ninestory.cli.app import language
 from ninestory.cli.client import ServerClient
 from ninestory.core.errors import InvalidRequest
 from ninestory.core.paths import Home
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
     from ninestory.core.config import RuntimeSettings
     from ninestory.floors.chat import ChatModel
     from ninestory.models.resolved import ResolvedModel
+    from ninestory.runtimes.protocol import EngineInfo
 
+_RUNTIMES = {"llamacpp": "llama.cpp", "torch": "PyTorch"}
 DEFAULT_MODEL = "starter:smollm2-135m-instruct"
 
 
 class Opener:
-    """Called with a reference it gives the loaded model, and says on stderr how it was loaded.
+    """Called with a reference it gives the loaded model; on a terminal it says in one line what answers.
 
     Args:
         model: the reference that the command named.
@@ -57,10 +60,16 @@ class Opener:
         else:
             named = self.here if reference == self.model else None
             loaded = _of_files(named or _resolved(reference), self.settings)
-        info = loaded.info
-        form = [f"prompt format {info.template} ({info.template_source})"] if info.template else []
-        print("; ".join([*info.notes, *form]), file=sys.stderr)
+        if sys.stdin.isatty() and sys.stderr.isatty():
+            print(_first_line(reference, loaded.info, self.server), file=sys.stderr)
         return loaded
+
+
+def _first_line(reference: str, info: EngineInfo, server: ServerClient | None) -> str:
+    """What answers: the model, its runtime or server, and its context, in the user's language."""
+    place = server.address if server else _RUNTIMES.get(info.runtime, info.runtime)
+    context = {"en": f"{info.context} tokens of context", "zh": f"上下文 {info.context} 词元"}[language()]
+    return " · ".join([reference, place, *([context] if info.context else [])])
 
 
 def _resolved(reference: str) -> ResolvedModel:

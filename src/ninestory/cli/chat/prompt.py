@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ninestory.floors.chat import Case, ChatModel, Prompt, Reply
 
 app = typer.Typer(no_args_is_help=True, help="Task prompts: ls, show, run, lint, bench.")
-Reference = Annotated[str, typer.Argument(help="Id of the library, or FILE.toml[#ID].")]
+Reference = Annotated[str, typer.Argument(help="Id of the library, or FILE.toml\\[#ID].")]
 Language = Annotated[str, typer.Option("--language", help="The prompt's language: en or zh; yours when left out.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Model reference.")]
 Context = Annotated[int | None, typer.Option(help="Tokens of a conversation.")]
@@ -114,7 +114,7 @@ def run(
 
 @app.command("lint")
 def lint(
-    prompt: Annotated[str, typer.Argument(help="Id, FILE.toml[#ID], a text file, or - for the input.")],
+    prompt: Annotated[str, typer.Argument(help="Id, FILE.toml\\[#ID], a text file, or - for the input.")],
     language: Language = "",
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail unless delimiters and output format are there.")
@@ -144,7 +144,9 @@ def lint(
 
 @app.command("bench")
 def bench(
-    prompts: Annotated[list[str], typer.Argument(help="Variants: ids or FILE.toml[#ID]; the first brings the cases.")],
+    prompts: Annotated[
+        list[str], typer.Argument(help="Variants: ids or FILE.toml\\[#ID]; the first brings the cases.")
+    ],
     models: Annotated[list[str] | None, typer.Option("--model", "-m", help="Model reference; may be repeated.")] = None,
     cases: Annotated[Path | None, typer.Option(help='JSON lines: {"values": {…}, "checks": [{…}]}.')] = None,
     language: Language = "",
@@ -158,7 +160,7 @@ def bench(
 ) -> None:
     """Try variants × cases × models; print scores and costs, best first. One model is loaded at a time."""
     from ninestory.core.paths import atomic_write
-    from ninestory.evaluation.prompt_bench import Answer, table, trials
+    from ninestory.evaluation.prompt_bench import TrialAnswer, table, trials
     from ninestory.floors.chat import compose, find_prompt
 
     chosen = language or spoken_language()
@@ -169,11 +171,15 @@ def bench(
     for name in models or [DEFAULT_MODEL]:
         with _open(name, context) as model:
 
-            def ask(variant: str, messages: list[dict[str, str]], model: Any = model) -> Answer:
+            def ask(variant: str, messages: list[dict[str, str]], model: Any = model) -> TrialAnswer:
                 heat = found[variant].temperature
                 reply = model.chat(messages, temperature=heat, max_tokens=max_tokens, seed=seed)
                 usage = reply.usage
-                return Answer(reply.text, usage.prompt_tokens, usage.completion_tokens) if usage else Answer(reply.text)
+                return (
+                    TrialAnswer(reply.text, usage.prompt_tokens, usage.completion_tokens)
+                    if usage
+                    else TrialAnswer(reply.text)
+                )
 
             made += list(trials(variants, [case.checks for case in tried], name, ask, expected=NinestoryError))
     rows = table(made, price_in, price_out)

@@ -31,7 +31,6 @@ def chat_program(model: ResolvedModel, settings: RuntimeSettings, options: dict[
     if message is not None and not message.startswith(_COMMANDS):
         return False
     session = open_rwkv(model, settings, options)
-    print("; ".join(model.notes), file=sys.stderr)
     loop(session) if message is None else say(session, message)
     return True
 
@@ -72,10 +71,8 @@ def say(session: RwkvSession, message: str) -> None:
 
 
 def loop(session: RwkvSession) -> None:
-    """Read and answer until the end of input or /exit."""
-    for line in terminal_lines():
-        if line == "/exit":
-            return
+    """Read and answer until the conversation is left."""
+    for line in terminal_lines("/help"):
         try:
             if line == "/help":
                 print(HELP)

@@ -104,8 +104,12 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """What would be learned: rendered rows with the masked part dimmed, lengths, cuts, duplicates, steps, memory."""
-    chosen = _recipe(recipe, model, "", objective, data, "", ["data.on_invalid_row=skip", *(changes or [])])
-    _show(_inspection(chosen, samples), as_json)
+    chosen = _recipe(recipe, model, "", objective, data, "", changes)
+    skipping = dataclasses.replace(chosen, data=dataclasses.replace(chosen.data, on_invalid_row="skip"))
+    inspection = _inspection(skipping, samples)
+    _show(inspection, as_json)
+    if inspection.invalid_count and chosen.data.on_invalid_row == "refuse" and not as_json:
+        print("A run refuses rows that cannot be used; --set data.on_invalid_row=skip skips them.")
 
 
 @app.command("ls")

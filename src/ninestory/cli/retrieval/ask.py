@@ -36,7 +36,7 @@ def ask(
     server: Server = DEFAULT,
     as_json: Json = False,
 ) -> None:
-    """Ask your documents. The answer's [n] are listed below it with file, page and heading."""
+    r"""Ask your documents. The answer's \[n] are listed below it with file, page and heading."""
     from ninestory.cli.retrieval.document_session import DocumentConversation, attribute_filter
     from ninestory.core.config import load_settings
     from ninestory.core.logs import set_up_logs

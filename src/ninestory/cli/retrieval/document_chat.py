@@ -25,7 +25,7 @@ _API_NAMES = {"max_tokens": "max_output_tokens", "temperature": "temperature", "
 def document_chat(
     opener: Opener, docs: Path | None, kb: str, options: dict[str, Any], question: str | None, as_json: bool
 ) -> None:
-    """Answer one question, or hold a conversation until the end of input or /exit.
+    """Answer one question, or hold a conversation until it is left.
 
     Raises:
         NotFound: no such knowledge base or folder. Unsupported: the extra [retrieval] is not installed.
@@ -92,8 +92,6 @@ def _ask_all(question: str | None, answer: Any) -> None:
         answer(question)
         return
     for line in terminal_lines():
-        if line == "/exit":
-            return
         try:
             if line.strip():
                 answer(line)

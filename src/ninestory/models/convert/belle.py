@@ -15,7 +15,7 @@ from typing import Any
 
 from ninestory.core.errors import Conflict, Damaged, InvalidRequest, NotFound
 from ninestory.core.progress import Progress, Silent
-from ninestory.models.convert.stream import Part, write_stream
+from ninestory.models.convert.stream import FilePart, write_stream
 
 _STEP_BYTES = 10 << 20
 _SUM_BYTES = 32
@@ -71,7 +71,7 @@ def _decrypt_one(file: Path, key: Path, folder: Path, progress: Progress) -> Pat
             )
 
     size = file.stat().st_size - _SUM_BYTES
-    write_stream(target, b"", [Part(matched["name"], size, lambda: _plain(file, key))], progress, finish=check)
+    write_stream(target, b"", [FilePart(matched["name"], size, lambda: _plain(file, key))], progress, finish=check)
     return target
 
 

@@ -178,7 +178,7 @@ def _add_files(routes: APIRouter, context: GatewayContext) -> None:
         """Take a file out: it is found no more from now on."""
         with open_by_id(context.home, vector_store_id) as base:
             base.remove_file(file_id)
-            context.jobs.create("ingest", {"knowledge_base": base.id}, subject=base.id)
+            _queue_ingest(context, base)
         return {"id": file_id, "object": "vector_store.file.deleted", "deleted": True}
 
 
@@ -258,6 +258,11 @@ def _check_files(context: GatewayContext, attached: Sequence[FileAttach]) -> Non
         store.path(file.file_id)
 
 
+def _queue_ingest(context: GatewayContext, base: KnowledgeBase) -> None:
+    """Queue the work; `name` is what the page calls it by."""
+    context.jobs.create("ingest", {"knowledge_base": base.id, "name": base.name}, subject=base.id)
+
+
 def _check_embedder(context: GatewayContext, reference: Reference) -> None:
     """Raises NotFound, Unsupported before an ingest is queued that could only fail."""
     model = resolve(reference, context.home)
@@ -277,7 +282,7 @@ def _attach(context: GatewayContext, base: KnowledgeBase, attached: Sequence[Fil
             batch=batch,
         )
     if attached:
-        context.jobs.create("ingest", {"knowledge_base": base.id}, subject=base.id)
+        _queue_ingest(context, base)
 
 
 def _files(base: KnowledgeBase, status: str | None, batch: str | None = None) -> list[dict[str, Any]]:

@@ -48,6 +48,7 @@ export default {
   offline: "The server does not answer.",
   size: "Size",
   source: "Source",
+  modelSource: "From",
   memory: "Memory",
   empty: "Nothing here yet.",
   job: "Job",

@@ -48,6 +48,7 @@ export default {
   offline: "服务器没有响应。",
   size: "大小",
   source: "原文",
+  modelSource: "来源",
   memory: "内存",
   empty: "这里还没有内容。",
   job: "任务",

@@ -22,7 +22,7 @@ export function Inspection({ found, name }) {
   return html`<section class="inspection" aria-live="polite">
     <${Table} caption=${t("inspectData")} columns=${[t("figure"), t("value")]} rows=${facts} />
     ${found.seconds !== null && html`<p class="quiet">${t("timeNeededHelp")}</p>`}
-    ${bad.length > 0 && html`<h3>${t("rowsUnusable")}</h3>
+    ${bad.length > 0 && html`<h3>${t("rowsUnusable")}</h3><p class="quiet">${t("rowsSkipped")}</p>
       <${Table} caption=${t("rowsUnusable")} columns=${[t("place"), t("reason")]} rows=${bad} />`}
     <h3>${t("rowLengths")}</h3>
     <${Table} caption=${t("rowLengths")} columns=${[t("tokenCount"), t("rows")]} rows=${bars} />

@@ -32,7 +32,7 @@ function Installed({ installed, refresh }) {
   const rows = installed.map((m) => installedRow(m, running.get(m.model), busy === m.model, {
     onAct: act, onRemove: () => setRemoving(m),
   }));
-  const columns = [t("model"), t("task"), t("size"), t("source"), t("licence"), t("memory"), ""];
+  const columns = [t("model"), t("task"), t("size"), t("modelSource"), t("licence"), t("memory"), ""];
   return html`<h2>${t("installed")}</h2>
     <${Table} caption=${t("installed")} columns=${columns} rows=${rows} empty=${t("noneInstalled")} />
     ${removing && html`<${Confirm} title=${t("remove")} action=${t("remove")} onClose=${() => setRemoving(null)}
