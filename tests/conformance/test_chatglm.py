@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import load_file
 
-from ninestory.architectures.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from ninestory.architectures.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, positions_and_mask
 from ninestory.architectures.quantized_linear import RowQuantizedLinear, dequantize_rows, quantize_rows
 from ninestory.tokenizers.chatglm import ChatGLMTokenizer, ResponseStream, chat_prompt, process_response
 
