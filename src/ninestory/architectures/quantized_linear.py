@@ -22,7 +22,7 @@ def quantize_rows(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.
         scale: float16 [out].
     """
     if bits not in (4, 8):
-        raise ValueError(f"bits must be 4 or 8, not {bits}")
+        raise ValueError(f"bits is {bits}; expected 4 or 8")
     scale = (weight.abs().amax(dim=1) / (2 ** (bits - 1) - 1)).half()  # [out]
     steps = torch.round(weight / scale[:, None]).nan_to_num(0.0)  # a row of zeros has scale 0
     steps = steps.clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1).to(torch.int8)

@@ -73,7 +73,7 @@ def write_stream(
             _write_part(file, parts[index], align)
             if file.tell() != offsets[index]:
                 raise Damaged(
-                    f"{target.name}: the part {parts[index].name!r} ends at {file.tell()}, not {offsets[index]}."
+                    f"{target.name}: the part {parts[index].name!r} ends at {file.tell()}; expected {offsets[index]}."
                 )
             if file.tell() - durable >= _DURABLE_BYTES or index == len(parts) - 1:
                 durable = _sync(file)

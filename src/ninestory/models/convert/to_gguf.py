@@ -151,7 +151,7 @@ def _described(checkpoint: Checkpoint, family: GgufFamily) -> tuple[dict[str, An
         return sizes, family.tensors(checkpoint)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, IndexError) as error:
         raise Damaged(
-            f"The config.json of {checkpoint.path.name} and its tensors do not belong together: {error!r}.",
+            f"The config.json of {checkpoint.path.name} does not match its tensors: {error!r}.",
             hint="Complete the download (ninestory pull).",
             hint_zh="请补全下载（ninestory pull）。",
         ) from error

@@ -56,21 +56,21 @@ def family_of(checkpoint: Checkpoint) -> GgufFamily:
     """
     if version := rwkv.version_of(checkpoint):
         if version not in _RWKV:
-            raise _cannot(f"RWKV-{version}", "it runs RWKV-6 and RWKV-7")
+            raise _cannot(f"RWKV-{version}", "only RWKV-6 and RWKV-7 are supported")
         return _RWKV[version]
     model_type = str(checkpoint.config.get("model_type", ""))
     if model_type == "chatglm":
-        raise _cannot("ChatGLM-6B", "its 'chatglm' is the second generation, which is another network")
+        raise _cannot("ChatGLM-6B", "its 'chatglm' is the second generation, a different architecture")
     if model_type not in _BY_MODEL_TYPE:
         known = ", ".join([*_BY_MODEL_TYPE, "RWKV-6", "RWKV-7"])
-        raise _cannot(f"the model type {model_type or 'of a folder without config.json'!r}", f"known are {known}")
+        raise _cannot(f"model_type {model_type!r}", f"expected one of {known}")
     return _BY_MODEL_TYPE[model_type]
 
 
 def _cannot(what: str, why: str) -> Unsupported:
     return Unsupported(
-        f"llama.cpp, or this converter to it, cannot run {what}: {why}.",
-        hint="Load the checkpoint itself: the torch runtime runs it.",
+        f"Conversion of {what} to llama.cpp is not supported: {why}.",
+        hint="Load the original checkpoint: the torch runtime supports it.",
         hint_zh="请直接加载原检查点：torch 运行时可以运行它。",
         param="model",
         code="no_gguf_family",
