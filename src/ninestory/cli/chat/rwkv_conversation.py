@@ -9,6 +9,7 @@ from typing import Any
 
 from ninestory.cli.app import explain
 from ninestory.cli.chat.conversation import interrupts, terminal_lines
+from ninestory.cli.chat.open_chat import print_first_line
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import InvalidRequest, NinestoryError
 from ninestory.floors.chat.rwkv_session import CHAT_SAMPLING, HELP, RwkvSession, open_session
@@ -29,6 +30,7 @@ def chat_program(model: ResolvedModel, settings: RuntimeSettings, options: dict[
     if message is not None and not message.startswith(_COMMANDS):
         return False
     session = open_rwkv(model, settings, options)
+    print_first_line(model.reference, "ChatRWKV", 0)
     loop(session) if message is None else say(session, message)
     return True
 
