@@ -65,11 +65,11 @@ class Opener:
         return loaded
 
 
-def print_first_line(reference: str, program: str, context: int) -> None:
+def print_first_line(reference: str, program: str, context: int | None) -> None:
     """Say on a terminal, in the user's language, what answers: the model, the program that runs it, its context.
 
     Args:
-        context: in tokens; 0 where there is no limit, or none is known.
+        context: in tokens; None or 0 where there is no limit, or none is known.
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return

@@ -30,7 +30,7 @@ def chat_program(model: ResolvedModel, settings: RuntimeSettings, options: dict[
     if message is not None and not message.startswith(_COMMANDS):
         return False
     session = open_rwkv(model, settings, options)
-    print_first_line(model.reference, "ChatRWKV", 0)
+    print_first_line(model.reference, "ChatRWKV", None)
     loop(session) if message is None else say(session, message)
     return True
 
