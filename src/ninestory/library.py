@@ -20,17 +20,17 @@ from ninestory.models.catalogue import System, find, load_catalogue
 from ninestory.models.doctor import diagnose
 from ninestory.models.finding import Finding
 from ninestory.models.plan import Plan
-from ninestory.models.planning import plans_for
 from ninestory.models.resolve import resolve
 from ninestory.models.resolved import ResolvedModel
 from ninestory.models.store import InstalledModel, import_path, list_installed
 from ninestory.models.store import remove as remove_installed
 from ninestory.models.verify import VerifyReport
 from ninestory.models.verify import verify as verify_files
+from ninestory.runtimes.plan import plans_for
 
 if TYPE_CHECKING:
     from ninestory.floors.chat import ChatModel
-    from ninestory.floors.finetuning.recipe import FineTuningRecipe
+    from ninestory.floors.finetuning import FineTuningRecipe
     from ninestory.models.convert.to_gguf import GgufReport
 
 T = TypeVar("T")

@@ -224,7 +224,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_loaded(home: Path, mon
     assert skip in looked.stdout  # what a run will refuse is said before
     skipped = tune(*base, "--data", "rows.jsonl", "--dry-run", *skip.split(), sets=QUICK)
     assert skipped["invalid_count"] == 1 and skipped["invalid"][0]["line"] == 25
-    monkeypatch.setattr("ninestory.training.plan.available_bytes", lambda: 1 << 20)
+    monkeypatch.setattr("ninestory.core.machine.available_bytes", lambda: 1 << 20)
     with pytest.raises(DoesNotFit, match="GB are free") as refused:
         run("large", "data.on_invalid_row=skip")
     assert "Nothing smaller fits either" in refused.value.hint
@@ -233,7 +233,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_loaded(home: Path, mon
     changes = [*QUICK, "data.on_invalid_row=skip", "train.max_steps=2"]
     full = tune(*base, "--data", "rows.jsonl", "--method", "full", "--dry-run", sets=changes)["plan"]
     needed = sum(full[f"{part}_bytes"] for part in ("process", "weight", "optimizer", "activation"))
-    monkeypatch.setattr("ninestory.training.plan.available_bytes", lambda: needed - 1)
+    monkeypatch.setattr("ninestory.core.machine.available_bytes", lambda: needed - 1)
     with pytest.raises(DoesNotFit, match="GB are free") as refused:
         run("large", *changes, method="full")
     assert "This fits: " in refused.value.hint and "--force" in refused.value.hint_zh

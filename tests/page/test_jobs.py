@@ -67,6 +67,9 @@ def test_a_failed_job_is_dismissed_and_resume_is_offered_only_where_it_can_succe
     expect(dropped).to_have_count(1)
     expect(mistyped).to_have_count(0)
 
+    store.create_claimed("ingest", {"knowledge_base": "vs_76942e", "name": "Manuals"})
+    expect(page.get_by_role("row").filter(has_text="Manuals")).not_to_contain_text("vs_76942e")
+
     waiting = store.create_claimed("asking", {"model": "waits"})
     store.suspend(waiting, "approval of a command")
     row = page.get_by_role("row").filter(has_text="waits")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from ninestory.core.config import RuntimeSettings
@@ -19,42 +17,17 @@ from ninestory.floors.retrieval.embedders import Embedders
 from ninestory.floors.retrieval.ingest import IngestReport, ingest, sync_folder
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, create
 from ninestory.floors.retrieval.table import ChunkReader
-from ninestory.models.convert.sentence_encoder import EMBEDDED_NAMES, LAYER_NAMES
 from ninestory.runtimes.engine_process import EngineProcesses
 from ninestory.runtimes.load import LocalEngines
+from tests import tiny_models
 from tests.job_context import local_context
 
-HIDDEN, INNER, POSITIONS = 32, 64, 128
 FILES = 40
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A BERT of one layer with drawn weights, as a sentence-transformers directory; it knows twenty words."""
-    from safetensors.numpy import save_file
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    folder = tmp_path_factory.mktemp("encoder")
-    words = ["<unk>", "<pad>", *(f"word{n}" for n in range(20))]
-    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    rng = np.random.default_rng(0)
-    rows = {"words": len(words), "positions": POSITIONS, "types": 2}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for ours, name in EMBEDDED_NAMES.items():
-        shapes[f"embeddings.{name}"] = (rows[ours], HIDDEN) if ours in rows else (HIDDEN,)
-    for ours, name in LAYER_NAMES.items():
-        out, given = {"inner": (INNER, HIDDEN), "outer": (HIDDEN, INNER)}.get(ours, (HIDDEN, HIDDEN))
-        shapes[f"encoder.layer.0.{name}.weight"] = (out,) if ours.endswith("norm") else (out, given)
-        shapes[f"encoder.layer.0.{name}.bias"] = (out,)
-    tensors = {name: rng.normal(0, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
-    save_file(tensors, folder / "model.safetensors")
-    config: dict[str, Any] = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": HIDDEN}
-    config |= {"num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": INNER, "vocab_size": len(words)}
-    config |= {"max_position_embeddings": POSITIONS, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
-    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu", "pad_token_id": 1}))
-    return str(folder)
+    return str(tiny_models.write_encoder(tmp_path_factory.mktemp("encoder")))
 
 
 @pytest.fixture

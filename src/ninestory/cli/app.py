@@ -73,7 +73,7 @@ class LazyGroup(TyperGroup):
         group = command.commands if isinstance(command, TyperGroup) else {}
         return group.get(cmd_name, command)
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Find the verb; `help VERB …` is `VERB … --help`.
 
         Raises:

@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from ninestory.cli.chat.open_chat import DEFAULT_MODEL, Opener
+from ninestory.cli.chat.options import (
+    Context,
+    Docs,
+    Dtype,
+    Fast,
+    FrequencyPenalty,
+    KnowledgeBase,
+    MaxTokens,
+    MinP,
+    Model,
+    Plugin,
+    PresencePenalty,
+    Prompt,
+    Raw,
+    RepetitionPenalty,
+    Runtime,
+    Seed,
+    Stop,
+    Strategy,
+    System,
+    Temperature,
+    Template,
+    Threads,
+    TopK,
+    TopP,
+)
 from ninestory.cli.client import DEFAULT, Server, running_server
 from ninestory.cli.output import Json, print_json
 from ninestory.core.errors import InvalidRequest
@@ -19,46 +44,30 @@ app = typer.Typer()
 
 @app.command()
 def chat(
-    model: Annotated[str, typer.Argument(help="Model reference.")] = DEFAULT_MODEL,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", help="One question; print the answer and end.")
-    ] = None,
-    system: Annotated[str, typer.Option(help="System message.")] = "",
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without a chat template.")] = False,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer in tokens.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Keep the likeliest tokens of this total probability.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Keep this many tokens.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="Drop tokens below this part of the likeliest.")] = None,
-    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 repeats less.")] = None,
-    presence_penalty: Annotated[float | None, typer.Option(help="Subtracted once from tokens already used.")] = None,
-    frequency_penalty: Annotated[float | None, typer.Option(help="Subtracted for each use of a token.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End the answer here; may be repeated.")] = None,
-    template: Annotated[
-        str | None, typer.Option(help="Prompt template, or 'checkpoint'; else the catalogue's, then the checkpoint's.")
-    ] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens of the conversation.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="torch: float32, bfloat16, float16, int8, or int4 on a GPU.")
-    ] = None,
-    fast: Annotated[
-        bool | None, typer.Option("--fast", help="torch on a CPU: fastest linears, bits may depend on neighbours.")
-    ] = None,
-    plugin: Annotated[
-        list[str] | None, typer.Option(help="MOSS only: calculator, solver, search=COMMAND, draw=COMMAND; repeatable.")
-    ] = None,
-    strategy: Annotated[
-        str | None, typer.Option(help="RWKV only: which layers run where, e.g. 'cpu fp32i8 *10 -> cpu fp32'.")
-    ] = None,
-    runtime: Annotated[
-        str | None, typer.Option(help="llamacpp, torch or remote; chosen by the files when left out.")
-    ] = None,
-    docs: Annotated[
-        Path | None, typer.Option(help="Answer from the documents of this folder, with sources; it is kept in step.")
-    ] = None,
-    kb: Annotated[str, typer.Option(help="Answer from this knowledge base (ninestory kb ls).")] = "",
+    model: Model = DEFAULT_MODEL,
+    prompt: Prompt = None,
+    system: System = "",
+    raw: Raw = False,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = None,
+    presence_penalty: PresencePenalty = None,
+    frequency_penalty: FrequencyPenalty = None,
+    seed: Seed = None,
+    stop: Stop = None,
+    template: Template = None,
+    context: Context = None,
+    threads: Threads = None,
+    dtype: Dtype = None,
+    fast: Fast = None,
+    plugin: Plugin = None,
+    strategy: Strategy = None,
+    runtime: Runtime = None,
+    docs: Docs = None,
+    kb: KnowledgeBase = "",
     server: Server = DEFAULT,
     as_json: Json = False,
 ) -> None:
@@ -105,15 +114,21 @@ def chat(
 
         with opener(model) as loaded:
             plugin_chat(opener.here, loaded, plugin, options, question)
-    elif not (raw or as_json) and _rwkv_program(opener, system, options, question):
-        return
-    elif question is None:
+    elif raw or as_json or not _rwkv_program(opener, system, options, question):
+        _converse(opener, model, question, system, raw, options, as_json)
+
+
+def _converse(
+    opener: Opener, model: str, question: str | None, system: str, raw: bool, options: dict[str, Any], as_json: bool
+) -> None:
+    """Answer the one question, or talk on the terminal until the user leaves."""
+    if question is None:
         from ninestory.cli.chat.conversation import Conversation
 
         Conversation(opener, model, system, options).loop()
-    else:
-        with opener(model) as loaded:
-            _answer_once(loaded, question, system, raw, options, as_json)
+        return
+    with opener(model) as loaded:
+        _answer_once(loaded, question, system, raw, options, as_json)
 
 
 def _question(prompt: str | None) -> str | None:

@@ -15,8 +15,7 @@ from ninestory.cli.app import explain, language
 from ninestory.core.errors import Cancelled, InvalidRequest, NinestoryError
 from ninestory.core.paths import Home
 from ninestory.core.regular_file import read_regular_text
-from ninestory.floors.chat import ChatModel
-from ninestory.floors.chat.model import chat_request
+from ninestory.floors.chat import ChatModel, chat_request
 from ninestory.runtimes.protocol import Text
 
 HELP = """/help  this list          /clear  forget the conversation   /system TEXT  set the system message

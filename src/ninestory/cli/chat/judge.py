@@ -15,7 +15,7 @@ from ninestory.cli.output import Json, print_json, print_table
 from ninestory.core.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from ninestory.evaluation.judge import Ask, Grade, Match, Question
+    from ninestory.evaluation.judge import Ask, Grade, JudgeQuestion, Match
     from ninestory.floors.chat import ChatModel
 
 app = typer.Typer()
@@ -99,7 +99,9 @@ def _open(name: str, context: int | None) -> ChatModel:
     return load(name, slots=1, context=context or load_settings().settings.runtime.context)
 
 
-def _answers(name: str, model: ChatModel, asked: list[Question], max_tokens: int, seed: int) -> dict[str, list[str]]:
+def _answers(
+    name: str, model: ChatModel, asked: list[JudgeQuestion], max_tokens: int, seed: int
+) -> dict[str, list[str]]:
     from ninestory.evaluation.judge import answer
 
     def ask(messages: list[dict[str, str]], temperature: float) -> str:
@@ -122,7 +124,7 @@ def _judging(model: ChatModel, longest: int, seed: int) -> Ask:
     return ask
 
 
-def _grades(ask: Ask, asked: list[Question], answers: dict[str, Any], language: str) -> list[Grade]:
+def _grades(ask: Ask, asked: list[JudgeQuestion], answers: dict[str, Any], language: str) -> list[Grade]:
     from ninestory.evaluation.judge import grade
 
     return [
@@ -134,7 +136,7 @@ def _grades(ask: Ask, asked: list[Question], answers: dict[str, Any], language: 
 
 
 def _matches(
-    ask: Ask, asked: list[Question], answers: dict[str, Any], language: str, baseline: str | None
+    ask: Ask, asked: list[JudgeQuestion], answers: dict[str, Any], language: str, baseline: str | None
 ) -> list[Match]:
     from ninestory.evaluation.judge import match
 

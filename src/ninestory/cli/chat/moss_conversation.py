@@ -14,8 +14,7 @@ from ninestory.core.errors import InvalidRequest, NinestoryError
 from ninestory.core.tools import Tool
 
 if TYPE_CHECKING:
-    from ninestory.floors.chat import ChatModel
-    from ninestory.floors.chat.moss import MossDialogue
+    from ninestory.floors.chat import ChatModel, MossDialogue
     from ninestory.models.resolved import ResolvedModel
 
 COMMAND_SECONDS = 60
@@ -38,8 +37,7 @@ def plugin_chat(
     Raises:
         InvalidRequest: another model than MOSS, or an unknown plugin.
     """
-    from ninestory.floors.chat.model import chat_request
-    from ninestory.floors.chat.moss import MossDialogue, completer
+    from ninestory.floors.chat import MossDialogue, chat_request, completer
     from ninestory.tokenizers.load import load_tokenizer
 
     if model is None or model.architecture != "moss" or model.path is None:
@@ -71,15 +69,15 @@ def plugin(text: str) -> Tool:
     Raises:
         InvalidRequest: an unknown one, or one that wants a command and has none.
     """
-    from ninestory.floors.chat import moss
+    from ninestory.floors.chat import calculator, drawing_plugin, equation_solver, search_plugin
 
     name, _, command = text.partition("=")
     if text == "calculator":
-        return moss.calculator()
+        return calculator()
     if text == "solver":
-        return moss.equation_solver()
+        return equation_solver()
     if name in ("search", "draw") and command.strip():
-        return (moss.search if name == "search" else moss.text_to_image)(_program(command))
+        return (search_plugin if name == "search" else drawing_plugin)(_program(command))
     raise InvalidRequest(
         f"There is no plugin {text[:80]!r}.",
         hint="Take calculator, solver, search=COMMAND or draw=COMMAND.",

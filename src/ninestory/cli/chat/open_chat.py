@@ -94,7 +94,7 @@ def _of_server(client: ServerClient, reference: str, settings: RuntimeSettings) 
     """The model of a running server, through the API that any client uses."""
     from ninestory.floors.chat import ChatModel
     from ninestory.models.resolved import ResolvedModel
-    from ninestory.runtimes.remote import RemoteEngine
+    from ninestory.runtimes.remote.engine import RemoteEngine
 
     model = ResolvedModel(
         reference=f"server:{reference}",

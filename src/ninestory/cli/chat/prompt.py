@@ -17,8 +17,7 @@ from ninestory.core.errors import InvalidRequest, NinestoryError
 from ninestory.core.regular_file import read_regular_text
 
 if TYPE_CHECKING:
-    from ninestory.floors.chat import ChatModel, Reply
-    from ninestory.floors.chat.prompt_library import Case, Prompt
+    from ninestory.floors.chat import Case, ChatModel, Prompt, Reply
 
 app = typer.Typer(no_args_is_help=True, help="Task prompts: ls, show, run, lint, bench.")
 Reference = Annotated[str, typer.Argument(help="Id of the library, or FILE.toml\\[#ID].")]
@@ -30,7 +29,8 @@ Context = Annotated[int | None, typer.Option(help="Tokens of a conversation.")]
 @app.command("ls")
 def ls(as_json: Json = False) -> None:
     """The library: summarise, infer, transform, expand, translate, correct, classify, extract."""
-    from ninestory.floors.chat.prompt_library import as_dict, load_prompts
+    from ninestory.floors.chat import load_prompts
+    from ninestory.floors.chat import prompt_as_dict as as_dict
 
     prompts = list(load_prompts().values())
     if as_json:
@@ -51,7 +51,8 @@ def show(prompt: Reference, language: Language = "", toml: bool = False, as_json
     """Text, variables and cases of a prompt; --toml prints the library's file, to begin one's own with."""
     from importlib import resources
 
-    from ninestory.floors.chat.prompt_library import as_dict, find_prompt
+    from ninestory.floors.chat import find_prompt
+    from ninestory.floors.chat import prompt_as_dict as as_dict
 
     found, chosen = find_prompt(prompt), language or spoken_language()
     if as_json:
@@ -86,7 +87,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Fill in a prompt and ask. What is piped in becomes the first variable that is missing."""
-    from ninestory.floors.chat.prompt_library import compose, find_prompt
+    from ninestory.floors.chat import compose, find_prompt
 
     found, chosen = find_prompt(prompt), language or spoken_language()
     messages = compose(found, _values(found, values or []), chosen)
@@ -121,8 +122,8 @@ def lint(
     as_json: Json = False,
 ) -> None:
     """Check a prompt against the guidelines: delimiters, output format, conditions, few-shot, steps."""
-    from ninestory.floors.chat.prompt_lint import essential_kept
-    from ninestory.floors.chat.prompt_lint import lint as remarks_on
+    from ninestory.floors.chat import essential_kept
+    from ninestory.floors.chat import lint_prompt as remarks_on
 
     chosen = language or spoken_language()
     text, examples = _text_of(prompt, chosen)
@@ -159,8 +160,8 @@ def bench(
 ) -> None:
     """Try variants × cases × models; print scores and costs, best first. One model is loaded at a time."""
     from ninestory.core.paths import atomic_write
-    from ninestory.evaluation.prompt_bench import Answer, table, trials
-    from ninestory.floors.chat.prompt_library import compose, find_prompt
+    from ninestory.evaluation.prompt_bench import TrialAnswer, table, trials
+    from ninestory.floors.chat import compose, find_prompt
 
     chosen = language or spoken_language()
     found = {reference: find_prompt(reference) for reference in prompts}
@@ -170,11 +171,15 @@ def bench(
     for name in models or [DEFAULT_MODEL]:
         with _open(name, context) as model:
 
-            def ask(variant: str, messages: list[dict[str, str]], model: Any = model) -> Answer:
+            def ask(variant: str, messages: list[dict[str, str]], model: Any = model) -> TrialAnswer:
                 heat = found[variant].temperature
                 reply = model.chat(messages, temperature=heat, max_tokens=max_tokens, seed=seed)
                 usage = reply.usage
-                return Answer(reply.text, usage.prompt_tokens, usage.completion_tokens) if usage else Answer(reply.text)
+                return (
+                    TrialAnswer(reply.text, usage.prompt_tokens, usage.completion_tokens)
+                    if usage
+                    else TrialAnswer(reply.text)
+                )
 
             made += list(trials(variants, [case.checks for case in tried], name, ask, expected=NinestoryError))
     rows = table(made, price_in, price_out)
@@ -208,7 +213,7 @@ def _asked(
     model: ChatModel, prompt: Prompt, messages: list[dict[str, str]], options: dict[str, Any], repairs: int
 ) -> tuple[Reply, str]:
     """The answer and what is wrong with it. Where JSON is due it is forced if the runtime can, and checked anyway."""
-    from ninestory.floors.chat.prompt_library import answer_schema, json_fault
+    from ninestory.floors.chat import answer_schema, json_fault
 
     schema = answer_schema(prompt)
     if schema is None:
@@ -244,7 +249,7 @@ def _values(prompt: Prompt, given: list[str]) -> dict[str, str]:
 
 def _text_of(reference: str, language: str) -> tuple[str, int]:
     """The text that is checked, and how many examples go with it."""
-    from ninestory.floors.chat.prompt_library import compose, find_prompt
+    from ninestory.floors.chat import compose, find_prompt
 
     if reference == "-":
         return sys.stdin.read(), 0
@@ -257,7 +262,7 @@ def _text_of(reference: str, language: str) -> tuple[str, int]:
 
 
 def _cases(file: Path | None, prompt: Prompt, language: str) -> list[Case]:
-    from ninestory.floors.chat.prompt_library import Case
+    from ninestory.floors.chat import Case
 
     if file is None:
         found = [case for case in prompt.cases if case.language == language]

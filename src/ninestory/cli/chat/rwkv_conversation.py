@@ -12,7 +12,9 @@ from ninestory.cli.chat.conversation import interrupts, terminal_lines
 from ninestory.cli.chat.open_chat import print_first_line
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import InvalidRequest, NinestoryError
-from ninestory.floors.chat.rwkv_session import CHAT_SAMPLING, HELP, RwkvSession, open_session
+from ninestory.floors.chat import RWKV_CHAT_SAMPLING as CHAT_SAMPLING
+from ninestory.floors.chat import RWKV_HELP as HELP
+from ninestory.floors.chat import RwkvSession, open_session
 from ninestory.models.resolved import ResolvedModel
 
 _COMMANDS = ("+", "-temp=", "-top_p=")  # with which a message is for the program rather than for the model

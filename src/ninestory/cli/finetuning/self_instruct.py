@@ -26,7 +26,9 @@ def self_instruct(
     import dataclasses
 
     from ninestory.core.progress_bar import ProgressBar
-    from ninestory.floors.finetuning.self_instruct import SelfInstructSettings, read_seeds, run, writer
+    from ninestory.floors.finetuning import SelfInstructSettings, read_seeds
+    from ninestory.floors.finetuning import run_self_instruct as run
+    from ninestory.floors.finetuning import self_instruct_writer as writer
     from ninestory.library import load
 
     settings = SelfInstructSettings(language=language, count=count, seed=seed)

@@ -14,8 +14,7 @@ from ninestory.cli.finetuning.self_instruct import self_instruct
 from ninestory.cli.output import Json, duration, print_json, print_table, size
 
 if TYPE_CHECKING:
-    from ninestory.floors.finetuning.inspection import Inspection
-    from ninestory.floors.finetuning.recipe import FineTuningRecipe
+    from ninestory.floors.finetuning import FineTuningRecipe, Inspection
 
 app = typer.Typer(no_args_is_help=True, help="Make a model yours: new, run, inspect, ls, resume, report, export.")
 app.command("self-instruct")(self_instruct)
@@ -117,7 +116,7 @@ def inspect(
 def ls(as_json: Json = False) -> None:
     """The runs of this home."""
     from ninestory.core.paths import Home
-    from ninestory.floors.finetuning.runs import list_runs
+    from ninestory.floors.finetuning import list_runs
 
     runs = list_runs(Home.default())
     if as_json:
@@ -138,7 +137,7 @@ def resume(
 ) -> None:
     """Go on with a run from its last checkpoint."""
     from ninestory.core.paths import Home
-    from ninestory.floors.finetuning.runs import find_run
+    from ninestory.floors.finetuning import find_run
     from ninestory.floors.recipes import recipe_from_dict
 
     _tune(recipe_from_dict(find_run(Home.default(), name).recipe()), force, as_json)
@@ -149,7 +148,7 @@ def report(name: Annotated[str, typer.Argument(help="Name of the run.")], as_jso
     """The report of a finished run, as Markdown; the HTML page lies beside it."""
     from ninestory.core.errors import NotFound
     from ninestory.core.paths import Home
-    from ninestory.floors.finetuning.runs import find_run
+    from ninestory.floors.finetuning import find_run
 
     folder = find_run(Home.default(), name).path
     file = folder / "report.md"
@@ -176,7 +175,7 @@ def export(
     """Merge the adapter into its base and write the whole model: safetensors, or one GGUF file for llama.cpp."""
     from ninestory.core.paths import Home
     from ninestory.core.progress_bar import ProgressBar
-    from ninestory.floors.finetuning.export import export_gguf, export_merged
+    from ninestory.floors.finetuning import export_gguf, export_merged
 
     if to is ExportFormat.gguf:
         with ProgressBar(quiet=as_json) as bar:
@@ -204,7 +203,7 @@ def _recipe(
 ) -> FineTuningRecipe:
     """The recipe by file or name, with the flags on top."""
     from ninestory.core.errors import InvalidRequest
-    from ninestory.floors.finetuning.recipe import FineTuningRecipe
+    from ninestory.floors.finetuning import FineTuningRecipe
     from ninestory.floors.recipes import change_recipe, load_recipe, ready_recipes
     from ninestory.training.recipe_file import parse_yaml
 
@@ -247,7 +246,7 @@ def _tune(recipe: FineTuningRecipe, force: bool, as_json: bool) -> None:
     from ninestory.library import tune
 
     if int(os.environ.get("RANK", "0")):  # torchrun's: not the first process
-        from ninestory.floors.finetuning.tuning import follow
+        from ninestory.floors.finetuning import follow_run as follow
 
         follow(recipe, Home.default().ensure())
         return

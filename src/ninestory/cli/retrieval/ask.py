@@ -15,7 +15,7 @@ from ninestory.core.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from ninestory.cli.retrieval.document_session import DocumentConversation
-    from ninestory.floors.retrieval.answer import Prepared
+    from ninestory.floors.retrieval import Prepared
 
 app = typer.Typer()
 
@@ -40,8 +40,7 @@ def ask(
     from ninestory.cli.retrieval.document_session import DocumentConversation, attribute_filter
     from ninestory.core.config import load_settings
     from ninestory.core.logs import set_up_logs
-    from ninestory.floors.retrieval.hits import SearchOptions
-    from ninestory.floors.retrieval.session import AnswerOptions
+    from ninestory.floors.retrieval import AnswerOptions, SearchOptions
 
     if mode not in ("auto", "generate", "extract"):
         raise InvalidRequest(f"--mode {mode} is none of auto, generate, extract.", param="mode")
@@ -95,8 +94,7 @@ def print_answer(session: DocumentConversation, question: str, as_json: bool) ->
 
 def _print_sources(prepared: Prepared, text: str, as_json: bool) -> None:
     """What stands below an answer that was printed; with `as_json` the answer and its sources in one object."""
-    from ninestory.floors.retrieval.answer import as_source, citations, place_of
-    from ninestory.floors.retrieval.terms import language_of
+    from ninestory.floors.retrieval import as_source, citations, language_of, place_of
 
     marks = citations(text, prepared.passages)
     cited = sorted({mark.number for mark in marks})

@@ -30,7 +30,7 @@ def document_chat(
     Raises:
         NotFound: no such knowledge base or folder. Unsupported: the extra [retrieval] is not installed.
     """
-    from ninestory.floors.retrieval.session import AnswerOptions
+    from ninestory.floors.retrieval import AnswerOptions
 
     if opener.server:
         sampling, limit = _of_the_api(options), AnswerOptions().search.limit
@@ -70,7 +70,8 @@ def _of_the_api(options: dict[str, Any]) -> dict[str, Any]:
 
 def folder_base(folder: Path) -> str:
     """The knowledge base that follows `folder`: made on the first call, brought up to date on every one."""
-    from ninestory.floors.retrieval.knowledge_base import create, each_base, open_by_id
+    from ninestory.floors.retrieval import create_base as create
+    from ninestory.floors.retrieval import each_base, open_by_id
 
     place = folder.expanduser().resolve()
     if not place.is_dir():

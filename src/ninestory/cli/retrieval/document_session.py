@@ -16,9 +16,7 @@ from ninestory.core.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     from ninestory.floors.chat import ChatModel
-    from ninestory.floors.retrieval.answer import Prepared
-    from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
-    from ninestory.floors.retrieval.session import AnswerOptions, DocumentSession
+    from ninestory.floors.retrieval import AnswerOptions, DocumentSession, KnowledgeBase, Prepared
     from ninestory.runtimes.protocol import ChatRequest, Message
 
 _CONTEXT = 4096
@@ -49,7 +47,7 @@ class DocumentConversation:
 
     def __enter__(self) -> DocumentConversation:
         from ninestory.core.config import load_settings
-        from ninestory.floors.retrieval.knowledge_base import open_base
+        from ninestory.floors.retrieval import open_base
         from ninestory.runtimes.load import LocalEngines
 
         self._settings = load_settings().settings.runtime
@@ -82,8 +80,7 @@ class DocumentConversation:
 
     def search_for_tool(self, question: str, limit: int) -> str:
         """The passages found, for a client that reads text."""
-        from ninestory.floors.retrieval.answer import place_of
-        from ninestory.floors.retrieval.terms import language_of
+        from ninestory.floors.retrieval import language_of, place_of
 
         hits = self._session(limit).find(question)
         language = language_of(question)
@@ -91,8 +88,7 @@ class DocumentConversation:
 
     def ask_for_tool(self, question: str, limit: int) -> str:
         """An answer with its sources below it; questions are independent of one another."""
-        from ninestory.floors.retrieval.answer import place_of
-        from ninestory.floors.retrieval.terms import language_of
+        from ninestory.floors.retrieval import language_of, place_of
 
         self._history = []
         prepared, text = self.answer(question, None, limit)
@@ -100,7 +96,7 @@ class DocumentConversation:
         return "\n".join([text, *([prepared.notice] if prepared.notice else []), *sources])
 
     def _session(self, limit: int | None) -> DocumentSession:
-        from ninestory.floors.retrieval.session import DocumentSession
+        from ninestory.floors.retrieval import DocumentSession
 
         options = self._options
         if limit is not None:
@@ -117,8 +113,8 @@ class DocumentConversation:
 
     def _with_wishes(self, request: ChatRequest) -> ChatRequest:
         """The request of the passages, generated as the user wishes; where nothing is said, as calmly as it asks for."""
-        from ninestory.floors.chat.model import chat_request
-        from ninestory.floors.retrieval.answer import calm
+        from ninestory.floors.chat import chat_request
+        from ninestory.floors.retrieval import calm
 
         given = chat_request("", self._generation)
         return dataclasses.replace(
@@ -130,7 +126,7 @@ class DocumentConversation:
         )
 
     def _say(self, request: ChatRequest, show: Callable[[str], None] | None) -> str:
-        from ninestory.floors.retrieval.answer import sent_to
+        from ninestory.floors.retrieval import sent_to
         from ninestory.runtimes.protocol import Text
 
         pieces = []
@@ -145,9 +141,9 @@ class DocumentConversation:
     def _temporary(self, file: Path) -> KnowledgeBase:
         """A knowledge base of one file, in a folder that goes with this session."""
         from ninestory.core.progress import Silent
-        from ninestory.floors.retrieval.embedder import Embedder
-        from ninestory.floors.retrieval.ingest import IngestReport, add_paths, ingest
-        from ninestory.floors.retrieval.knowledge_base import create
+        from ninestory.floors.retrieval import Embedder, IngestReport, add_paths
+        from ninestory.floors.retrieval import create_base as create
+        from ninestory.floors.retrieval import ingest_documents as ingest
 
         folder = self._open.enter_context(ScratchFolder("ninestory-ask-"))
         base, report = create(Home(folder), file.name[:100]), IngestReport()

@@ -18,7 +18,7 @@ from ninestory.core.paths import Home
 from ninestory.core.reserve import DiskReserve
 
 if TYPE_CHECKING:
-    from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
+    from ninestory.floors.retrieval import KnowledgeBase
 
 app = typer.Typer(no_args_is_help=True, help="Knowledge bases: your documents, searchable and citable.")
 Name = Annotated[str, typer.Argument(help="Name or id of a knowledge base.")]
@@ -37,8 +37,8 @@ def create(
     if client := running_server(server):
         kb_server.create(client, name, model, as_json)
         return
-    from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL, each_base
-    from ninestory.floors.retrieval.knowledge_base import create as make
+    from ninestory.floors.retrieval import DEFAULT_MODEL, each_base
+    from ninestory.floors.retrieval import create_base as make
     from ninestory.models.resolve import resolve
 
     home = Home.default().ensure()
@@ -67,7 +67,7 @@ def add(
 ) -> None:
     """Add copies of files, of a folder's files, or pages by their address. A file of the same name is replaced."""
     from ninestory.cli.retrieval.document_session import attributes_of
-    from ninestory.floors.retrieval.ingest import IngestReport, add_page, add_paths
+    from ninestory.floors.retrieval import IngestReport, add_page, add_paths
 
     attributes = attributes_of(attribute or [])
     if client := running_server(server):
@@ -113,7 +113,7 @@ def ls(
     if client := running_server(server):
         kb_server.ls(client, as_json)
         return
-    from ninestory.floors.retrieval.knowledge_base import each_base
+    from ninestory.floors.retrieval import each_base
 
     bases = [(base.get("created_at", 0.0), _summary(base)) for base in each_base(Home.default())]
     rows = [row for _, row in sorted(bases, key=lambda base: base[0])]
@@ -135,7 +135,7 @@ def show(
     if client := running_server(server):
         kb_server.show(client, name, file, as_json)
         return
-    from ninestory.floors.retrieval.table import ChunkReader
+    from ninestory.floors.retrieval import ChunkReader
 
     base = _open(name)
     if not file:
@@ -167,7 +167,7 @@ def rm(
     if client := running_server(server):
         kb_server.rm(client, name, file, as_json)
         return
-    from ninestory.floors.retrieval.knowledge_base import remove_base
+    from ninestory.floors.retrieval import remove_base
 
     reserve = DiskReserve(Home.default().reserve)
     reserve.release_if_low()
@@ -198,11 +198,7 @@ def search(
 ) -> None:
     """What is found for a question, and why; no chat model."""
     from ninestory.cli.retrieval.document_session import attribute_filter
-    from ninestory.floors.retrieval.gate import accepted_by
-    from ninestory.floors.retrieval.hits import SearchOptions
-    from ninestory.floors.retrieval.knowledge_base import lowest_thresholds
-    from ninestory.floors.retrieval.search import search_all
-    from ninestory.floors.retrieval.terms import language_of
+    from ninestory.floors.retrieval import SearchOptions, accepted_by, language_of, lowest_thresholds, search_all
 
     if mode not in ("hybrid", "vector", "text") or not 1 <= limit <= 50 or not 0 <= neighbours <= 10:
         raise InvalidRequest(
@@ -238,7 +234,7 @@ def export(
 ) -> None:
     """Write a knowledge base to one file: documents added, passages and vectors."""
     from ninestory.core.progress_bar import ProgressBar
-    from ninestory.floors.retrieval.archive import export_base
+    from ninestory.floors.retrieval import export_base
 
     with ProgressBar(quiet=as_json, counts=True) as bar:
         export_base(_open(name), path, bar)
@@ -253,7 +249,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Take an exported knowledge base in."""
-    from ninestory.floors.retrieval.archive import import_base
+    from ninestory.floors.retrieval import import_base
 
     base = import_base(Home.default().ensure(), path, name)
     print_json(_summary(base)) if as_json else print(f"{base.name}: {base.id}")
@@ -262,7 +258,7 @@ def import_(
 @app.command()
 def verify(name: Name, as_json: Json = False) -> None:
     """Check a knowledge base: every passage counted, offsets and vectors looked at, copies compared."""
-    from ninestory.floors.retrieval.verify import verify_base
+    from ninestory.floors.retrieval import verify_base
 
     faults = verify_base(_open(name))
     if as_json:
@@ -277,7 +273,7 @@ def verify(name: Name, as_json: Json = False) -> None:
 def compact(name: Name, as_json: Json = False) -> None:
     """Index and pack a knowledge base, and drop versions nobody reads."""
     from ninestory.core.progress import Silent
-    from ninestory.floors.retrieval.ingest import compact as pack
+    from ninestory.floors.retrieval import compact_base as pack
 
     pack(_open(name), Silent())
     show(name, as_json=as_json)
@@ -298,7 +294,7 @@ def _refuse_of_a_server(what: str, given: list[str]) -> None:
 
 
 def _open(name: str) -> KnowledgeBase:
-    from ninestory.floors.retrieval.knowledge_base import open_base
+    from ninestory.floors.retrieval import open_base
 
     return open_base(Home.default(), name)
 
@@ -317,7 +313,7 @@ def _print_report(report: dict[str, Any], as_json: bool) -> None:
 
 def _changed(base: KnowledgeBase, folders: list[str]) -> bool:
     """Whether a look at names, sizes and times finds anything that `sync` would take up."""
-    from ninestory.floors.retrieval.ingest import changed_files
+    from ninestory.floors.retrieval import changed_files
 
     return any(changed_files(base, Path(folder)) for folder in folders)
 

@@ -15,10 +15,7 @@ from ninestory.core.errors import InvalidRequest
 from ninestory.core.paths import Home
 
 if TYPE_CHECKING:
-    from ninestory.floors.retrieval.embedder import Embedder
-    from ninestory.floors.retrieval.evaluate import Question
-    from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
-    from ninestory.floors.retrieval.table import ChunkReader
+    from ninestory.floors.retrieval import ChunkReader, Embedder, KnowledgeBase, Question
     from ninestory.runtimes.protocol import Constraint
 
 Say = Callable[..., str]
@@ -44,8 +41,7 @@ def evaluate(
 ) -> None:
     """Ask many questions with several settings and compare: hit rate, recall, MRR, nDCG, refusals, latency."""
     from ninestory.cli.retrieval.knowledge import open_embedder
-    from ninestory.floors.retrieval.knowledge_base import open_base
-    from ninestory.floors.retrieval.table import ChunkReader
+    from ninestory.floors.retrieval import ChunkReader, open_base
 
     if sum([questions is not None, feedback, bool(generate)]) > 1:
         raise InvalidRequest("Questions come from a file, from --feedback or from --generate: one of them.")
@@ -81,12 +77,12 @@ def _questions(
     opened: contextlib.ExitStack,
 ) -> tuple[Sequence[Question], bool]:
     """The questions, and whether they were generated from the documents."""
-    from ninestory.floors.retrieval import evaluate as evaluation
+    from ninestory.floors import retrieval
 
     if path is not None:
-        return evaluation.read_questions(path), False
+        return retrieval.read_questions(path), False
     if feedback:
-        found = evaluation.questions_of_feedback(base)
+        found = retrieval.questions_of_feedback(base)
         if not found:
             raise InvalidRequest(
                 f"Nobody gave a thumb up to an answer from {base.name or base.id} yet.",
@@ -96,8 +92,8 @@ def _questions(
         return found, False
     if generate:
         say = _talker(generate, opened)
-        return evaluation.questions_by_model(reader, lambda prompt: say(prompt, _QUESTION_TOKENS)), True
-    return evaluation.questions_of_headings(reader), True
+        return retrieval.questions_by_model(reader, lambda prompt: say(prompt, _QUESTION_TOKENS)), True
+    return retrieval.questions_of_headings(reader), True
 
 
 def _scores(
@@ -106,11 +102,11 @@ def _scores(
     from dataclasses import replace
 
     from ninestory.cli.retrieval.knowledge import open_scorer
-    from ninestory.floors.retrieval import evaluate as evaluation
-    from ninestory.floors.retrieval.rerank import CANDIDATES, reranked
-    from ninestory.floors.retrieval.search import search
+    from ninestory.floors import retrieval
+    from ninestory.floors.retrieval import CANDIDATES, reranked
+    from ninestory.floors.retrieval import search_passages as search
 
-    options, reranker = evaluation.parse_setting(told)
+    options, reranker = retrieval.parse_setting(told)
     with open_scorer(reranker, embedder) as score:
 
         def find(question: str, wanted: Any) -> Any:
@@ -120,7 +116,7 @@ def _scores(
             wide = search(reader, question, vector, replace(wanted, limit=max(CANDIDATES, wanted.limit)))
             return reranked(question, wide, score, wanted.limit)
 
-        return evaluation.evaluate(asked, find, replace(options, limit=limit), base.thresholds).as_dict()
+        return retrieval.evaluate_search(asked, find, replace(options, limit=limit), base.thresholds).as_dict()
 
 
 def _faithfulness(
@@ -136,13 +132,13 @@ def _faithfulness(
     """The mean over the answers that were generated; refusals have nothing to judge."""
     from dataclasses import replace
 
-    from ninestory.floors.retrieval import evaluate as evaluation
-    from ninestory.floors.retrieval.answer import prepare
-    from ninestory.floors.retrieval.faithfulness import faithfulness
-    from ninestory.floors.retrieval.search import search
+    from ninestory.floors import retrieval
+    from ninestory.floors.retrieval import measure_faithfulness as faithfulness
+    from ninestory.floors.retrieval import prepare
+    from ninestory.floors.retrieval import search_passages as search
     from ninestory.runtimes.protocol import Constraint
 
-    options = replace(evaluation.parse_setting(told)[0], limit=limit)
+    options = replace(retrieval.parse_setting(told)[0], limit=limit)
     yes_or_no = Constraint(choices=["yes", "no"])
     values = []
     for question in asked:

@@ -30,7 +30,7 @@ def mcp(
     """Serve knowledge bases to an MCP client (stdio): the tools search and ask."""
     from ninestory.cli.retrieval.document_session import DocumentConversation
     from ninestory.core.logs import set_up_logs
-    from ninestory.floors.retrieval.session import AnswerOptions
+    from ninestory.floors.retrieval import AnswerOptions
 
     set_up_logs("warning", False)
     mode: Literal["auto", "extract"] = "auto" if model else "extract"

@@ -66,7 +66,7 @@ def ls(client: ServerClient, as_json: bool) -> None:
 
 def add(client: ServerClient, name: str, paths: list[Path], attributes: dict[str, Any], as_json: bool) -> None:
     """Upload files, and those of folders, and wait until the server has read them."""
-    from ninestory.floors.retrieval.ingest import IngestReport, files_of
+    from ninestory.floors.retrieval import IngestReport, files_of
 
     store, report = store_of(client, name), IngestReport()
     ids = [_uploaded(client, shown, file) for path in paths for shown, file in files_of(path, report)]
@@ -132,7 +132,7 @@ def search(
     filters: Any,
     as_json: bool,
 ) -> None:
-    from ninestory.floors.retrieval.hits import Hit
+    from ninestory.floors.retrieval import Hit
 
     store = store_of(client, name)
     body = {"query": question, "max_num_results": limit, "neighbours": neighbours, "rerank": rerank}

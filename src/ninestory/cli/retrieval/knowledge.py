@@ -10,16 +10,14 @@ from ninestory.core.errors import Cancelled, from_dict
 from ninestory.core.paths import Home
 
 if TYPE_CHECKING:
-    from ninestory.floors.retrieval.embedder import Embedder
-    from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
-    from ninestory.floors.retrieval.rerank import Score
+    from ninestory.floors.retrieval import Embedder, KnowledgeBase, Score
 
 
 @contextmanager
 def open_embedder(base: KnowledgeBase) -> Iterator[Embedder]:
     """The embedding model that a knowledge base's published table wants."""
     from ninestory.core.config import load_settings
-    from ninestory.floors.retrieval.embedder import Embedder
+    from ninestory.floors.retrieval import Embedder
     from ninestory.runtimes.load import LocalEngines
 
     model = base.published.model if base.published else base.model
@@ -32,7 +30,8 @@ def open_embedder(base: KnowledgeBase) -> Iterator[Embedder]:
 def open_scorer(reranker: str, embedder: Embedder) -> Iterator[Score | None]:
     """What `--rerank` names: nothing, late interaction with the embedding model, or a reranker of its own."""
     from ninestory.core.config import load_settings
-    from ninestory.floors.retrieval.rerank import LATE, scorer
+    from ninestory.floors.retrieval import LATE
+    from ninestory.floors.retrieval import rerank_scorer as scorer
     from ninestory.runtimes.load import LocalEngines
 
     if reranker in ("", LATE):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ninestory.floors.retrieval.hits import Hit
+    from ninestory.floors.retrieval import Hit
 
 
 def print_passages(passages: Iterable[dict[str, Any]]) -> None:
@@ -19,8 +19,7 @@ def print_passages(passages: Iterable[dict[str, Any]]) -> None:
 def print_hits(hits: Iterable[Hit], threshold: float | None, accepted_by: str | None) -> None:
     """Passages found and why, in the user's language; first whether they are taken for an answer."""
     from ninestory.cli.app import language
-    from ninestory.floors.retrieval.answer import place_of
-    from ninestory.floors.retrieval.prompts import SEARCH_WORDS
+    from ninestory.floors.retrieval import SEARCH_WORDS, place_of
 
     spoken = language()
     words = SEARCH_WORDS[spoken]

@@ -14,7 +14,7 @@ from ninestory.floors.finetuning.example_file import TrainingExample
 from ninestory.floors.finetuning.examples import SkippedRow
 from ninestory.floors.finetuning.mixture import Share
 from ninestory.floors.finetuning.preparation import PreparedRun
-from ninestory.tokenizers.tokenizer import Decoder, Tokenizer
+from ninestory.tokenizers.tokenizer import StreamingDetokenizer, Tokenizer
 from ninestory.training.batches import IGNORED, TokenRow
 from ninestory.training.plan import TuningPlan
 
@@ -65,10 +65,10 @@ class Inspection:
     samples: list[RenderedRow]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON data; the plan with its sum and verdict."""
+        """Plain JSON data; the plan with its sums and devices."""
         table = dataclasses.asdict(self)
         if self.plan:
-            table["plan"] |= {"total_bytes": self.plan.total_bytes, "fits": self.plan.fits}
+            table["plan"] = self.plan.as_dict()
         return table
 
 
@@ -120,7 +120,7 @@ def rendered(example: TrainingExample, tokenizer: Tokenizer) -> RenderedRow:
 
 def _pieces(row: TokenRow, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
     pieces: list[tuple[str, bool]] = []
-    decoder = Decoder(tokenizer)
+    decoder = StreamingDetokenizer(tokenizer)
     for token, label in zip(row.ids, row.labels, strict=True):
         special = token in tokenizer.special_ids
         text = tokenizer.token_bytes(token).decode("utf-8", "replace") if special else decoder.push(token)

@@ -8,7 +8,8 @@ from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 
 from ninestory.core.errors import NotFound
-from ninestory.floors.chat.prompt_library import answer_schema, as_dict, compose, load_prompts
+from ninestory.floors.chat import answer_schema, compose, load_prompts
+from ninestory.floors.chat import prompt_as_dict as as_dict
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.schemas import Strict
 

@@ -37,7 +37,7 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.get("/runs")
     async def runs() -> dict[str, Any]:
         """The runs of this home; finished ones say how the tuned model is asked for."""
-        from ninestory.floors.finetuning.runs import list_runs
+        from ninestory.floors.finetuning import list_runs
 
         found = await run_in_threadpool(list_runs, context.home)
         return {"object": "list", "data": [dataclasses.asdict(run) for run in found]}
@@ -45,7 +45,7 @@ def router(context: GatewayContext) -> APIRouter:
     @routes.get("/runs/{name}/report")
     async def report(name: str) -> dict[str, Any]:
         """The report of a finished run, base against tuned, as Markdown."""
-        from ninestory.floors.finetuning.runs import find_run
+        from ninestory.floors.finetuning import find_run
 
         file = find_run(context.home, name).path / "report.md"
         if not file.is_file():

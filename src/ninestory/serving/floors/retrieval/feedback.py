@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from ninestory.floors.retrieval.knowledge_base import open_by_id
+from ninestory.floors.retrieval import open_by_id
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.schemas import Strict
 

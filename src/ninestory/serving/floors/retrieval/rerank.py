@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from ninestory.core.errors import Unsupported
-from ninestory.floors.retrieval.knowledge_base import DEFAULT_MODEL
+from ninestory.floors.retrieval import DEFAULT_MODEL
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.knowledge import embed, relevance
 from ninestory.serving.references import ModelReference

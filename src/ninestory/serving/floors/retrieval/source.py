@@ -11,8 +11,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
 from ninestory.core.errors import InvalidRequest, NotFound
-from ninestory.floors.retrieval.knowledge_base import KnowledgeFile, open_by_id
-from ninestory.floors.retrieval.source import PAGES_OF_A_PASSAGE, kind_of
+from ninestory.floors.retrieval import PAGES_OF_A_PASSAGE, KnowledgeFile, kind_of, open_by_id
 from ninestory.serving.context import GatewayContext
 
 _SHOWN = ("id", "ordinal", "text", "context", "page", "start", "end")

@@ -12,19 +12,19 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 
 from ninestory.core.errors import InvalidRequest, NotFound
-from ninestory.floors.retrieval.gate import accepted_by
-from ninestory.floors.retrieval.hits import Hit
-from ninestory.floors.retrieval.knowledge_base import (
+from ninestory.floors.retrieval import (
     DEFAULT_MODEL,
+    Hit,
     KnowledgeBase,
     Thresholds,
-    create,
+    accepted_by,
     each_base,
+    language_of,
     open_by_id,
     remove_by_id,
     sweep,
 )
-from ninestory.floors.retrieval.terms import language_of
+from ninestory.floors.retrieval import create_base as create
 from ninestory.models.reference import Reference, parse_reference
 from ninestory.models.resolve import resolve
 from ninestory.runtimes.load import check_task
@@ -111,7 +111,7 @@ def _add_stores(routes: APIRouter, context: GatewayContext) -> None:
         Beside OpenAI's fields: `threshold`, which a passage's cosine must reach to be answered from, and `accepted_by`:
         "cosine", or "identifier" or "name" where a passage holds one of the question; null: the documents do not answer.
         """
-        from ninestory.floors.retrieval.session import AnswerOptions, DocumentSession  # loads numpy
+        from ninestory.floors.retrieval import AnswerOptions, DocumentSession  # loads numpy
 
         options = AnswerOptions(
             search=body.options(), filters=body.filter(), reranker=body.rerank, least_score=body.least_score
@@ -178,7 +178,7 @@ def _add_files(routes: APIRouter, context: GatewayContext) -> None:
         """Take a file out: it is found no more from now on."""
         with open_by_id(context.home, vector_store_id) as base:
             base.remove_file(file_id)
-            context.jobs.create("ingest", {"knowledge_base": base.id}, subject=base.id)
+            _queue_ingest(context, base)
         return {"id": file_id, "object": "vector_store.file.deleted", "deleted": True}
 
 
@@ -258,6 +258,11 @@ def _check_files(context: GatewayContext, attached: Sequence[FileAttach]) -> Non
         store.path(file.file_id)
 
 
+def _queue_ingest(context: GatewayContext, base: KnowledgeBase) -> None:
+    """Queue the work; `name` is what the page calls it by."""
+    context.jobs.create("ingest", {"knowledge_base": base.id, "name": base.name}, subject=base.id)
+
+
 def _check_embedder(context: GatewayContext, reference: Reference) -> None:
     """Raises NotFound, Unsupported before an ingest is queued that could only fail."""
     model = resolve(reference, context.home)
@@ -277,7 +282,7 @@ def _attach(context: GatewayContext, base: KnowledgeBase, attached: Sequence[Fil
             batch=batch,
         )
     if attached:
-        context.jobs.create("ingest", {"knowledge_base": base.id}, subject=base.id)
+        _queue_ingest(context, base)
 
 
 def _files(base: KnowledgeBase, status: str | None, batch: str | None = None) -> list[dict[str, Any]]:

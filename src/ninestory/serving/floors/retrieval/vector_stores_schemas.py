@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from ninestory.floors.retrieval.hits import Hit, SearchOptions
-from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, KnowledgeFile
+from ninestory.floors.retrieval import Hit, KnowledgeBase, KnowledgeFile, SearchOptions
 from ninestory.serving.references import ModelReference
 from ninestory.serving.schemas import Strict
 

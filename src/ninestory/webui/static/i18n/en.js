@@ -50,6 +50,8 @@ export default {
   source: "Source",
   modelSource: "From",
   memory: "Memory",
+  memoryFits: "{size} of {free}: fits",
+  memoryDoesNotFit: "{size} of {free}: does not fit",
   empty: "Nothing here yet.",
   job: "Job",
   progress: "Progress",

@@ -50,6 +50,8 @@ export default {
   source: "原文",
   modelSource: "来源",
   memory: "内存",
+  memoryFits: "{size}，可用 {free}：放得下",
+  memoryDoesNotFit: "{size}，可用 {free}：放不下",
   empty: "这里还没有内容。",
   job: "任务",
   progress: "进度",

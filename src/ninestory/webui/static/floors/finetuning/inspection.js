@@ -1,5 +1,5 @@
 // What a run would learn from: figures, lengths, and rows as the model sees them with the unlearned part dimmed.
-import { html, Table, bytes, duration } from "../../parts.js";
+import { Devices, html, Table, duration } from "../../parts.js";
 import { t } from "./i18n.js";
 
 /** `name`: of the file as its owner calls it; the server knows it by an id. */
@@ -11,8 +11,7 @@ export function Inspection({ found, name }) {
     [t("rowsTwice"), found.duplicates], [t("rowsCut"), found.cut], [t("tokenCount"), found.tokens],
     [t("shareLearned"), `${Math.round(100 * found.learned_share)} %`], [t("tune_steps"), found.steps],
     [t("dataForm"), found.format], [t("template"), found.template || "–"],
-    ...(found.plan ? [[t("memoryNeeded"), t(found.plan.fits ? "memoryFits" : "memoryDoesNotFit",
-      { size: bytes(found.plan.total_bytes), free: bytes(found.plan.available_bytes) })]] : []),
+    ...(found.plan ? [[t("memoryNeeded"), html`<${Devices} plan=${found.plan} />`]] : []),
     ...(found.seconds === null ? [] : [[t("timeNeeded"), t("timeAbout", { time: duration(found.seconds) })]]),
   ];
   const most = Math.max(...found.histogram.map(([, , count]) => count));

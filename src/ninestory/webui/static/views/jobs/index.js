@@ -49,7 +49,8 @@ export default function Jobs({ query, go }) {
 }
 
 const kindOf = (job) => translated(`kind_${job.kind}`) || titleOfJobKind(job.kind) || html`<${Name}>${job.kind}<//>`;
-const subjectOf = ({ params, id }) => params?.model || params?.recipe?.model?.name || params?.knowledge_base || id;
+const subjectOf = ({ params, id }) => params?.model || params?.recipe?.model?.name || params?.name
+  || params?.knowledge_base || id;
 
 /** How far it is, or why it failed and what to do: the hint is in both languages. */
 export function JobState({ job }) {

@@ -1,6 +1,6 @@
 // What is installed, what is loaded, and the catalogue floor by floor.
 import { useEffect, useState } from "../../vendor/hooks.js";
-import { html, Confirm, Empty, Field, Name, Table, bytes, complain, copyText, toast } from "../../parts.js";
+import { html, Confirm, Devices, Empty, Field, Name, Table, bytes, complain, copyText, toast, usesCards } from "../../parts.js";
 import { t, translated, inLanguage } from "./i18n.js";
 import { own } from "../../api.js";
 import { FLOORS, titleOfFloor } from "../../views.js";
@@ -136,14 +136,18 @@ function Card({ system, go }) {
         <span class="quiet">${inLanguage(p.cure)}</span></li>`)}</ul>`}</details></section>`;
 }
 
+function verdict(plan) {
+  if (usesCards(plan)) return html`<${Devices} plan=${plan} />`;
+  return plan.fits ? t("fits") : t("fitsNot", { free: bytes(plan.available_bytes) });
+}
+
 function variantRow(system, variant, plans, pull) {
   const model = `${system.name}:${variant.name}`;
   const plan = plans.get(model);
   return [
     html`<${Name}>${variant.name}<//>`,
     variant.nbytes ? bytes(variant.nbytes) : "–",
-    plan ? html`${bytes(plan.total_bytes)}<br /><small class="quiet">${plan.fits ? t("fits")
-      : t("fitsNot", { free: bytes(plan.available_bytes) })}</small>` : "–",
+    plan ? html`${bytes(plan.total_bytes)}<br /><small class="quiet">${verdict(plan)}</small>` : "–",
     (variant.hf || variant.ms) // what no hub publishes cannot be pulled
       && html`<div class="row"><button type="button" onClick=${() => pull(model)}>${t("pull")}</button>
         <button type="button" onClick=${() => copyText(`ninestory pull ${model}`).then(() => toast(t("copied")))}>

@@ -9,7 +9,7 @@ from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Cancelled
 from ninestory.models.resolved import ResolvedModel
 from ninestory.runtimes.dispatch import dispatch
-from ninestory.runtimes.onnx import open_folder
+from ninestory.runtimes.onnx.engine import open_folder
 from ninestory.runtimes.protocol import Chunk, EngineInfo, Feed, Relevance, Request, RerankRequest
 
 _QUERY_SHARE = 0.5  # the most of the context that a query takes; the document's end is cut to what is left

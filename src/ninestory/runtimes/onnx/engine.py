@@ -1,7 +1,7 @@
 """Embedding models by ONNX Runtime, without torch: one text a run, no padding, unit vectors.
 
 Opens the folders that `models/convert/e5_onnx.py` and `sentence_encoder.py` make. A model that gives the vectors of
-its tokens too reranks by late interaction (MaxSim, Khattab and Zaharia 2020); `onnx_reranker.py` has cross-encoders.
+its tokens too reranks by late interaction (MaxSim, Khattab and Zaharia 2020); `reranker.py` has cross-encoders.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def open_engine(model: ResolvedModel, settings: RuntimeSettings) -> Engine:
     """A converted folder as an engine: a cross-encoder where it only reranks, else a sentence encoder."""
     if "embedding" in model.tasks:
         return OnnxEmbeddingEngine(model, settings)
-    from ninestory.runtimes.onnx_reranker import OnnxReranker
+    from ninestory.runtimes.onnx.reranker import OnnxReranker
 
     return OnnxReranker(model, settings)
 
