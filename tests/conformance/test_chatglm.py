@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import load_file
 
-from ninestory.architectures.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, layout
+from ninestory.architectures.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, positions_and_mask
 from ninestory.architectures.quantized_linear import RowQuantizedLinear, dequantize_rows, quantize_rows
 from ninestory.tokenizers.chatglm import ChatGLMTokenizer, ResponseStream, chat_prompt, process_response
 
@@ -79,7 +79,7 @@ def test_layout_from_ids(name: str) -> None:
     ids, positions, hidden = case_layout(name)
     config = build(name).config
     padded = hidden.all(-1).any()
-    made = layout(ids, config, (ids != config.pad_token_id).long() if padded else None)
+    made = positions_and_mask(ids, config, (ids != config.pad_token_id).long() if padded else None)
     assert torch.equal(made.positions, positions)
     assert torch.equal(made.hidden, hidden)
 

@@ -36,7 +36,7 @@ def test_two_ratings(case: dict[str, Any]) -> None:
 def test_places_are_exchanged(case: dict[str, Any]) -> None:
     """Two judges that say what the fixture's said: the verdicts are read as the original reads them."""
     row = ORACLE["question"]
-    question = judge.Question(str(row["question_id"]), row["category"], row["turns"][:1])
+    question = judge.JudgeQuestion(str(row["question_id"]), row["category"], row["turns"][:1])
     replies = iter([case["game1_reply"], case["game2_reply_positions_swapped"]])
     answers = tuple(ORACLE[name]["choices"][0]["turns"] for name in ("answer_1", "answer_2"))
     (made,) = judge.match(("x", "y"), question, answers, lambda *_: next(replies), "en")

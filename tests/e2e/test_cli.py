@@ -39,7 +39,7 @@ def run(
 def test_one_question_in_a_pipe_prints_only_the_answer(tmp_path: Path) -> None:
     done = run(tmp_path, "chat", "--max-tokens", "8", "--temperature", "0", given="What is the capital of France?\n")
     assert done.stdout.strip() and len(done.stdout.split()) <= 8
-    assert "llama.cpp" in done.stderr
+    assert done.stderr == ""
     again = run(
         tmp_path, "chat", "--max-tokens", "8", "--temperature", "0", "--json", given="What is the capital of France?\n"
     )
@@ -159,10 +159,10 @@ def test_doctor_knows_this_machine_and_a_damaged_folder(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "chatglm", "auto_map": {"AutoModel": "evil.Model"}}))
     (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     done = run(tmp_path, "doctor", str(folder), check=False)
-    assert done.returncode == 1 and "not sound" in done.stdout  # a damaged file ends the examination
+    assert done.returncode == 1 and "is damaged" in done.stdout  # a damaged file ends the examination
     tiny_models.write_safetensors(folder / "model.safetensors")
     said = run(tmp_path, "doctor", str(folder), check=False).stdout
-    assert "not sound" not in said and "chatglm-6b" in said and "auto_map" in said
+    assert "is damaged" not in said and "chatglm-6b" in said and "auto_map" in said
 
 
 def test_tour_writes_a_report(tmp_path: Path) -> None:

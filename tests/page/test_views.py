@@ -84,7 +84,7 @@ def something_everywhere(server: ApiServer) -> None:
     for winner in ("model_a", "model_a", "tie", "model_b"):
         vote = {"model_a": "vicuna:7b-v1.5", "model_b": "belle:7b-2m", "winner": winner}
         server.http.post("/ninestory/v1/votes", json=vote).raise_for_status()
-    server.http.post("/ninestory/v1/models/pull", json={"model": "gpt4all:falcon-q4_0"}).raise_for_status()
+    server.http.post("/ninestory/v1/models/pull", json={"model": "gpt4all:j-v1.3"}).raise_for_status()
 
 
 def fill_in(page: Page, view: str) -> None:

@@ -72,7 +72,7 @@ def test_an_added_row_of_vicuna_starts_at_zero(tmp_path: Path) -> None:
 
 def test_a_wrong_sum_is_refused_and_nothing_is_listed(tmp_path: Path) -> None:
     base, delta = folder(tmp_path / "base", weights()), folder(tmp_path / "delta", weights(seed=1))
-    with pytest.raises(Damaged, match=r"12345.*was expected") as caught:
+    with pytest.raises(Damaged, match=r"expected 12345") as caught:
         apply_delta(base, delta, tmp_path / "out", VICUNA, expected_sum=12345.0)
     assert caught.value.code == "wrong_checksum" and not (tmp_path / "out").exists()
 
@@ -123,7 +123,7 @@ def test_adapters_that_do_not_fit_are_refused(
 
 
 def test_no_adapter_is_a_mistake(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="no adapter"):
+    with pytest.raises(InvalidRequest, match="No adapter is given"):
         merge_adapters(folder(tmp_path / "base", weights()), [], tmp_path / "out")
 
 
@@ -145,7 +145,7 @@ def test_the_mix_up_of_llamas_and_alpacas_tokenizer_is_named(tmp_path: Path, ext
         assert merge_adapters(base, [alpaca], tmp_path / "out").vocabulary == pieces + 1
         assert (tmp_path / "out" / "tokenizer.model").read_bytes() == model.read_bytes()
         return
-    with pytest.raises(Damaged, match=f"{pieces} embedding rows and a tokenizer of {pieces + 1}") as caught:
+    with pytest.raises(Damaged, match=f"{pieces} embedding rows; expected at least {pieces + 1}") as caught:
         merge_adapters(base, [alpaca], tmp_path / "out")
     assert "49,954" in caught.value.hint and "49,954" in caught.value.hint_zh
 
@@ -195,7 +195,7 @@ def test_files_longer_than_one_step_are_decrypted(tmp_path: Path) -> None:
 
 def test_what_is_no_sentencepiece_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.model").write_bytes(b"{}")
-    with pytest.raises(Damaged, match="no SentencePiece model"):
+    with pytest.raises(Damaged, match="not a SentencePiece model"):
         merge_vocabularies(FIXTURES / "prompts" / "tiny_llama.model", tmp_path / "x.model", tmp_path / "out.model")
 
 

@@ -14,7 +14,7 @@ from ninestory.core.errors import Cancelled, Conflict, Damaged, DiskFull
 from ninestory.core.progress import Silent
 from ninestory.models.convert import stream
 from ninestory.models.convert.safetensors_writer import NewTensor, write_shards
-from ninestory.models.convert.stream import Part, write_stream
+from ninestory.models.convert.stream import FilePart, write_stream
 
 HEADER = b"header"
 TEXTS = [b"first", b"second part", b"third", b"fourth", b""]
@@ -30,7 +30,7 @@ def durable_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "_DURABLE_BYTES", 1)
 
 
-def parts(made: list[int], killed_at: int | None = None) -> list[Part]:
+def parts(made: list[int], killed_at: int | None = None) -> list[FilePart]:
     def blocks(index: int) -> list[bytes]:
         if index == killed_at:
             raise Killed
@@ -38,7 +38,7 @@ def parts(made: list[int], killed_at: int | None = None) -> list[Part]:
         text = TEXTS[index]
         return [text[:2], text[2:]]
 
-    return [Part(f"part {i}", len(text), lambda i=i: blocks(i)) for i, text in enumerate(TEXTS)]  # type: ignore[misc]
+    return [FilePart(f"part {i}", len(text), lambda i=i: blocks(i)) for i, text in enumerate(TEXTS)]  # type: ignore[misc]
 
 
 @pytest.mark.usefixtures("durable_at_once")
@@ -99,7 +99,7 @@ def test_a_refused_file_is_not_kept_and_a_wrong_length_is_an_error(tmp_path: Pat
         write_stream(tmp_path / "out.bin", HEADER, parts([]), Silent(), align=4, finish=refuse)
     assert not list(tmp_path.iterdir())
     with pytest.raises(Damaged, match="'short' ends at 9"):
-        write_stream(tmp_path / "b.bin", HEADER, [Part("short", 5, lambda: [b"abc"])], Silent())
+        write_stream(tmp_path / "b.bin", HEADER, [FilePart("short", 5, lambda: [b"abc"])], Silent())
 
 
 @pytest.mark.usefixtures("durable_at_once")

@@ -66,7 +66,7 @@ def test_what_is_no_tokenizer_is_refused_in_words(text: str, tmp_path: Path) -> 
 
 def test_another_kind_of_model_is_refused_by_name(tmp_path: Path) -> None:
     written(tmp_path, '{"model": {"type": "Unigram", "vocab": [["<unk>", 0.0], ["a", -1.0]]}}')
-    with pytest.raises(Unsupported, match="no byte-level BPE"):
+    with pytest.raises(Unsupported, match="not a byte-level BPE"):
         tokenizer_metadata(tmp_path, 10, {})
 
 

@@ -77,12 +77,12 @@ def _broken(folder: Path, name: str) -> Path:
         ("tokens", "ids up to 129"),
         ("delta", "looks like a delta"),
         ("no tokenizer", "no tokenizer"),
-        ("no weights", "holds no weights"),
-        ("cut", "the file at"),
+        ("no weights", "has no weights"),
+        ("cut", "the file's size"),
         ("pointer", "Git LFS pointer"),
         ("json", "tokenizer.json is no JSON"),
         ("config", "config.json is no JSON object"),
-        ("layers", "num_hidden_layers = many"),
+        ("layers", "num_hidden_layers is many"),
     ],
 )
 def test_each_fault_is_named_with_its_cure(name: str, words: str, tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from ninestory.evaluation.before_after import Case, compare, measure, score
+from ninestory.evaluation.before_after import HeldOutExample, compare, measure, score
 from ninestory.evaluation.bleu import bleu4
 from ninestory.evaluation.paired import bootstrap_difference
 from ninestory.evaluation.rouge import mixed_tokens
 from ninestory.evaluation.tuning_report import RowCounts, TuningReport, as_html, as_markdown
 
-CASES = [Case(f"What is {n} and {n}?", f"it is {2 * n}") for n in range(1, 21)]
+CASES = [HeldOutExample(f"What is {n} and {n}?", f"it is {2 * n}") for n in range(1, 21)]
 
 
 def test_bleu_against_values_worked_out_by_hand() -> None:
@@ -53,7 +53,7 @@ def test_the_interval_is_wide_for_few_and_narrow_for_many() -> None:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_report_holds_curve_table_samples_and_no_live_markup(language) -> None:
-    hostile = [Case("<script>alert(1)</script>", "x")]
+    hostile = [HeldOutExample("<script>alert(1)</script>", "x")]
     side = measure(hostile, 2.0, 1.0, lambda _: "<img src=http://evil>")
     worse = measure(hostile, 1.5, 1.2, lambda _: "x")
     report = TuningReport(

@@ -64,10 +64,10 @@ def test_grouped_heads_and_a_head_width_of_its_own(tmp_path: Path, opener: Opene
     ("keys", "words"),
     [
         ({"heads": 0}, "head_count is 0"),
-        ({"heads": 3}, "cannot be divided by 3"),
-        ({"kv_heads": 3}, "4 heads share 3"),
-        ({"kv_heads": 8}, "4 heads share 8"),
-        ({"heads": [4, 4, 4]}, "3 of 2 layers"),
+        ({"heads": 3}, "not divisible by 3"),
+        ({"kv_heads": 3}, "expected a multiple of head_count_kv, 3"),
+        ({"kv_heads": 8}, "head_count_kv is 8; expected at most head_count, 4"),
+        ({"heads": [4, 4, 4]}, "has 3 entries; expected 2"),
         ({"experts": 2, "used": 3}, "3 of 2 experts"),
         ({"experts": 2, "used": 0}, "0 of 2 experts"),
         ({"pooling": 77}, "pooling_type is 77"),
@@ -85,7 +85,7 @@ def test_numbers_that_disagree_are_refused(keys: dict[str, Any], words: str, tmp
 def test_an_unknown_architecture_gets_the_general_checks_and_a_note(tmp_path: Path) -> None:
     path = write_architecture(tmp_path / "m.gguf", "tower9", {**_table("llama").required, "blk.0.unheard_of": (3,)})
     assert any("tower9" in note for note in check_gguf(read_gguf(path)))
-    with pytest.raises(Damaged, match="cannot be divided"):
+    with pytest.raises(Damaged, match="not divisible"):
         verify(write_architecture(path, "tower9", _table("llama").required, heads=7))
 
 

@@ -104,7 +104,7 @@ def test_a_pickle_that_calls_is_refused_and_nothing_runs(protocol: int, zipped: 
 
 def test_the_message_names_what_the_file_asks_for(tmp_path: Path) -> None:
     data = pickle.dumps(_Attack(os.system, "true"), protocol=2)
-    _refused(_archive(tmp_path / "m.bin", data), "asks for 'posix system'")
+    _refused(_archive(tmp_path / "m.bin", data), "imports 'posix system'")
 
 
 # --- pickles that cost rather than call -------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def test_of_a_split_gguf_the_first_part_stands_for_all(home: Home, tmp_path: Pat
         ("bloomz:560m", NotFound, "not on this machine"),
         ("bloomz:999b", InvalidRequest, "no variant"),
         ("ft:absent", NotFound, "No tuned model"),
-        ("starter:absent", NotFound, "no starter model"),
+        ("starter:absent", NotFound, "does not exist"),
         ("vicunna", NotFound, "no system"),
     ],
 )

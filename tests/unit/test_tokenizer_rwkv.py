@@ -45,7 +45,7 @@ def test_the_longest_entry_is_taken_and_anything_encodes(tmp_path: Path, end: st
     ],
 )
 def test_a_line_that_is_no_entry_is_refused(tmp_path: Path, line: str) -> None:
-    with pytest.raises(Damaged, match="no vocabulary of RWKV"):
+    with pytest.raises(Damaged, match="not an RWKV vocabulary"):
         WorldTokenizer(write(tmp_path, [*BYTES, *WORDS, line]))
 
 
@@ -66,5 +66,5 @@ def test_rows_decide_and_a_file_beside_the_model_comes_first(tmp_path: Path) -> 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", json.dumps({"model": {"type": "BPE", "vocab": {}, "merges": []}})])
 def test_another_json_is_no_neox_vocabulary(tmp_path: Path, text: str) -> None:
     (tmp_path / NEOX_FILE).write_text(text)
-    with pytest.raises(Damaged, match="no vocabulary of RWKV"):
+    with pytest.raises(Damaged, match="not an RWKV vocabulary"):
         load_rwkv_tokenizer(50277, tmp_path)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ninestory.core.errors import Damaged, NotFound
 from ninestory.tokenizers.chatglm import ResponseStream, process_response
 from ninestory.tokenizers.load import load_tokenizer
-from ninestory.tokenizers.tokenizer import Decoder, Tokenizer
+from ninestory.tokenizers.tokenizer import StreamingDetokenizer, Tokenizer
 from tests.conformance.conftest import FIXTURES
 
 TEXTS = [
@@ -103,17 +103,17 @@ def test_bytes_of_tokens_are_the_text(tokenizer: Tokenizer) -> None:
         ids = tokenizer.encode(text)
         if tokenizer.id_of("<unk>") in ids:  # the tiny vocabularies of the fixtures lack some characters
             continue
-        streamed = Decoder(tokenizer)
+        streamed = StreamingDetokenizer(tokenizer)
         assert "".join(map(streamed.push, ids)) + streamed.finish() == tokenizer.decode(ids)
 
 
 def test_half_a_character_is_held_back(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(bloom(tmp_path / "bloom"))
     ids = tokenizer.encode("🀄")
-    streamed = Decoder(tokenizer)
+    streamed = StreamingDetokenizer(tokenizer)
     pieces = [streamed.push(i) for i in ids]
     assert len(pieces) > 1 and pieces[-1] == "🀄" and not any(pieces[:-1])
-    cut = Decoder(tokenizer)
+    cut = StreamingDetokenizer(tokenizer)
     assert [cut.push(i) for i in ids[:-1]] == [""] * (len(ids) - 1) and cut.finish() == "\ufffd"
 
 

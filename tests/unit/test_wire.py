@@ -274,6 +274,23 @@ def test_memory_counts_every_reserved_worker(tmp_path: Path) -> None:
     with_pool(tmp_path, story, memory_limit_mb=2.5 * 330)
 
 
+def test_memory_that_a_job_holds_is_counted_and_idle_models_make_room_for_it(tmp_path: Path) -> None:
+    async def story(pool: Pool) -> None:
+        await pool.load(ECHO)
+        async with pool.hold(600 << 20, os.getpid()):
+            assert pool.loaded() == []  # it was idle
+            with pytest.raises(DoesNotFit):
+                await pool.load(ECHO)
+            with pytest.raises(DoesNotFit, match="The job needs about 600 MB"):
+                async with pool.hold(600 << 20, os.getpid()):
+                    pass
+            async with pool.hold(600 << 20, os.getpid(), force=True):
+                pass
+        await pool.load(ECHO)
+
+    with_pool(tmp_path, story, memory_limit_mb=800)
+
+
 def test_a_card_takes_no_second_model_beside_one_in_use_and_an_idle_one_makes_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,7 +347,7 @@ def test_an_engine_of_the_pool_is_an_engine_like_any_other(tmp_path: Path) -> No
 def test_a_job_reaches_the_pool_over_its_socket_and_what_it_holds_is_counted(tmp_path: Path) -> None:
     async def story(pool: Pool) -> None:
         ours, theirs = socket.socketpair()
-        broker = JobBroker(pool)
+        broker = JobBroker(pool, os.getpid())
         await broker.start(ours)
         engines = JobEngines(theirs)
         blocked = threading.Event()

@@ -54,7 +54,7 @@ class ChatGLMConfig(PreTrainedConfig):
 
 
 @dataclass(frozen=True)
-class Layout:
+class PositionsAndMask:
     """Where each token stands and what it may see.
 
     positions: int64 [batch, 2, seq]: the place in the text, and the place in the answer (0 before it).
@@ -65,7 +65,9 @@ class Layout:
     hidden: torch.Tensor
 
 
-def layout(input_ids: torch.Tensor, config: ChatGLMConfig, attention_mask: torch.Tensor | None = None) -> Layout:
+def positions_and_mask(
+    input_ids: torch.Tensor, config: ChatGLMConfig, attention_mask: torch.Tensor | None = None
+) -> PositionsAndMask:
     """Positions and visibility of a batch [batch, seq], by the rules of the final revision.
 
     Args:
@@ -89,7 +91,7 @@ def layout(input_ids: torch.Tensor, config: ChatGLMConfig, attention_mask: torch
     if attention_mask is not None:
         pad = rows < padding[:, None]  # [batch, seq]
         hidden = hidden | pad[:, None, :] | pad[:, :, None]
-    return Layout(torch.stack((text, answer), dim=1), hidden)
+    return PositionsAndMask(torch.stack((text, answer), dim=1), hidden)
 
 
 def _rotary_table(positions: torch.Tensor, half: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -276,7 +278,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         if position_ids is None or hidden is None:
             if input_ids is None:
                 raise ValueError("inputs_embeds needs position_ids and a boolean attention_mask: both follow from ids")
-            made = layout(input_ids, self.config, padding_mask)
+            made = positions_and_mask(input_ids, self.config, padding_mask)
             position_ids = made.positions if position_ids is None else position_ids
             hidden = made.hidden if hidden is None else hidden
         first = past_key_values is None or past_key_values.get_seq_length() == 0
@@ -337,8 +339,8 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         **kwargs: object,
     ) -> dict[str, object]:
-        """The whole sequence's layout is made anew at each step and cut to the tokens not yet in the cache."""
-        made = layout(input_ids, self.config, attention_mask)
+        """Recompute positions and mask for the whole sequence, then slice off the tokens that are already cached."""
+        made = positions_and_mask(input_ids, self.config, attention_mask)
         cached = past_key_values.get_seq_length() if past_key_values is not None else 0
         cached -= (self.config.pre_seq_len or 0) if cached else 0
         return {

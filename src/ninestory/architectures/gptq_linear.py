@@ -54,7 +54,7 @@ def pack(values: torch.Tensor, bits: int) -> torch.Tensor:
     return (words - ((words >> 31) << 32)).to(torch.int32)
 
 
-class _PackedProduct(torch.autograd.Function):
+class _GptqMatmul(torch.autograd.Function):
     """y = x · W with W widened on the fly; only the packed tensors are kept for the backward pass."""
 
     @staticmethod
@@ -113,7 +113,7 @@ class GPTQLinear(nn.Module):
         return made
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = _PackedProduct.apply(x, self.qweight, self.qzeros, self.scales, self.g_idx, self.bits)
+        y = _GptqMatmul.apply(x, self.qweight, self.qzeros, self.scales, self.g_idx, self.bits)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
@@ -128,7 +128,7 @@ def dequantize_llmtune(
 
 
 class _LLMTuneProduct(torch.autograd.Function):
-    """As `_PackedProduct`, for LLMTune's layout."""
+    """As `_GptqMatmul`, for LLMTune's layout."""
 
     @staticmethod
     def forward(ctx, x, qweight, scales, zeros):

@@ -154,7 +154,7 @@ def _pair_values(code: str) -> torch.Tensor:
     return torch.stack((values[byte >> 4], values[byte & 15]), dim=1)
 
 
-class _PackedProduct(torch.autograd.Function):
+class _Nf4Matmul(torch.autograd.Function):
     """y = x · Wᵀ with W widened on the fly; only the packed W is kept for the backward pass."""
 
     @staticmethod
@@ -213,7 +213,7 @@ class NF4Linear(nn.Module):
         return made
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = _PackedProduct.apply(x, self.weight, self.state)
+        y = _Nf4Matmul.apply(x, self.weight, self.state)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:

@@ -22,7 +22,7 @@ def quantize_rows(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.
         scale: float16 [out].
     """
     if bits not in (4, 8):
-        raise ValueError(f"bits must be 4 or 8, not {bits}")
+        raise ValueError(f"bits is {bits}; expected 4 or 8")
     scale = (weight.abs().amax(dim=1) / (2 ** (bits - 1) - 1)).half()  # [out]
     steps = torch.round(weight / scale[:, None]).nan_to_num(0.0)  # a row of zeros has scale 0
     steps = steps.clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1).to(torch.int8)
@@ -39,7 +39,7 @@ def dequantize_rows(packed: torch.Tensor, scale: torch.Tensor, bits: int, dtype:
     return packed.to(dtype) * scale.to(dtype)[:, None]
 
 
-class _PackedProduct(torch.autograd.Function):
+class _RowQuantizedMatmul(torch.autograd.Function):
     """y = x · Wᵀ with W widened on the fly; only the packed W is kept for the backward pass."""
 
     @staticmethod
@@ -77,7 +77,7 @@ class RowQuantizedLinear(nn.Module):
         return made
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = _PackedProduct.apply(x, self.weight, self.weight_scale, self.bits)
+        y = _RowQuantizedMatmul.apply(x, self.weight, self.weight_scale, self.bits)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:

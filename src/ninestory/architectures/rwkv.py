@@ -26,7 +26,7 @@ from ninestory.architectures.rwkv_mixing import (
     TimeMixing6,
     TimeMixing7,
 )
-from ninestory.architectures.rwkv_state import LayerSizes, LayerState, Rows, RwkvState
+from ninestory.architectures.rwkv_state import LayerSizes, LayerState, PackedSequences, RwkvState
 
 
 class RwkvConfig(PreTrainedConfig):
@@ -93,7 +93,7 @@ class RwkvBlock(GradientCheckpointingLayer):
         self.att = _time_mixing(config, layer)
         self.ffn = ChannelMixing(config.version, config.hidden_size, config.intermediate_size)
 
-    def forward(self, x: torch.Tensor, rows: Rows, state: LayerState | None, v_first: torch.Tensor | None):
+    def forward(self, x: torch.Tensor, rows: PackedSequences, state: LayerState | None, v_first: torch.Tensor | None):
         """x: [T, C] → (x, the first layer's values, which version 7's later layers take)."""
         shared = {"v_first": v_first}
         x = x + self.att(self.ln1(x), rows, state, shared)
@@ -168,9 +168,9 @@ class RwkvForCausalLM(PreTrainedModel, GenerationMixin):
         if state is None and (use_cache or tuned) and not self.training:
             state = self.new_state(batch)
         if rows is None:
-            where = Rows.of_batch(attention_mask, (batch, length), x.device)
+            where = PackedSequences.of_batch(attention_mask, (batch, length), x.device)
         else:
-            where = Rows(rows, batch * length, x.device)
+            where = PackedSequences(rows, batch * length, x.device)
         x = self.hidden(x.flatten(0, 1), where, state).unflatten(0, (batch, length))
         logits = self.logits(x[:, -logits_to_keep:] if logits_to_keep else x)
         loss = None
@@ -178,7 +178,7 @@ class RwkvForCausalLM(PreTrainedModel, GenerationMixin):
             loss = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
         return RwkvOutput(loss=loss, logits=logits, state=state)
 
-    def hidden(self, x: torch.Tensor, rows: Rows, state: RwkvState | None) -> torch.Tensor:
+    def hidden(self, x: torch.Tensor, rows: PackedSequences, state: RwkvState | None) -> torch.Tensor:
         """Embedded tokens [T, C] → what the head takes, [T, C]."""
         if state is not None and torch.is_grad_enabled() and x.requires_grad:
             state = state.fork()  # autograd keeps what it saw; a caller's state must not become part of a graph

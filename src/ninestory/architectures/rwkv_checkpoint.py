@@ -61,7 +61,7 @@ def config_of(shapes: Shapes) -> RwkvConfig:
         raise _damaged(f"{type(error).__name__} {error} when reading the sizes of an RWKV-{version}") from error
 
 
-class Checkpoint:
+class RwkvCheckpoint:
     """The tensors of a release, by name; nothing is read before it is asked for.
 
     Raises:
@@ -103,10 +103,10 @@ def load_rwkv(
         for_training: keep the first layer norm apart from the embedding, so that both can learn.
 
     Raises:
-        Damaged, Unsupported: see `Checkpoint`; Damaged too where a tensor is missing, surplus or of another shape.
+        Damaged, Unsupported: see `RwkvCheckpoint`; Damaged too where a tensor is missing, surplus or of another shape.
         InvalidRequest: not a strategy. Unsupported: it asks for a device that is not here.
     """
-    checkpoint = Checkpoint(path)
+    checkpoint = RwkvCheckpoint(path)
     config = checkpoint.config
     config.embedding_normed = not for_training
     blocks = config.num_hidden_layers
@@ -169,7 +169,7 @@ def _module(model: nn.Module, name: str) -> nn.Module | None:
         return None
 
 
-def _placed(name: str, checkpoint: Checkpoint) -> list[tuple[str, torch.Tensor]]:
+def _placed(name: str, checkpoint: RwkvCheckpoint) -> list[tuple[str, torch.Tensor]]:
     """(parameter's name, tensor) of one tensor of the file: low-rank pairs are linears in the model."""
     tensor = checkpoint.read(name)
     if not _LOW_RANK.search(name):
@@ -179,14 +179,14 @@ def _placed(name: str, checkpoint: Checkpoint) -> list[tuple[str, torch.Tensor]]
     return [(f"{name}.weight", tensor.T)]
 
 
-def _normed_embedding(checkpoint: Checkpoint) -> torch.Tensor:
+def _normed_embedding(checkpoint: RwkvCheckpoint) -> torch.Tensor:
     """ln0 over the table, in the file's dtype: a bfloat16 file gives a table rounded to it, as the original has it."""
     table = checkpoint.read("emb.weight")
     weight, bias = checkpoint.read("blocks.0.ln0.weight"), checkpoint.read("blocks.0.ln0.bias")
     return F.layer_norm(table, (table.shape[1],), weight, bias)
 
 
-def _start_memory(checkpoint: Checkpoint, plan: Strategy) -> list[torch.Tensor | None]:
+def _start_memory(checkpoint: RwkvCheckpoint, plan: Strategy) -> list[torch.Tensor | None]:
     """Tuned first states [heads, key, value], by layer; the file holds them [heads, value, key]."""
     found: list[torch.Tensor | None] = []
     for i in range(checkpoint.config.num_hidden_layers):

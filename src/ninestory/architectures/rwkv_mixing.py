@@ -1,6 +1,6 @@
 """RWKV's two halves of a block, versions 4 to 7: time mixing (over tokens) and channel mixing (within one).
 
-Parameters keep the names of the `.pth` releases (low-rank pairs are linears here, so transposed). Every input is a flat [T, C] of tokens; `Rows` knows which belong
+Parameters keep the names of the `.pth` releases (low-rank pairs are linears here, so transposed). Every input is a flat [T, C] of tokens; `PackedSequences` knows which belong
 together. The recurrences are those of BlinkDL/ChatRWKV's model.py, one token after another in float32.
 """
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ninestory.architectures.rwkv_state import NO_MAXIMUM, LayerSizes, LayerState, Rows
+from ninestory.architectures.rwkv_state import NO_MAXIMUM, LayerSizes, LayerState, PackedSequences
 
 HEAD_NORM_EPS = 64e-5
 DECAY_LIMIT = 0.606531  # e^-0.5: version 7's slowest forgetting is e^-0.606531 a token
@@ -110,7 +110,7 @@ class TimeMixing4(TimeMixing):
         self.time_first = nn.Parameter(torch.zeros(sizes.attention_size))
         self.time_mix_k, self.time_mix_v, self.time_mix_r = (_vector(sizes.hidden_size) for _ in range(3))
 
-    def forward(self, x: torch.Tensor, rows: Rows, state: LayerState | None, shared: dict) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rows: PackedSequences, state: LayerState | None, shared: dict) -> torch.Tensor:
         prev = rows.previous(x, state.att_prev if state else None)
         r = torch.sigmoid(self.receptance(_mixed(x, prev, self.time_mix_r)))
         k = self.key(_mixed(x, prev, self.time_mix_k)).float()
@@ -142,7 +142,7 @@ class TimeMixing5(TimeMixing):
         self.time_mix_k, self.time_mix_v, self.time_mix_r = (_vector(width) for _ in range(3))
         self.ln_x = nn.LayerNorm(sizes.attention_size)
 
-    def forward(self, x: torch.Tensor, rows: Rows, state: LayerState | None, shared: dict) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rows: PackedSequences, state: LayerState | None, shared: dict) -> torch.Tensor:
         prev = rows.previous(x, state.att_prev if state else None)
         r = self._heads(self.receptance(_mixed(x, prev, self.time_mix_r)))
         k = self._heads(self.key(_mixed(x, prev, self.time_mix_k)))
@@ -174,7 +174,7 @@ class TimeMixing6(TimeMixing):
         self.gate = nn.Linear(width, sizes.attention_size, bias=False)
         self.ln_x = nn.LayerNorm(sizes.attention_size)
 
-    def forward(self, x: torch.Tensor, rows: Rows, state: LayerState | None, shared: dict) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rows: PackedSequences, state: LayerState | None, shared: dict) -> torch.Tensor:
         delta = rows.previous(x, state.att_prev if state else None) - x
         low = torch.tanh(self.time_maa_w1(_moved(x, delta, self.time_maa_x))).chunk(5, dim=-1)  # five [T, mix_rank]
         mixes = zip("wkvrg", low, self.time_maa_w2, strict=True)
@@ -209,7 +209,7 @@ class TimeMixing7(TimeMixing):
         self.r_k = nn.Parameter(torch.zeros(sizes.heads, sizes.head_size))
         self.ln_x = nn.LayerNorm(width)
 
-    def forward(self, x: torch.Tensor, rows: Rows, state: LayerState | None, shared: dict) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rows: PackedSequences, state: LayerState | None, shared: dict) -> torch.Tensor:
         delta = rows.previous(x, state.att_prev if state else None) - x
         xr, xw, xk, xv, xa, xg = (_moved(x, delta, getattr(self, f"x_{name}")) for name in "rwkvag")
         r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
@@ -248,7 +248,7 @@ class ChannelMixing(nn.Module):
         if version != "7":
             self.receptance = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: torch.Tensor, rows: Rows, state: LayerState | None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rows: PackedSequences, state: LayerState | None) -> torch.Tensor:
         prev = rows.previous(x, state.ffn_prev if state else None)
         if self.version == "7":
             return self.value(torch.relu(self.key(_moved(x, prev - x, self.x_k))) ** 2)

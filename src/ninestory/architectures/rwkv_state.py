@@ -1,7 +1,7 @@
 """RWKV's memory of a text: a few tensors a layer whose size does not depend on how much was read.
 
 `RwkvState` holds it for several texts at once, one a slot; a slot can be copied (forked), cleared, saved and read
-again. `Rows` says which tokens of one forward belong to which slot, so that rows of any lengths run packed together
+again. `PackedSequences` says which tokens of one forward belong to which slot, so that rows of any lengths run packed together
 without padding, and each row's numbers depend on its own tokens only.
 """
 
@@ -159,19 +159,19 @@ def _parts(layers: list[LayerState]) -> Iterable[tuple[torch.Tensor, list[torch.
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Rows of one length, which a recurrence takes together. tokens: [rows, n] places in the flat axis; slots: [rows]."""
+class _EqualLengths:
+    """Sequences of equal length, scanned as one batch. tokens: [rows, n], indices into the flat axis; slots: [rows]."""
 
     tokens: torch.Tensor
     slots: torch.Tensor
     whole: bool  # all tokens of the forward, in order: then the flat tensor is only viewed
 
 
-class Rows:
-    """Where each row's tokens lie in the flat token axis [T] of one forward, and which slot it continues.
+class PackedSequences:
+    """Sequences packed into the flat token axis [T] of one forward, each with the state slot it continues.
 
     Args:
-        rows: (slot, first place, number of tokens); places that no row names are padding and stay zero.
+        rows: (slot, start, length); positions outside every row are padding and stay zero.
         total: T.
     """
 
@@ -185,11 +185,13 @@ class Rows:
             tokens = torch.tensor([[start + i for i in range(length)] for _, start, _ in members], device=device)
             slots = torch.tensor([slot for slot, _, _ in members], device=device)
             whole = tokens.numel() == total and bool((tokens.flatten() == torch.arange(total, device=device)).all())
-            self._groups.append(_Group(tokens, slots, whole))
+            self._groups.append(_EqualLengths(tokens, slots, whole))
 
     @classmethod
-    def of_batch(cls, attention_mask: torch.Tensor | None, shape: tuple[int, int], device: torch.device) -> Rows:
-        """Rows of a batch [batch, seq], slot = batch row; zeros of the mask must stand at the left."""
+    def of_batch(
+        cls, attention_mask: torch.Tensor | None, shape: tuple[int, int], device: torch.device
+    ) -> PackedSequences:
+        """The sequences of a left-padded batch [batch, seq]; slot = batch row."""
         batch, length = shape
         if attention_mask is None:
             return cls([(b, b * length, length) for b in range(batch)], batch * length, device)
@@ -200,11 +202,11 @@ class Rows:
         rows = [(b, (b + 1) * length - n, n) for b, n in enumerate(counts) if n]
         return cls(rows, batch * length, device)
 
-    def to(self, device: torch.device) -> Rows:
+    def to(self, device: torch.device) -> PackedSequences:
         """The same rows for a layer on another device."""
-        moved = Rows.__new__(Rows)
+        moved = PackedSequences.__new__(PackedSequences)
         moved.device = device
-        moved._groups = [_Group(g.tokens.to(device), g.slots.to(device), g.whole) for g in self._groups]
+        moved._groups = [_EqualLengths(g.tokens.to(device), g.slots.to(device), g.whole) for g in self._groups]
         return moved
 
     def previous(self, x: torch.Tensor, prev: torch.Tensor | None) -> torch.Tensor:

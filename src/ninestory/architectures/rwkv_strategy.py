@@ -38,7 +38,7 @@ class Strategy:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _StrategyPart:
     device: str
     dtype: str
     suffix: str
@@ -101,12 +101,12 @@ def refuse_missing_devices(strategy: Strategy) -> None:
             )
 
 
-def _part(piece: str, text: str) -> _Part:
+def _part(piece: str, text: str) -> _StrategyPart:
     match = _PART.fullmatch(piece)
     if match is None:
         raise _wrong(text, f"{piece!r} is no part")
     device, dtype, suffix, count, plus = match.groups()
-    return _Part(device, dtype, suffix or "", None if count is None else int(count), bool(plus))
+    return _StrategyPart(device, dtype, suffix or "", None if count is None else int(count), bool(plus))
 
 
 def _wrong(text: str, why: str) -> InvalidRequest:

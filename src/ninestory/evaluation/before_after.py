@@ -15,7 +15,7 @@ MOST_FORGOTTEN = 0.05  # growth of the general text's loss above which the verdi
 
 
 @dataclass(frozen=True)
-class Case:
+class HeldOutExample:
     """One held-out row: what the model is given, and what it should answer."""
 
     prompt: str
@@ -23,7 +23,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Metrics:
+class OverlapMetrics:
     """Each in 0 … 1. Words, or characters where the text is Chinese; BLEU over characters."""
 
     rouge_1: float
@@ -34,8 +34,8 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class Side:
-    """One model on all cases.
+class ModelScores:
+    """Losses, answers and metrics of one model over all cases.
 
     Attributes:
         loss: mean −log p of a token; where preferences are learned, the mean loss of a pair.
@@ -46,7 +46,7 @@ class Side:
     loss: float
     general_loss: float | None
     answers: list[str]
-    each: list[Metrics]
+    each: list[OverlapMetrics]
     preferred: float | None = None
 
     @property
@@ -54,15 +54,15 @@ class Side:
         return math.exp(min(self.loss, 700.0))
 
     def mean(self, name: str) -> float:
-        """Mean of one field of `Metrics` over the cases; 0 where no answers were made."""
+        """Mean of one field of `OverlapMetrics` over the cases; 0 where no answers were made."""
         return fmean(getattr(metrics, name) for metrics in self.each) if self.each else 0.0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    cases: list[Case]
-    base: Side
-    tuned: Side
+    cases: list[HeldOutExample]
+    base: ModelScores
+    tuned: ModelScores
     rouge_l: Difference
 
     @property
@@ -84,10 +84,10 @@ class Comparison:
         return "better" if gained else "worse"
 
 
-def score(target: str, prediction: str) -> Metrics:
+def score(target: str, prediction: str) -> OverlapMetrics:
     """The overlap of one answer with what was wanted."""
     wanted, made = mixed_tokens(target), mixed_tokens(prediction)
-    return Metrics(
+    return OverlapMetrics(
         rouge_n(wanted, made, 1).f1,
         rouge_n(wanted, made, 2).f1,
         rouge_l(wanted, made).f1,
@@ -97,18 +97,18 @@ def score(target: str, prediction: str) -> Metrics:
 
 
 def measure(
-    cases: Sequence[Case],
+    cases: Sequence[HeldOutExample],
     loss: float,
     general_loss: float | None,
     generate: Callable[[str], str] | None,
-) -> Side:
+) -> ModelScores:
     """One side of the comparison. Without `generate` only the losses are kept."""
     answers = [generate(case.prompt) for case in cases] if generate else []
     each = [score(case.target, answer) for case, answer in zip(cases, answers, strict=False)]
-    return Side(loss, general_loss, answers, each)
+    return ModelScores(loss, general_loss, answers, each)
 
 
-def compare(cases: Sequence[Case], base: Side, tuned: Side, seed: int = 0) -> Comparison:
+def compare(cases: Sequence[HeldOutExample], base: ModelScores, tuned: ModelScores, seed: int = 0) -> Comparison:
     """Put two sides together; the interval resamples cases, the same ones for both (paired bootstrap)."""
     before, after = ([metrics.rouge_l for metrics in side.each] for side in (base, tuned))
     return Comparison(list(cases), base, tuned, bootstrap_difference(before, after, seed))

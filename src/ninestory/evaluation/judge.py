@@ -37,7 +37,7 @@ _SLOT = re.compile(r"\{([a-z_0-9]+)\}")
 
 
 @dataclass(frozen=True)
-class Question:
+class JudgeQuestion:
     """One or two turns. `reference`: an answer to each, where there is one."""
 
     id: str
@@ -111,7 +111,7 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return _SLOT.sub(lambda slot: values.get(slot[1], slot[0]), template)
 
 
-def load_questions(source: str) -> list[Question]:
+def load_questions(source: str) -> list[JudgeQuestion]:
     """Questions of a JSON-lines file in MT-bench's form, or the built-in set `en` or `zh`.
 
     Raises:
@@ -120,7 +120,7 @@ def load_questions(source: str) -> list[Question]:
     if source in ("en", "zh"):
         rows = [row for row in _data()["questions"] if row["language"] == source]
         return [
-            Question(f"{source}-{i}", row["category"], row["turns"], row.get("reference", []))
+            JudgeQuestion(f"{source}-{i}", row["category"], row["turns"], row.get("reference", []))
             for i, row in enumerate(rows, 1)
         ]
     try:
@@ -135,7 +135,7 @@ def load_questions(source: str) -> list[Question]:
     return [_question(line, source, number) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def answer(question: Question, ask: Ask) -> list[str]:
+def answer(question: JudgeQuestion, ask: Ask) -> list[str]:
     """A model's answers, turn by turn; each sees those before. The temperature follows the category."""
     messages: list[dict[str, str]] = []
     answers = []
@@ -147,7 +147,7 @@ def answer(question: Question, ask: Ask) -> list[str]:
     return answers
 
 
-def grade(model: str, question: Question, answers: Sequence[str], ask: Ask, language: str = "en") -> list[Grade]:
+def grade(model: str, question: JudgeQuestion, answers: Sequence[str], ask: Ask, language: str = "en") -> list[Grade]:
     """Rate every turn of a model's answers."""
     grades = []
     for turn in range(1, len(question.turns) + 1):
@@ -157,7 +157,11 @@ def grade(model: str, question: Question, answers: Sequence[str], ask: Ask, lang
 
 
 def match(
-    models: tuple[str, str], question: Question, answers: tuple[Sequence[str], Sequence[str]], ask: Ask, language: str
+    models: tuple[str, str],
+    question: JudgeQuestion,
+    answers: tuple[Sequence[str], Sequence[str]],
+    ask: Ask,
+    language: str,
 ) -> list[Match]:
     """Compare every turn of two models' answers, twice."""
     matches = []
@@ -177,7 +181,7 @@ def winner_of(verdict: str, *, swapped: bool = False) -> Winner:
 
 
 def judge_messages(
-    question: Question, answers: Sequence[Sequence[str]], turn: int, language: str
+    question: JudgeQuestion, answers: Sequence[Sequence[str]], turn: int, language: str
 ) -> list[dict[str, str]]:
     """What the judge is shown about one turn: instructions, the question, a reference where one is needed, answers.
 
@@ -256,13 +260,13 @@ def win_table(matches: Iterable[Match], baseline: str | None = None) -> list[Win
     return sorted(rows, key=lambda row: -row.win_rate_adjusted)
 
 
-def _question(line: str, source: str, number: int) -> Question:
+def _question(line: str, source: str, number: int) -> JudgeQuestion:
     try:
         row = json.loads(line)
         turns, reference = row["turns"], row.get("reference") or []
         if not turns or len(turns) > 2 or not all(isinstance(text, str) for text in [*turns, *reference]):
             raise ValueError("turns holds one or two texts, and reference as many")
-        return Question(str(row.get("question_id", number)), str(row.get("category", "general")), turns, reference)
+        return JudgeQuestion(str(row.get("question_id", number)), str(row.get("category", "general")), turns, reference)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidRequest(
             f"{source}, line {number} is not a question: {type(error).__name__} {error}.",

@@ -13,7 +13,7 @@ Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
-class Answer:
+class TrialAnswer:
     """What a model wrote, and the tokens it took."""
 
     text: str
@@ -37,7 +37,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Row:
+class TrialSummary:
     """A variant with a model over all cases. Tokens and seconds are sums; `cost` is in the currency of the prices."""
 
     variant: str
@@ -56,7 +56,7 @@ def trials(
     variants: Mapping[str, Callable[[int], Messages]],
     checks: Sequence[Sequence[dict[str, Any]]],
     model: str,
-    ask: Callable[[str, Messages], Answer],
+    ask: Callable[[str, Messages], TrialAnswer],
     *,
     expected: type[Exception],
 ) -> Iterator[Trial]:
@@ -81,7 +81,7 @@ def trials(
             yield Trial(name, model, number, score(answer.text, demanded), answer.text, *tokens, seconds)
 
 
-def table(made: Sequence[Trial], price_in: float = 0.0, price_out: float = 0.0) -> list[Row]:
+def table(made: Sequence[Trial], price_in: float = 0.0, price_out: float = 0.0) -> list[TrialSummary]:
     """The trials by variant and model, best mean first.
 
     Args:
@@ -97,5 +97,5 @@ def table(made: Sequence[Trial], price_in: float = 0.0, price_out: float = 0.0) 
         seconds, faults = sum(t.seconds for t in group), sum(bool(t.fault) for t in group)
         cost = (asked * price_in + written * price_out) / 1e6
         mean = sum(scores) / len(scores)
-        rows.append(Row(variant, model, len(group), mean, min(scores), faults, asked, written, seconds, cost))
+        rows.append(TrialSummary(variant, model, len(group), mean, min(scores), faults, asked, written, seconds, cost))
     return sorted(rows, key=lambda row: (-row.mean, row.cost, row.seconds))

@@ -15,7 +15,7 @@ _LATIN = re.compile(r"[a-z0-9]+")
 _MIXED = re.compile(r"[㐀-䶿一-鿿豈-﫿぀-ヿ가-힯]|[^\W_㐀-䶿一-鿿豈-﫿぀-ヿ가-힯]+")
 
 
-class Score(NamedTuple):
+class RougeScore(NamedTuple):
     """Each in 0 … 1."""
 
     precision: float
@@ -33,13 +33,13 @@ def mixed_tokens(text: str) -> list[str]:
     return _MIXED.findall(text.lower())
 
 
-def rouge_n(target: Sequence[str], prediction: Sequence[str], n: int) -> Score:
+def rouge_n(target: Sequence[str], prediction: Sequence[str], n: int) -> RougeScore:
     """Overlap of the n-grams of two token sequences."""
     wanted, made = _ngrams(target, n), _ngrams(prediction, n)
     return _score((wanted & made).total(), wanted.total(), made.total())
 
 
-def rouge_l(target: Sequence[str], prediction: Sequence[str]) -> Score:
+def rouge_l(target: Sequence[str], prediction: Sequence[str]) -> RougeScore:
     """Longest common subsequence of two token sequences."""
     return _score(_longest_common(target, prediction), len(target), len(prediction))
 
@@ -60,8 +60,8 @@ def _longest_common(left: Sequence[str], right: Sequence[str]) -> int:
     return row[-1]
 
 
-def _score(common: int, wanted: int, made: int) -> Score:
+def _score(common: int, wanted: int, made: int) -> RougeScore:
     if not common:
-        return Score(0.0, 0.0, 0.0)
+        return RougeScore(0.0, 0.0, 0.0)
     precision, recall = common / made, common / wanted
-    return Score(precision, recall, 2 * precision * recall / (precision + recall))
+    return RougeScore(precision, recall, 2 * precision * recall / (precision + recall))

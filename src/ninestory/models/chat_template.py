@@ -157,7 +157,7 @@ def _render(template: str, variables: dict[str, Any], cancel: threading.Event | 
         return template_sandbox.render(template, variables, cancel)
     except template_sandbox.TemplateLimit as error:
         raise Unsupported(
-            f"The model's chat template is not rendered: {error}.",
+            f"The model's chat template cannot be rendered: {error}.",
             hint="Choose a template of the catalogue with --template.",
             hint_zh="请用 --template 选择目录中的模板。",
             param="messages",
@@ -165,7 +165,7 @@ def _render(template: str, variables: dict[str, Any], cancel: threading.Event | 
         ) from error
     except (jinja2.TemplateError, TypeError, LookupError, ValueError, ArithmeticError, AttributeError, SyntaxError) as error:  # fmt: skip
         raise InvalidRequest(
-            f"The model's chat template refuses this conversation: {str(error)[:1000]}",
+            f"The model's chat template rejects this conversation: {str(error)[:1000]}",
             hint="Check the order and the roles of the messages, or choose a template with --template.",
             hint_zh="请检查消息的顺序与角色，或用 --template 指定模板。",
             param="messages",

@@ -73,7 +73,7 @@ def _append(
         continued = response.status_code == 206 and _first_byte(response) == have
         if response.status_code == 206 and not continued:
             raise Damaged(
-                f"The hub answered another range of {file.path} than the one asked for.",
+                f"The hub returned a different byte range of {file.path} than the one requested.",
                 hint="Run the same command again, or use another mirror.",
                 hint_zh="请重新运行同一命令，或更换镜像。",
             )
@@ -97,7 +97,7 @@ def _append(
     if written > file.nbytes:
         part.unlink()
         raise Damaged(
-            f"{file.path} is longer than the {file.nbytes} bytes that the hub listed.",
+            f"{file.path} is longer than expected; the hub lists {file.nbytes} bytes.",
             hint="Run the same command again, or use another mirror.",
             hint_zh="请重新运行同一命令，或更换镜像。",
             code="wrong_size",
@@ -134,8 +134,8 @@ def _check(part: Path, file: HubFile) -> None:
     if actual != expected.lower():
         part.unlink()
         raise Damaged(
-            f"{file.path} has the sum {actual}, the hub states {expected}.",
-            hint="It was deleted. Run the same command again; if it stays so, use another mirror.",
+            f"{file.path} has the checksum {actual}; expected {expected}, as the hub lists it.",
+            hint="Run the same command again (the file was deleted); if the error persists, use another mirror.",
             hint_zh="该文件已删除。请重新运行同一命令；若仍如此，请更换镜像。",
             code="wrong_checksum",
         )

@@ -99,10 +99,10 @@ class _Reader:
     def read(self) -> GgufFile:
         magic = self._take(4)
         if magic != b"GGUF":
-            raise self._damaged(f"it starts with {magic!r}, not with GGUF")
+            raise self._damaged(f"its magic is {magic!r}; expected b'GGUF'")
         version = self._scalar(4)
         if version not in (2, 3):
-            raise self._damaged(f"its version is {version}, and 2 and 3 are known")
+            raise self._damaged(f"its version is {version}; expected 2 or 3")
         tensor_count, key_count = self._scalar(10), self._scalar(10)
         if not 0 < tensor_count <= MAX_TENSORS or key_count > MAX_KEYS:
             raise self._damaged(f"it claims {tensor_count} tensors and {key_count} keys")
@@ -110,15 +110,17 @@ class _Reader:
         for _ in range(key_count):
             key = self._string()
             if key in metadata:
-                raise self._damaged(f"the key {key!r} is there twice")
+                raise self._damaged(f"the key {key!r} is duplicated")
             metadata[key] = self._value(self._scalar(4), key)
         alignment = metadata.get("general.alignment", 32)
         if self.kinds.get("general.alignment", "u32") != "u32":
-            raise self._damaged(f"its alignment is of the type {self.kinds['general.alignment']}")
+            raise self._damaged(
+                f"its alignment has type {self.kinds['general.alignment']}; expected an unsigned integer"
+            )
         if alignment < 8 or alignment & (alignment - 1) or alignment > 1 << 20:
             raise self._damaged(f"its alignment is {alignment!r}")
         if not isinstance(metadata.get("general.architecture"), str):
-            raise self._damaged("it names no architecture")
+            raise self._damaged("general.architecture is missing")
         relative = [self._tensor() for _ in range(tensor_count)]
         tensors, trailing = self._place(relative, alignment)
         return GgufFile(self.path, metadata, self.kinds, tensors, alignment, trailing)
@@ -134,7 +136,9 @@ class _Reader:
             raise self._damaged(f"the tensor {name!r} has the unknown type {kind}")
         dtype, block, block_bytes = TENSOR_TYPES[kind]
         if not all(0 < n < 1 << 40 for n in shape) or shape[0] % block:
-            raise self._damaged(f"the tensor {name!r} has the shape {shape}, which does not fit {dtype}")
+            raise self._damaged(
+                f"the tensor {name!r} has shape {shape}; expected a multiple of {block} as first size ({dtype})"
+            )
         return name, dtype, shape[::-1], offset, prod(shape) // block * block_bytes
 
     def _place(
@@ -146,12 +150,12 @@ class _Reader:
         expected = 0
         for name, dtype, shape, offset, nbytes in relative:
             if name in tensors:
-                raise self._damaged(f"the tensor {name!r} is there twice")
+                raise self._damaged(f"the tensor {name!r} is duplicated")
             if offset != expected:
-                raise self._damaged(f"the tensor {name!r} lies at {offset} where {expected} was due")
+                raise self._damaged(f"the tensor {name!r} has offset {offset}; expected {expected}")
             if start + offset + nbytes > self.size:
                 raise self._damaged(
-                    f"the tensor {name!r} ends at byte {start + offset + nbytes}, the file at {self.size}"
+                    f"the tensor {name!r} ends at byte {start + offset + nbytes}; expected at most {self.size}, the file's size"
                 )
             tensors[name] = TensorInfo(name, dtype, shape, start + offset, nbytes)
             expected = offset + -(-nbytes // alignment) * alignment
@@ -168,7 +172,7 @@ class _Reader:
             raise self._damaged(f"the key {key!r} holds nested lists")
         smallest = 8 if inner == _STRING else struct.calcsize(_SCALARS.get(inner, "<B"))
         if count * smallest > self._left():
-            raise self._damaged(f"the key {key!r} claims {count} entries, more than the file holds")
+            raise self._damaged(f"the key {key!r} has {count} entries; expected at most what the file can hold")
         self.entries += count
         if self.entries > MAX_ENTRIES:
             raise self._damaged(f"its lists have more than {MAX_ENTRIES} entries")
@@ -183,7 +187,7 @@ class _Reader:
     def _string(self, longest: int = MAX_STRING) -> str:
         length = self._scalar(10)
         if length > longest or length > self._left():
-            raise self._damaged(f"a string claims {length} bytes")
+            raise self._damaged(f"a string has a length of {length} bytes")
         try:
             return self._take(length).decode("utf-8")
         except UnicodeDecodeError as error:
@@ -201,7 +205,7 @@ class _Reader:
     def _take(self, count: int) -> bytes:
         self.position += count
         if self.position > min(self.size, MAX_HEADER_BYTES):
-            raise self._damaged(f"its header goes on after byte {min(self.size, MAX_HEADER_BYTES)}")
+            raise self._damaged(f"its header continues after byte {min(self.size, MAX_HEADER_BYTES)}")
         data = self.file.read(count)
         if len(data) != count:
             raise self._damaged(f"it ends at byte {self.size}, inside its header")
@@ -209,7 +213,7 @@ class _Reader:
 
     def _damaged(self, why: str) -> Damaged:
         return Damaged(
-            f"{self.path.name} is not a sound GGUF file: {why[:500]}.",
+            f"{self.path.name} is not a valid GGUF file: {why[:500]}.",
             hint="Download it again (ninestory pull), or compare its sha256 with the publisher's.",
             hint_zh="请重新下载（ninestory pull），或与发布者的 sha256 比对。",
             code="damaged_gguf",

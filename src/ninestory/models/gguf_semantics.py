@@ -56,9 +56,13 @@ def _check_heads(file: GgufFile, layers: int, width: int) -> None:
         if not count:
             continue
         if file.field("attention.key_length") is None:
-            _require(file, width % count == 0, f"width {width} cannot be divided by {count} heads")
-        _require(file, kv_count <= count, f"{count} heads share {kv_count} key heads")
-        _require(file, kv_count == 0 or count % kv_count == 0, f"{count} heads share {kv_count} key heads")
+            _require(file, width % count == 0, f"the width {width} is not divisible by {count} heads")
+        _require(file, kv_count <= count, f"head_count_kv is {kv_count}; expected at most head_count, {count}")
+        _require(
+            file,
+            kv_count == 0 or count % kv_count == 0,
+            f"head_count is {count}; expected a multiple of head_count_kv, {kv_count}",
+        )
 
 
 def _check_settings(file: GgufFile) -> None:
@@ -70,16 +74,18 @@ def _check_settings(file: GgufFile) -> None:
         if file.field(name) is not None:
             _number(file, name, 1, MAX_WIDTH)
     rotated = file.field("rope.dimension_count", 0)
-    _require(file, rotated % 2 == 0, f"rope.dimension_count is {rotated}, and llama.cpp aborts on odd ones")
+    _require(
+        file,
+        rotated % 2 == 0,
+        f"rope.dimension_count is {rotated}; expected an even number (llama.cpp aborts otherwise)",
+    )
     if file.field("context_length") is not None:
         _number(file, "context_length", 1, MAX_CONTEXT)
     if file.field("pooling_type") is not None:
         pooling = file.field("pooling_type")
-        _require(file, pooling in _POOLING_TYPES, f"pooling_type is {pooling!r}, which aborts llama.cpp")
+        _require(file, pooling in _POOLING_TYPES, f"pooling_type is {pooling!r}, which makes llama.cpp abort")
         scores = pooling != POOLING_RANK or "cls.output.weight" in file.tensors
-        _require(
-            file, scores, "it is marked as a reranker, and the tensor of its score, 'cls.output.weight', is missing"
-        )
+        _require(file, scores, "it is marked as a reranker, but its score tensor 'cls.output.weight' is missing")
     experts, used = file.field("expert_count", 0), file.field("expert_used_count", 0)
     whole = type(experts) is int and type(used) is int and 0 <= experts <= MAX_EXPERTS
     _require(
@@ -87,25 +93,37 @@ def _check_settings(file: GgufFile) -> None:
     )
     if file.architecture.startswith(("rwkv", "arwkv")):
         head = _number(file, "wkv.head_size", 1, MAX_WIDTH)
-        _require(file, file.field("embedding_length") % head == 0, f"its width cannot be divided by heads of {head}")
+        _require(
+            file, file.field("embedding_length") % head == 0, f"its width is not divisible by the head size {head}"
+        )
         aligned = "rwkv7" not in file.architecture or head % 32 == 0
-        _require(file, aligned, f"its heads are {head} wide, and llama.cpp reads 32 numbers at a time beyond their end")
+        _require(
+            file,
+            aligned,
+            f"its head size is {head}; expected a multiple of 32 (llama.cpp reads past the end otherwise)",
+        )
 
 
 def _check_tokenizer(file: GgufFile) -> None:
     for name, kinds in _TOKENIZER_LISTS.items():
         kind = file.kinds.get(f"tokenizer.ggml.{name}")
-        _require(file, kind is None or kind in kinds, f"{name} is of the type {kind}, not {kinds[0]}")
+        _require(file, kind is None or kind in kinds, f"{name} has type {kind}; expected {kinds[0]}")
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     if tokens is None:
         return
-    _require(file, tokens and len(set(tokens)) == len(tokens), "two of its tokens are equal, which aborts llama.cpp")
+    _require(file, tokens and len(set(tokens)) == len(tokens), "a token is duplicated, which makes llama.cpp abort")
     for name in ("scores", "token_type"):
         values = file.metadata.get(f"tokenizer.ggml.{name}", tokens)
-        _require(file, len(values) == len(tokens), f"it has {len(tokens)} tokens and {len(values)} of {name}")
+        _require(
+            file, len(values) == len(tokens), f"{name} has {len(values)} entries; expected {len(tokens)}, one per token"
+        )
     for key, value in file.metadata.items():
         if key.startswith("tokenizer.ggml.") and key.endswith("_token_id") and value != _NO_TOKEN:
-            _require(file, type(value) is int and 0 <= value < len(tokens), f"{key} is {value!r} of {len(tokens)}")
+            _require(
+                file,
+                type(value) is int and 0 <= value < len(tokens),
+                f"{key} is {value!r}; expected an id below {len(tokens)}",
+            )
     if file.metadata.get("tokenizer.ggml.model") == "llama":
         known = set(tokens)
         missing = [_SPM_BYTE.format(i) for i in range(256) if _SPM_BYTE.format(i) not in known]
@@ -116,10 +134,14 @@ def _check_tensors(file: GgufFile, layers: int, width: int) -> list[str]:
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
         raise _senseless(file, "the tensor 'token_embd.weight' is missing")
-    _require(file, embedding.shape[-1] == width, f"its embedding is {embedding.shape}, its width {width}")
+    _require(file, embedding.shape[-1] == width, f"its embedding has shape {embedding.shape}; expected width {width}")
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     rows = embedding.shape[0]
-    _require(file, tokens is None or rows == len(tokens), f"it has {len(tokens or [])} tokens and {rows} embeddings")
+    _require(
+        file,
+        tokens is None or rows == len(tokens),
+        f"it has {len(tokens or [])} tokens; expected {rows}, the embedding's rows",
+    )
     tables = TABLES.get(file.architecture)
     if tables is None or file.field("expert_count", 0):
         kind = f"{file.architecture!r}" + (" with experts" if tables else "")
@@ -136,13 +158,23 @@ def _sizes(file: GgufFile, layers: int, width: int, vocabulary: int) -> Sizes:
     kv_heads = _number(file, "attention.head_count_kv", 1, heads, default=heads)
     head = file.field("attention.key_length", width // heads)
     value = file.field("attention.value_length", head)
-    _require(file, head == value, f"its keys are {head} wide, its values {value}, which aborts llama.cpp")
+    _require(
+        file,
+        head == value,
+        f"its key size is {head} and its value size {value}; expected equal sizes (llama.cpp aborts otherwise)",
+    )
     rotated = file.field("rope.dimension_count", head)
     _require(
-        file, rotated % 2 == 0 or file.architecture in ("bloom", "bert"), f"its heads are {head} wide, an odd number"
+        file,
+        rotated % 2 == 0 or file.architecture in ("bloom", "bert"),
+        f"its head size is {head}; expected an even number",
     )
     sound = rotated == head or (file.architecture in _PARTLY_ROTATED and rotated < head)
-    _require(file, sound, f"rope.dimension_count is {rotated} of heads of {head}, which aborts llama.cpp")
+    _require(
+        file,
+        sound,
+        f"rope.dimension_count is {rotated}; expected at most the head size {head} (llama.cpp aborts otherwise)",
+    )
     return Sizes(
         layers=layers,
         width=width,
@@ -177,7 +209,7 @@ def _per_layer(file: GgufFile, name: str, layers: int, most: int) -> list[int]:
     if value is None:
         return [0] * layers if name == "attention.head_count" else []
     counts = value if isinstance(value, list) else [value] * layers
-    _require(file, len(counts) == layers, f"{name} is given for {len(counts)} of {layers} layers")
+    _require(file, len(counts) == layers, f"{name} has {len(counts)} entries; expected {layers}, one per layer")
     _require(file, all(type(n) is int and 0 <= n <= most for n in counts), f"{name} is {value!r}")
     return counts
 
@@ -185,7 +217,7 @@ def _per_layer(file: GgufFile, name: str, layers: int, most: int) -> list[int]:
 def _number(file: GgufFile, name: str, least: int, most: int, default: int | None = None) -> int:
     value = file.field(name, default)
     if type(value) is not int or not least <= value <= most:
-        raise _senseless(file, f"{name} is {value!r}, not a number from {least} to {most}")
+        raise _senseless(file, f"{name} is {value!r}; expected a number from {least} to {most}")
     return value
 
 
@@ -196,7 +228,7 @@ def _require(file: GgufFile, condition: Any, why: str) -> None:
 
 def _senseless(file: GgufFile, why: str) -> Damaged:
     return Damaged(
-        f"{file.path.name} does not make sense: {why[:500]}.",
+        f"{file.path.name} is inconsistent: {why[:500]}.",
         hint="Download it again (ninestory pull), or compare its sha256 with the publisher's.",
         hint_zh="请重新下载（ninestory pull），或与发布者的 sha256 比对。",
         code="damaged_gguf",

@@ -33,7 +33,7 @@ def choose_files(files: list[HubFile], variant: str | None, what: str) -> list[H
         return pick_variant(ggufs, variant, what)
     if not weights:
         raise NotFound(
-            f"{what} holds no weights (.safetensors, .bin, .pth or .gguf).",
+            f"{what} has no weights; expected .safetensors, .bin, .pth or .gguf files.",
             hint="Check the name; some repositories only hold a licence form or a delta in another format.",
             hint_zh="请检查名称；有的仓库只有说明或其他格式的增量。",
             param="model",

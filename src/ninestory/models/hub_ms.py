@@ -62,7 +62,7 @@ class ModelScopeHub:
             return data
         said = answer.get("Message") if isinstance(answer, dict) else None
         raise NotFound(
-            f"ModelScope does not give {repo}: {said or 'no reason said'}.",
+            f"ModelScope refuses {repo}: {said or 'no reason given'}.",
             hint="Check the spelling (ORG/NAME) and the revision after '@'.",
             hint_zh="请检查拼写（组织/名称）以及 '@' 之后的版本。",
             param="model",

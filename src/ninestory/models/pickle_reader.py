@@ -37,8 +37,8 @@ _WRONG = (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, A
 
 
 @dataclass(frozen=True)
-class TensorInfo:
-    """One tensor: where its storage lies in the file, and how it is laid over it (in elements)."""
+class PickledTensor:
+    """Location of one tensor: its storage's offset in the file, and its view of that storage (in elements)."""
 
     name: str
     dtype: str
@@ -56,7 +56,7 @@ class TensorInfo:
 @dataclass(frozen=True)
 class PickleFile:
     path: Path
-    tensors: dict[str, TensorInfo]
+    tensors: dict[str, PickledTensor]
     values: dict[str, Any]  # plain numbers and strings beside the tensors
 
 
@@ -162,7 +162,7 @@ def _check_directory(path: Path) -> None:
     if wide >= 0:
         length = max(length if length != 0xFFFFFFFF else 0, int.from_bytes(tail[wide + 40 : wide + 48], "little"))
     if length > MAX_DIRECTORY_BYTES:
-        raise _damaged(path, f"its table of members claims {length} bytes")
+        raise _damaged(path, f"its central directory has a stated length of {length} bytes")
 
 
 def _place(path: Path, raw: io.BufferedReader, info: zipfile.ZipInfo, size: int) -> tuple[int, int]:
@@ -173,7 +173,7 @@ def _place(path: Path, raw: io.BufferedReader, info: zipfile.ZipInfo, size: int)
         raise _damaged(path, f"the member {info.filename!r} is compressed or has no header")
     begin = info.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
     if begin + info.file_size > size:
-        raise _damaged(path, f"the member {info.filename!r} ends after the file")
+        raise _damaged(path, f"the member {info.filename!r} extends past the end of the file")
     return begin, info.file_size
 
 
@@ -182,7 +182,7 @@ class _Entries:
 
     def __init__(self, path: Path, places: dict[str, tuple[int, int]]) -> None:
         self.path, self.places = path, places
-        self.tensors: dict[str, TensorInfo] = {}
+        self.tensors: dict[str, PickledTensor] = {}
         self.values: dict[str, Any] = {}
         self.visited = self.characters = 0
 
@@ -200,30 +200,30 @@ class _Entries:
                 self.collect(child, f"{name}.{i}" if name else str(i), depth + 1)
             return
         if name in self.tensors or name in self.values:
-            raise _damaged(self.path, f"the name {name!r} is there twice")
+            raise _damaged(self.path, f"the name {name!r} is duplicated")
         if isinstance(node, _Tensor):
             self.tensors[name] = _checked(self.path, name, node, self.places)
         elif node is None or isinstance(node, (bool, int, float, str)):
             self.values[name] = node
         else:
-            raise _damaged(self.path, f"the entry {name!r} is of an unknown kind")
+            raise _damaged(self.path, f"the entry {name!r} has an unknown type")
 
 
-def _checked(path: Path, name: str, tensor: _Tensor, places: dict[str, tuple[int, int]]) -> TensorInfo:
+def _checked(path: Path, name: str, tensor: _Tensor, places: dict[str, tuple[int, int]]) -> PickledTensor:
     storage = tensor.storage
     numbers = (*tensor.shape, *tensor.strides, tensor.offset)
     if len(tensor.shape) != len(tensor.strides) or len(tensor.shape) > 8:
         raise _damaged(path, f"the tensor {name!r} has {len(tensor.shape)} sizes and {len(tensor.strides)} strides")
     if not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):  # not shown: they may be anything, of any size
-        raise _damaged(path, f"the tensor {name!r} has a size or stride that is no number of elements")
+        raise _damaged(path, f"the tensor {name!r} has an invalid size or stride")
     if storage.key not in places:
         raise _damaged(path, f"the tensor {name!r} names the missing storage {storage.key!r}")
     begin, length = places[storage.key]
     if (tensor.offset + _span(tensor.shape, tensor.strides)) * storage.itemsize > length:
-        raise _damaged(path, f"the tensor {name!r} reaches beyond its storage")
+        raise _damaged(path, f"the tensor {name!r} extends past its storage")
     if prod(tensor.shape) * storage.itemsize > length:  # a stride of 0 would make a few bytes fill the memory
         raise _damaged(path, f"the tensor {name!r} of shape {tensor.shape} is larger than its storage")
-    return TensorInfo(name, storage.dtype, tensor.shape, tensor.strides, begin, tensor.offset, storage.itemsize)
+    return PickledTensor(name, storage.dtype, tensor.shape, tensor.strides, begin, tensor.offset, storage.itemsize)
 
 
 def _span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
@@ -276,7 +276,7 @@ class _Machine:
         elif name in ("APPEND", "APPENDS"):
             items = self._take(1) if name == "APPEND" else self._since_mark()
             if not isinstance(stack[-1], list):
-                raise _damaged(self.path, "it appends to what is no list")
+                raise _damaged(self.path, "it appends to an object that is not a list")
             stack[-1].extend(items)
         elif name in ("GLOBAL", "STACK_GLOBAL"):
             module, attribute = argument.split(" ", 1) if name == "GLOBAL" else self._take(2)
@@ -289,11 +289,11 @@ class _Machine:
         elif name == "BUILD":  # the state of an OrderedDict (its _metadata): not needed
             stack.pop()
         else:
-            raise _damaged(self.path, f"its pickle uses the instruction {name}, which data does not need")
+            raise _damaged(self.path, f"its pickle uses the opcode {name}, which no checkpoint needs")
 
     def _take(self, count: int) -> list[Any]:
         if count > len(self.stack):
-            raise _damaged(self.path, "its pickle takes more than it put")
+            raise _damaged(self.path, "its pickle pops from an empty stack")
         taken = self.stack[len(self.stack) - count :]
         del self.stack[len(self.stack) - count :]
         return taken
@@ -304,7 +304,7 @@ class _Machine:
     def _set(self, items: list[Any]) -> None:
         """Set keys and values, in turn, of the dictionary on top."""
         if not isinstance(self.stack[-1], dict) or len(items) % 2:
-            raise _damaged(self.path, "it sets an item of what is no dictionary")
+            raise _damaged(self.path, "it sets an item on an object that is not a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Hashing a tuple of tuples that share their parts takes time exponential in its depth.
             if type(key) is not int and not (type(key) is str and len(key) <= MAX_KEY):
@@ -313,28 +313,28 @@ class _Machine:
 
     def _named(self, module: Any, name: Any) -> _Name:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise _damaged(self.path, "it asks for a thing whose name is no text")
+            raise _damaged(self.path, "it imports a global whose name is not a string")
         known = (
             (module == "collections" and name == "OrderedDict")
             or (module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_parameter"))
             or (module == "torch" and name in _STORAGES)
         )
         if not known:
-            raise _damaged(self.path, f"it asks for '{module[:80]} {name[:80]}', which could run code")
+            raise _damaged(self.path, f"it imports '{module[:80]} {name[:80]}', which could run code")
         return _Name(module, name)
 
     def _storage(self, reference: Any) -> _Storage:
         kind, storage_type, key, _location, elements = reference
         if kind != "storage" or not isinstance(storage_type, _Name) or storage_type.name not in _STORAGES:
-            raise _damaged(self.path, "it refers to something that is no tensor storage")
+            raise _damaged(self.path, "it has a persistent id that is not a tensor storage")
         if type(key) is not str or type(elements) is not int:
-            raise _damaged(self.path, "a storage has no name or no size")
+            raise _damaged(self.path, "a storage has no key or no size")
         dtype, itemsize = _STORAGES[storage_type.name]
         return _Storage(key[:MAX_KEY], dtype, itemsize, elements)
 
     def _called(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, _Name) or not isinstance(arguments, tuple):
-            raise _damaged(self.path, "it calls something that is no function")
+            raise _damaged(self.path, "it calls an object that is not a function")
         if function.name == "OrderedDict":
             return OrderedDict()
         if function.name == "_rebuild_parameter":
@@ -343,7 +343,7 @@ class _Machine:
             storage, offset, shape, strides = arguments[:4]
             if isinstance(shape, tuple) and isinstance(strides, tuple):
                 return _Tensor(storage, offset, shape, strides)
-        raise _damaged(self.path, f"it calls {function.name} in an unknown way")
+        raise _damaged(self.path, f"it calls {function.name} with unexpected arguments")
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
@@ -356,7 +356,7 @@ _LITERALS = {
 def _damaged(path: Path, why: str) -> Damaged:
     return Damaged(
         f"{path.name} is refused: {why[:500]}. Nothing of it was executed.",
-        hint="Take the .safetensors form of this model, or a copy from its publisher.",
+        hint="Use the .safetensors version of this model, or a copy from its publisher.",
         hint_zh="请改用该模型的 .safetensors 版本，或从发布者处重新获取。",
         code="unsafe_or_damaged_pickle",
     )

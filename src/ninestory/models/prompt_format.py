@@ -141,7 +141,7 @@ def no_format(model: ResolvedModel) -> InvalidRequest:
     offered = f" ({model.architecture} systems use {', '.join(fitting)})" if fitting else ""
     offered_zh = f"（{model.architecture} 系列使用 {'、'.join(fitting)}）" if fitting else ""
     return InvalidRequest(
-        f"{model.reference} has no chat template: neither the catalogue nor its files say in which format to ask it.",
+        f"{model.reference} has no chat template: neither the catalogue nor its files define one.",
         hint=f"Say which with --template{offered}; a base model takes raw text (ninestory chat --raw, /v1/completions).",
         hint_zh=f"请用 --template 指定{offered_zh}；基座模型请用补全（ninestory chat --raw，/v1/completions）。",
         param="template",
@@ -194,8 +194,8 @@ def _named(name: str, source: Source, own: str, reference: str) -> PromptFormat:
         )
     if not own:
         raise InvalidRequest(
-            f"{reference} brings no chat template of its own.",
-            hint="Name one of the catalogue's with --template.",
+            f"{reference} has no chat template of its own.",
+            hint="Choose one from the catalogue with --template.",
             hint_zh="请用 --template 指定目录中的模板。",
             param="template",
             code="no_chat_template",

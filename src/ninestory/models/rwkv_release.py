@@ -20,7 +20,7 @@ def detect_version(shapes: Shapes) -> str:
     if "emb.weight" not in shapes or "blocks.0.ln1.weight" not in shapes:
         raise Unsupported(
             f"The file has no emb.weight and blocks.0: its first tensor is {next(iter(shapes), 'none')!r}.",
-            hint="A lone weights file is taken for an RWKV; name the whole directory of other models.",
+            hint="A single weights file is loaded as RWKV; for other models give the whole directory.",
             hint_zh="单个权重文件按 RWKV 处理；其他模型请指定整个目录。",
             param="model",
         )

@@ -41,27 +41,27 @@ def read_header(path: Path) -> SafetensorsFile:
         head = file.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
         if length > min(MAX_HEADER, size - 8) or length < 2:
-            raise _damaged(path, f"its header claims {length} bytes of a file of {size}")
+            raise _damaged(path, f"its header length is {length} bytes; the file has {size}")
         raw = file.read(length)
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=lambda pairs: _unique(path, pairs))
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise _damaged(path, f"its header is not JSON ({error})") from error
     if not isinstance(header, dict):
-        raise _damaged(path, "its header is no JSON object")
+        raise _damaged(path, "its header is not a JSON object")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _damaged(path, "its __metadata__ is no table of text")
+        raise _damaged(path, "its __metadata__ is not a map of strings")
     tensors = sorted(
         (_tensor(path, name, entry, 8 + length) for name, entry in header.items()), key=lambda t: (t.offset, t.nbytes)
     )
     expected = 8 + length
     for tensor in tensors:
         if tensor.offset != expected:
-            raise _damaged(path, f"the tensor {tensor.name!r} lies at byte {tensor.offset} where {expected} was due")
+            raise _damaged(path, f"the tensor {tensor.name!r} has offset {tensor.offset}; expected {expected}")
         expected += tensor.nbytes
     if expected != size:
-        raise _damaged(path, f"its tensors end at byte {expected}, the file at {size}")
+        raise _damaged(path, f"its tensors end at byte {expected}; expected {size}, the file's size")
     return SafetensorsFile(path, {t.name: t for t in tensors}, metadata)
 
 
@@ -90,10 +90,10 @@ def read_weight_map(index: Path) -> dict[str, str] | None:
             raise ValueError(f"it has {index.stat().st_size} bytes")
         weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise _damaged(index, f"it holds no weight_map ({error!r})") from error
+        raise _damaged(index, f"its weight_map is missing or malformed ({error!r})") from error
     for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name or not (index.parent / name).is_file():
-            raise _damaged(index, f"it names {name!r}, which is not in the directory")
+            raise _damaged(index, f"it lists {name!r}, which is not in the directory")
     return weight_map
 
 
@@ -116,7 +116,9 @@ def _tensor(path: Path, name: str, entry: Any, start: int) -> TensorInfo:
         raise _damaged(path, f"the entry of {name!r} is malformed ({error!r})") from error
     sane = len(shape) <= 8 and all(type(n) is int and 0 <= n < 1 << 48 for n in (*shape, begin, end))
     if not sane or end - begin != prod(shape) * itemsize:
-        raise _damaged(path, f"the tensor {name!r} of shape {shape} and type {dtype} claims bytes {begin} to {end}")
+        raise _damaged(
+            path, f"the tensor {name!r} of shape {shape} and dtype {dtype} has the byte range {begin} to {end}"
+        )
     return TensorInfo(name, dtype, shape, start + begin, end - begin)
 
 
@@ -129,7 +131,7 @@ def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _damaged(path: Path, why: str) -> Damaged:
     return Damaged(
-        f"{path.name} is not sound: {why[:500]}.",
+        f"{path.name} is damaged: {why[:500]}.",
         hint="Download it again (ninestory pull), or compare its sha256 with the publisher's.",
         hint_zh="请重新下载（ninestory pull），或与发布者的 sha256 比对。",
         code="damaged_safetensors",

@@ -39,7 +39,7 @@ def find_starter(name: str) -> Starter:
     exact = [s for s in matches if s.name == wanted]
     if len(exact or matches) != 1:
         raise NotFound(
-            f"There is no starter model {name!r}.",
+            f"The starter model {name!r} does not exist.",
             hint=f"Starters: {', '.join(STARTERS)}.",
             hint_zh=f"可用的起步模型：{'、'.join(STARTERS)}。",
             param="model",
@@ -69,7 +69,7 @@ def starter_folder(starter: Starter, home: Home) -> Path:
         parts = _installed_parts(starter)
         if parts is None:
             raise NotFound(
-                f"The starter model {starter.name} is not on this machine.",
+                f"The starter model {starter.name} is not installed.",
                 hint=f"ninestory pull starter:{starter.name}",
                 hint_zh=f"请运行：ninestory pull starter:{starter.name}",
                 param="model",
@@ -227,7 +227,7 @@ def _verify(path: Path, file: StarterFile, starter: Starter) -> None:
 def _damaged(what: str, starter: Starter, path: Path) -> Damaged:
     return Damaged(
         f"{what}: {path}.",
-        hint=f"ninestory pull starter:{starter.name} fetches a good copy.",
+        hint=f"Run ninestory pull starter:{starter.name} to download it again.",
         hint_zh=f"运行 ninestory pull starter:{starter.name} 可重新获取。",
         code="wrong_checksum",
     )

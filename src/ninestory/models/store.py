@@ -162,7 +162,7 @@ def folder_of(home: Home, reference: Reference) -> Path:
         name = f"{revision}+{reference.quant}" if reference.quant else revision
         return inside(home.models / reference.scheme, *reference.source.split("/"), name)
     raise InvalidRequest(
-        f"{reference} names no place in the store.",
+        f"{reference} is not a path in the store; expected NAME:VARIANT or hf:org/name.",
         hint="Write NAME:VARIANT of the catalogue, or hf:org/name.",
         hint_zh="请写成目录中的 名称:变体，或 hf:组织/名称。",
         param="name",

@@ -87,7 +87,7 @@ def load_templates() -> dict[str, Template]:
         for table in tomllib.loads(file.read_text(encoding="utf-8"))["templates"]:
             template = build(Template, table, where)
             if template.id in templates:
-                raise Damaged(f"catalog/{where}: the id {template.id!r} is there twice.")
+                raise Damaged(f"catalog/{where}: the id {template.id!r} is duplicated.")
             templates[template.id] = template
     return templates
 
@@ -103,7 +103,7 @@ def find_template(template_id: str) -> Template:
         return templates[template_id]
     near = difflib.get_close_matches(template_id, templates, n=3) or sorted(templates)
     raise NotFound(
-        f"There is no prompt template {template_id!r}.",
+        f"The prompt template {template_id!r} does not exist.",
         hint=f"Take one of: {', '.join(near)}.",
         hint_zh=f"可用的模板：{'、'.join(near)}。",
         param="template",
@@ -197,29 +197,29 @@ def _check(form: Template, message: Mapping[str, Any], index: int) -> None:
     role, where = message.get("role"), f"messages[{index}]"
     if role not in _ROLES:
         raise InvalidRequest(
-            f"{where} has the role {role!r}, and the prompt format {form.id!r} knows system, user and assistant.",
-            hint="Take one of these roles, or a model whose own template knows more.",
+            f"{where} has the role {role!r}; expected system, user or assistant (prompt format {form.id!r}).",
+            hint="Use one of these roles, or a model whose own template supports more.",
             hint_zh="请使用 system、user 或 assistant，或换用自带模板支持该角色的模型。",
             param=f"{where}.role",
         )
     if not isinstance(message.get("content"), str):
         raise InvalidRequest(
-            f"{where} has content of type {type(message.get('content')).__name__}, and text was due.",
+            f"{where} has content of type {type(message.get('content')).__name__}; expected a string.",
             hint="Send the content as one string.",
             hint_zh="请以单个字符串发送 content。",
             param=f"{where}.content",
         )
     if role == "system" and not form.system_format:
         raise InvalidRequest(
-            f"The prompt format {form.id!r} has no place for a system message.",
-            hint="Say it in the first question.",
+            f"The prompt format {form.id!r} does not support a system message.",
+            hint="Put its text into the first user message.",
             hint_zh="请写进第一个问题。",
             param=where,
         )
     if message.get("input") and not (role == "user" and form.user_with_input):
         raise InvalidRequest(
-            f"{where} has an input, and the prompt format {form.id!r} has none for this role.",
-            hint="Write the input into the content.",
+            f"{where} has an input, which the prompt format {form.id!r} does not support for this role.",
+            hint="Put the input into the content.",
             hint_zh="请把 input 写入 content。",
             param=f"{where}.input",
         )

@@ -58,7 +58,7 @@ def verify(path: Path) -> VerifyReport:
     if path.is_dir():
         return _verify_directory(path)
     if not path.is_file():
-        raise NotFound(f"There is nothing at {path}.", param="path")
+        raise NotFound(f"{path} does not exist.", param="path")
     return _verify_file(path)
 
 
@@ -78,8 +78,8 @@ def _verify_file(path: Path) -> VerifyReport:
         tensors, notes = pickle_reader.read_pickle(path).tensors.values(), []
     else:
         raise Damaged(
-            f"{path.name} is not a model file that is known.",
-            hint=f"Known are .gguf, .safetensors, {', '.join(PICKLE_SUFFIXES)}.",
+            f"{path.name} is not a supported model file.",
+            hint=f"Use .gguf, .safetensors, {', '.join(PICKLE_SUFFIXES)}.",
             hint_zh=f"支持 .gguf、.safetensors、{'、'.join(PICKLE_SUFFIXES)}。",
         )
     dtypes: dict[str, int] = {}
@@ -99,7 +99,7 @@ def _verify_directory(path: Path) -> VerifyReport:
         return VerifyReport(path, [file.name for file in models], 0, nbytes, {}, [note])
     if not shards:
         raise NotFound(
-            f"{path} holds no weights.",
+            f"{path} has no weights.",
             hint="Name the directory with .safetensors, .bin, .pth or .gguf files.",
             hint_zh="请指定包含 .safetensors、.bin、.pth 或 .gguf 文件的目录。",
             param="path",
@@ -132,7 +132,7 @@ def _verify_parts(path: Path) -> VerifyReport:
     reports = [_verify_directory(part) for part in sorted(path.iterdir()) if part.is_dir() and weight_files(part)]
     if not reports:
         raise Damaged(
-            f"{path} holds a model_index.json but no weights.",
+            f"{path} has a model_index.json but no weights.",
             hint="Complete the download (ninestory pull).",
             hint_zh="请补全下载（ninestory pull）。",
         )
@@ -172,8 +172,8 @@ def _check_index(path: Path, reports: list[VerifyReport]) -> None:
         for tensor, name in (safetensors_reader.read_weight_map(index) or {}).items():
             if name in held and tensor not in held[name]:
                 raise Damaged(
-                    f"{index.name} says that {tensor!r} is in {name}, and it is not.",
-                    hint="Take the index and the weights of the same release.",
+                    f"{index.name} lists {tensor!r} in {name}, which does not contain it.",
+                    hint="Use the index and the weights of the same release.",
                     hint_zh="请使用同一版本的索引与权重。",
                 )
 
@@ -204,7 +204,7 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
 
 def _unsound(path: Path, why: str) -> Damaged:
     return Damaged(
-        f"{path.name} is not sound: {why}.",
+        f"{path.name} is damaged: {why}.",
         hint="Download it again, or compare it with the publisher's.",
         hint_zh="请重新下载，或与发布者的文件比对。",
     )
@@ -231,7 +231,9 @@ def _check_sentencepiece(path: Path) -> None:
     seen: set[str] = set()
     for number, piece in enumerate(model.pieces):
         if not pieces[number] or pieces[number] in seen:
-            raise _no_sentencepiece(path, f"piece {number} is {pieces[number][:40]!r}, which is empty or there before")
+            raise _no_sentencepiece(
+                path, f"piece {number} is {pieces[number][:40]!r}; expected a unique, non-empty text"
+            )
         if not math.isfinite(piece.score) or piece.type not in _PIECE_TYPES:
             raise _no_sentencepiece(path, f"piece {number} has the score {piece.score} and the type {piece.type}")
         seen.add(pieces[number])
@@ -242,7 +244,7 @@ def _check_sentencepiece(path: Path) -> None:
 
 def _no_sentencepiece(path: Path, why: str) -> Damaged:
     return Damaged(
-        f"{path.name} is no SentencePiece model: {why}.",
+        f"{path.name} is not a SentencePiece model: {why}.",
         hint="Download it again (ninestory pull).",
         hint_zh="请重新下载（ninestory pull）。",
     )

@@ -1,1 +1,1 @@
-"""Every family's tokenizer, without torch; one loader for serving, training and conversion."""
+"""Tokenizers of every model family, without torch; one loader for serving, training and conversion."""

@@ -1,7 +1,7 @@
-"""BPE tokenizers in Hugging Face's form (`tokenizer.json`, or GPT-2's vocab.json and merges.txt).
+"""BPE tokenizers in Hugging Face's format (`tokenizer.json`, or GPT-2's vocab.json and merges.txt).
 
 BLOOM, Falcon, GPT-J, MOSS, LLaMA-3 and RWKV's 20B vocabulary. The `tokenizers` library does the work, twice: one
-instance knows the special tokens, the other reads them as text.
+instance parses special tokens, the other treats them as text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ninestory.tokenizers.tokenizer_json import call_native, check_tokenizer_jso
 
 _CONTROL = re.compile(r"<[^<>\s]+>|\[[A-Z0-9_]+\]")
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-_CARRIED_ON = "\U000f0000ninestory\U000f0000"  # an added token that stands for "the text before"; never an id
+_CARRIED_ON = "\U000f0000ninestory\U000f0000"  # sentinel for "text precedes this"; its id is removed
 
 
 class BpeTokenizer:
@@ -27,13 +27,12 @@ class BpeTokenizer:
 
     Args:
         description: a `tokenizer.json`, parsed.
-        special: further spellings that are special tokens (tokenizer_config.json names them) → id.
+        special: additional special tokens (from tokenizer_config.json), text → id.
         eos_ids: ids that end an answer.
-        adds_bos: put the begin token before a prompt although tokenizer.json does not, or leave it out although it
-            does; None follows tokenizer.json.
+        adds_bos: overrides whether a BOS token is prepended; None follows tokenizer.json.
 
     Raises:
-        Damaged: the library refuses the description.
+        Damaged: the `tokenizers` library rejects the description.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class BpeTokenizer:
         for spelling, number in (special or {}).items():
             known = added.setdefault(spelling, {"content": spelling, "id": number, **_PLAIN_ADDED})
             known["special"] = True
-        for token in added.values():  # checkpoints mark few of their end marks as what they are
+        for token in added.values():  # checkpoints rarely mark their control tokens as special
             token["special"] = token["special"] or bool(_CONTROL.fullmatch(token["content"]))
         description = {**description, "added_tokens": sorted(added.values(), key=lambda t: t["id"])}
         try:
@@ -61,7 +60,7 @@ class BpeTokenizer:
             raise
         except Exception as error:  # the library raises plain Exception
             raise Damaged(
-                f"tokenizer.json is refused: {error}.",
+                f"tokenizer.json is invalid: {error}.",
                 hint="Download it again (ninestory pull).",
                 hint_zh="请重新下载（ninestory pull）。",
             ) from error
@@ -69,8 +68,8 @@ class BpeTokenizer:
         for number, spelling in self._added.items():
             if self._model.token_to_id(spelling) != number:
                 raise Damaged(
-                    f"The added token {spelling!r} should have id {number}, and the vocabulary before it ends elsewhere.",
-                    hint="Take all the tokenizer's files of one release.",
+                    f"The added token {spelling!r} has id {self._model.token_to_id(spelling)}; expected {number}.",
+                    hint="Use tokenizer files from one release.",
                     hint_zh="请使用同一版本的全部分词器文件。",
                 )
         self._special = SpecialTokens({t["content"]: t["id"] for t in added.values() if t["special"]})
@@ -79,8 +78,8 @@ class BpeTokenizer:
         vocabulary = self._model.get_vocab(with_added_tokens=True)
         self._pieces = {number: piece for piece, number in vocabulary.items()}
         self.vocab_size = max(self._pieces, default=-1) + 1
-        around = self._model.encode("", add_special_tokens=True).ids
-        by_file = [i for i in around if i not in frozenset(eos_ids)]
+        template_ids = self._model.encode("", add_special_tokens=True).ids
+        by_file = [i for i in template_ids if i not in frozenset(eos_ids)]
         self.bos_ids: list[int] = by_file
         if adds_bos is not None:
             self.bos_ids = ([bos_id] if bos_id is not None else by_file) if adds_bos else []
@@ -96,10 +95,10 @@ class BpeTokenizer:
 
     @classmethod
     def from_gpt2_files(cls, directory: Path, added: Mapping[str, int], **settings: Any) -> BpeTokenizer:
-        """GPT-2's form: vocab.json and merges.txt, with added tokens → id beside them.
+        """Load GPT-2's vocab.json and merges.txt, plus `added` tokens (text → id).
 
         Raises:
-            Damaged: a file is not what it should be.
+            Damaged: a file is missing or malformed.
         """
         try:
             vocabulary = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
@@ -161,11 +160,11 @@ class BpeTokenizer:
         return piece.replace("▁", " ").encode()
 
     def id_of(self, spelling: str) -> int | None:
-        found: int | None = self._model.token_to_id(spelling)
-        return found
+        token_id: int | None = self._model.token_to_id(spelling)
+        return token_id
 
     def _plain(self, text: str, begins: bool) -> list[int]:
-        """Ids of text without special tokens; some tokenizers put a blank in front where a prompt begins only."""
+        """Encode plain text; some tokenizers add a leading space only at the start of a prompt."""
         if not text:
             return []
         if begins or not self._first_only:
@@ -181,13 +180,13 @@ _PLAIN_ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normali
 
 
 def _uses_bytes(description: dict[str, Any]) -> bool:
-    """Whether pieces are spelled in GPT-2's byte alphabet (else in text, with ▁ for a blank)."""
+    """Whether pieces use GPT-2's byte alphabet (otherwise plain text, with ▁ for a space)."""
     return '"ByteLevel"' in json.dumps([description.get("decoder"), description.get("pre_tokenizer")])
 
 
 @lru_cache(maxsize=1)
 def _byte_of_character() -> dict[str, int]:
-    """GPT-2's alphabet: printable bytes stand for themselves, the others for characters from U+0100 on."""
+    """GPT-2's byte alphabet: printable bytes map to themselves, the others to characters from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}

@@ -1,6 +1,6 @@
-"""ChatGLM-6B's tokenizer (`ice_text.model`): SentencePiece behind a rewriting of newlines, tabs and runs of blanks.
+"""ChatGLM-6B's tokenizer (`ice_text.model`): SentencePiece after rewriting newlines, tabs and runs of spaces.
 
-Ids in, ids out, and the chat's prompt and response rules; no torch. Source: THUDM/chatglm-6b, tokenization_chatglm.py
+Encoding, decoding, and the chat's prompt and response rules; no torch. Source: THUDM/chatglm-6b, tokenization_chatglm.py
 and the chat() of modeling_chatglm.py, final revisions. v0.1 checkpoints carry 20,000 image tokens before the text ids
 (`num_image_tokens`).
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from ninestory.tokenizers.tokenizer import Segment, decode_bytes
 
 MAX_BLANK_RUN = 80
-# Typed in a text, these are special tokens; "[gMASK]" is not (it is no "special token" of the original's config).
+# Parsed as special tokens in text; "[gMASK]" is not among them, because the original's config does not list it.
 _TYPED_SPECIALS = ("<sop>", "<eop>", "[MASK]", "<pad>", "<unk>")
 _BLANKS = re.compile(r"<\|blank_(\d+)\|>")
 _DATE, _DATE_TEXT = "[[训练时间]]", "2023年"
@@ -22,7 +22,7 @@ _HALF_TO_FULL = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
 
 
 class ChatGLMTokenizer:
-    """Encode and decode as the original does.
+    """SentencePiece tokenizer with ChatGLM's whitespace tokens; encodes and decodes as the original does.
 
     Args:
         path: the SentencePiece model file.
@@ -51,11 +51,11 @@ class ChatGLMTokenizer:
         return self.model.piece_to_id(spelling) + self.offset
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Ids of `text` without the trailing [gMASK] <sop>.
+        """Encode `text` without the trailing [gMASK] <sop>.
 
         Args:
-            special: let `<sop>`, `<eop>`, `[MASK]`, `<pad>` and `<unk>` typed in the text become special tokens, as
-                the original does. Off, because a user's text must not end a turn.
+            special: parse `<sop>`, `<eop>`, `[MASK]`, `<pad>` and `<unk>` as special tokens, as the original does.
+                Off by default, because a user's text must not end a turn.
         """
         if not special:
             return self._encode_plain(text)
@@ -72,19 +72,19 @@ class ChatGLMTokenizer:
         return ids
 
     def encode_segments(self, segments: Sequence[Segment]) -> list[int]:
-        """Ids of a prompt in pieces; the family's formats hold no special token, so it is one text."""
+        """Encode a prompt as one text: the family's prompt formats contain no special tokens."""
         return self._encode_plain("".join(text for text, _ in segments))
 
     def encode_prompt(self, text: str, *, special: bool = False) -> list[int]:
-        """Ids of a prompt: the text, then [gMASK] and <sop>, after which the model answers."""
+        """Encode a prompt, followed by [gMASK] and <sop>."""
         return [*self.encode(text, special=special), *self.suffix_ids]
 
     def encode_pair(self, prompt: str, answer: str) -> list[int]:
-        """Ids of a finished round: prompt, [gMASK], <sop>, answer, <eop>."""
+        """Encode a complete turn: prompt, [gMASK], <sop>, answer, <eop>."""
         return [*self.encode_prompt(prompt), *self.encode(answer), self.eop_id]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """Text of `ids`; special tokens and padding vanish, or are spelled out."""
+        """Decode `ids`; special tokens and padding are dropped, or written out if `skip_special` is False."""
         if not skip_special:
             return decode_bytes(self, ids, skip_special=False)
         kept = [i - self.offset for i in ids if i != self.pad_id and i >= self.offset]
@@ -93,7 +93,7 @@ class ChatGLMTokenizer:
         return _BLANKS.sub(lambda m: " " * int(m[1]), text)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that a token stands for: line breaks, tabs and runs of blanks are written out."""
+        """Bytes of one token, with newlines, tabs and runs of spaces restored."""
         number = token_id - self.offset
         if not 0 <= number < self.model.get_piece_size():
             return b""
@@ -147,13 +147,13 @@ def process_response(text: str) -> str:
 
 
 class ResponseStream:
-    """`process_response` of an answer as it is written: what may still change is held back."""
+    """Streaming `process_response`: text that later input may still change is held back."""
 
     def __init__(self) -> None:
         self._held, self._before = "", ""
 
     def push(self, text: str) -> str:
-        """More of the answer; returns what is settled."""
+        """Append `text`; return the part that can no longer change."""
         self._held = (self._held + text).replace(_DATE, _DATE_TEXT)
         if not self._before:
             self._held = self._held.lstrip()
@@ -164,24 +164,24 @@ class ResponseStream:
         return self._settle(settled)
 
     def finish(self) -> str:
-        """The rest, when the answer has ended."""
+        """Return the held-back text at the end of the answer."""
         return self._settle(self._held.rstrip())
 
     def _settle(self, settled: str) -> str:
-        around = self._before + self._held
+        context = self._before + self._held
         begin = len(self._before)
-        made = "".join(_full_width(around, begin + i) for i in range(len(settled)))
+        text = "".join(_full_width(context, begin + i) for i in range(len(settled)))
         self._before = settled[-1:] or self._before
         self._held = self._held[len(settled) :]
-        return made
+        return text
 
 
 def _begun(text: str) -> int:
-    """Characters at the end that may begin the mark of the date."""
+    """Number of trailing characters that may be the start of the date placeholder."""
     return next((n for n in range(len(_DATE) - 1, 0, -1) if text.endswith(_DATE[:n])), 0)
 
 
 def _full_width(text: str, at: int) -> str:
-    """The character at a place, full-width when it is a mark next to a Chinese character."""
+    """The character at `at`, converted to full width if it is punctuation next to a Chinese character."""
     beside = text[max(at - 1, 0) : at] + text[at + 1 : at + 2]
     return _HALF_TO_FULL.get(text[at], text[at]) if re.search("[\u4e00-\u9fff]", beside) else text[at]

@@ -1,6 +1,6 @@
-"""A GGUF's vocabulary → the tokenizer files of a checkpoint directory, so that training gives the ids that serving gives.
+"""Tokenizer files of a checkpoint directory from a GGUF's vocabulary, so that training and serving use the same ids.
 
-Three kinds, as llama.cpp names them: `gpt2` (byte-level BPE; `tokenizer.ggml.pre` names how text is cut before merging),
+Three types, by llama.cpp's names: `gpt2` (byte-level BPE; `tokenizer.ggml.pre` names how text is cut before merging),
 `gemma4` (BPE over characters, with ▁ for a blank and byte tokens as last resort) and `llama` (SentencePiece).
 """
 
@@ -59,7 +59,7 @@ def tokenizer_files(metadata: dict[str, Any]) -> dict[str, bytes]:
     """File name → content: tokenizer.json or tokenizer.model, and tokenizer_config.json.
 
     Raises:
-        InvalidRequest: a kind of vocabulary, or a way of cutting, that is not known here.
+        InvalidRequest: the vocabulary type or the pre-tokenizer is not supported.
     """
     kind = metadata.get("tokenizer.ggml.model")
     if kind == "gpt2":
@@ -69,15 +69,15 @@ def tokenizer_files(metadata: dict[str, Any]) -> dict[str, bytes]:
     elif kind == "llama":
         files = {"tokenizer.model": _sentencepiece(metadata)}
     else:
-        raise _unknown(f"a vocabulary of the kind {kind!r}")
+        raise _unknown(f"a vocabulary of type {kind!r}")
     return {**files, "tokenizer_config.json": json.dumps(_settings(metadata), ensure_ascii=False).encode()}
 
 
 def _bpe(metadata: dict[str, Any]) -> bytes:
-    """GPT-2's kind: text is cut, each piece is spelled in bytes, and bytes are merged."""
+    """Byte-level BPE (GPT-2): pre-tokenize, map each piece to bytes, merge the bytes."""
     cut = metadata.get("tokenizer.ggml.pre", "default")
     if cut not in PRE_TOKENIZERS:
-        raise _unknown(f"a vocabulary whose text is cut as {cut!r}")
+        raise _unknown(f"the pre-tokenizer {cut!r}")
     return _tokenizer_json(
         metadata,
         {"ignore_merges": cut == "llama-bpe"},
@@ -87,7 +87,7 @@ def _bpe(metadata: dict[str, Any]) -> bytes:
 
 
 def _pre_tokenizers(steps: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The steps as tokenizer.json describes them; the last spells each piece in bytes, and cuts it too if it is named."""
+    """The pre-tokenizer steps in tokenizer.json's format; the last one maps to bytes and, if named, also splits."""
     splits = [
         {"type": "Digits", "individual_digits": True}
         if step == DIGITS
@@ -100,7 +100,7 @@ def _pre_tokenizers(steps: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _character_bpe(metadata: dict[str, Any]) -> bytes:
-    """Gemma 4's kind: characters are merged over the whole line; one that is no token is spelled in byte tokens."""
+    """Character BPE (Gemma 4): merges over the whole line; unknown characters fall back to byte tokens."""
     lines = {"type": "Split", "pattern": {"Regex": r"[^\n]+|\n+"}, "behavior": "Isolated", "invert": False}
     blank = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
     return _tokenizer_json(
@@ -113,7 +113,7 @@ def _character_bpe(metadata: dict[str, Any]) -> bytes:
 
 
 def _tokenizer_json(metadata: dict[str, Any], model: dict[str, Any], **steps: dict[str, Any]) -> bytes:
-    """A tokenizer.json of a BPE; `model` holds its settings, `steps` what comes before and behind it."""
+    """A BPE tokenizer.json; `model` holds the model's settings, `steps` the normalizer, pre-tokenizer and decoder."""
     vocabulary = {token: i for i, token in enumerate(metadata["tokenizer.ggml.tokens"])}
     merges = [merge.split(" ", 1) for merge in metadata["tokenizer.ggml.merges"]]
     description: dict[str, Any] = {
@@ -126,7 +126,7 @@ def _tokenizer_json(metadata: dict[str, Any], model: dict[str, Any], **steps: di
 
 
 def _added_tokens(metadata: dict[str, Any]) -> list[dict[str, Any]]:
-    """The control tokens, and the user-defined ones that are found in any text, as tokenizer.json lists them."""
+    """Control tokens and user-defined tokens, as tokenizer.json's `added_tokens`."""
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return [
@@ -137,10 +137,10 @@ def _added_tokens(metadata: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _sentencepiece(metadata: dict[str, Any]) -> bytes:
-    """The model as SentencePiece stores it: no normalisation, a blank in front, no blanks removed, bytes as last resort.
+    """A SentencePiece model file: no normalisation, a leading space, whitespace kept, byte fallback.
 
-    SentencePiece wants exactly one unknown piece. Phi-3's file calls `<unk>` a control token, and the padding behind
-    its vocabulary unknown.
+    SentencePiece requires exactly one unknown piece. Phi-3's file calls `<unk>` a control token, and the padding behind
+        its vocabulary unknown.
     """
     from sentencepiece import sentencepiece_model_pb2
 
@@ -166,7 +166,7 @@ def _sentencepiece(metadata: dict[str, Any]) -> bytes:
 
 
 def _settings(metadata: dict[str, Any]) -> dict[str, Any]:
-    """tokenizer_config.json: the marks, the added tokens, whether a prompt begins with one, and the chat template."""
+    """tokenizer_config.json: special tokens, added tokens, whether BOS is prepended, and the chat template."""
     tokens = metadata["tokenizer.ggml.tokens"]
     names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     numbers = {mark: metadata.get(f"tokenizer.ggml.{name}_token_id") for mark, name in names.items()}
@@ -182,7 +182,7 @@ def _settings(metadata: dict[str, Any]) -> dict[str, Any]:
 
 def _unknown(what: str) -> InvalidRequest:
     return InvalidRequest(
-        f"The GGUF has {what}, which cannot be turned into a tokenizer for training.",
+        f"The GGUF has {what}, which cannot be converted to a tokenizer for training.",
         hint=f"Tune from the original checkpoint directory instead; known: {', '.join(PRE_TOKENIZERS)}, gemma4 and SentencePiece.",
         hint_zh=f"请改用原始检查点目录进行微调；已支持：{'、'.join(PRE_TOKENIZERS)}、gemma4 与 SentencePiece。",
         param="model",

@@ -1,6 +1,6 @@
-"""A checkpoint directory → its tokenizer, by the files that are there; no torch, no code of the checkpoint's.
+"""Loading of a checkpoint's tokenizer, by the files in its directory; without torch, without the checkpoint's code.
 
-The one way to get a tokenizer: serving, training and conversion call `load_tokenizer`.
+Serving, training and conversion all call `load_tokenizer`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _CONTROL = re.compile(r"<[^<>\s]+>|\[[A-Z0-9_]+\]")
 
 
 def load_tokenizer(path: Path, rows: int = 0) -> Tokenizer:
-    """The tokenizer of a checkpoint directory, or of a lone weights file (RWKV's).
+    """Load the tokenizer of a checkpoint directory, or of a single weights file (RWKV).
 
     Args:
-        rows: of the embedding; they tell which of RWKV's two vocabularies a lone file speaks.
+        rows: number of embedding rows; selects one of RWKV's two vocabularies for a single file.
 
     Raises:
-        Unsupported: RWKV has no vocabulary of so many rows.
-        NotFound: no tokenizer's files are there.
-        Damaged: they cannot be read, or contradict each other.
+        Unsupported: RWKV has no vocabulary with `rows` entries.
+        NotFound: the directory has no tokenizer files.
+        Damaged: the files cannot be read, or contradict one another.
     """
     if path.is_file():
         from ninestory.tokenizers.rwkv import load_rwkv_tokenizer
@@ -62,7 +62,7 @@ def load_tokenizer(path: Path, rows: int = 0) -> Tokenizer:
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
         return BpeTokenizer.from_gpt2_files(directory, side.added, **settings)
     raise NotFound(
-        f"{directory} holds no tokenizer.",
+        f"{directory} has no tokenizer; expected tokenizer.model, tokenizer.json or ice_text.model.",
         hint="Copy tokenizer.model, tokenizer.json, ice_text.model, or vocab.json and merges.txt of this release here.",
         hint_zh="请将同一版本的 tokenizer.model、tokenizer.json、ice_text.model 或 vocab.json 与 merges.txt 复制到此处。",
         param="model",
@@ -72,11 +72,10 @@ def load_tokenizer(path: Path, rows: int = 0) -> Tokenizer:
 
 @dataclass(frozen=True)
 class _SideFiles:
-    """What the JSON files beside a vocabulary say.
+    """Settings from the JSON files next to a vocabulary.
 
-    settings: tokenizer_config.json. marks: "eos_token" → its spelling. added: every token that is added to the
-    vocabulary → id; special: those of them that are end marks and the like. eos_ids: of generation_config.json,
-    config.json and the tokenizer, all that are named.
+    settings: tokenizer_config.json. marks: role ("eos_token", …) → token text. added: added token → id; special: the
+    added tokens that are special. eos_ids: union of generation_config.json, config.json and the tokenizer.
     """
 
     config: dict[str, Any]
@@ -102,7 +101,7 @@ class _SideFiles:
             if not isinstance(spelling, str) or not str(number).isdecimal():
                 raise Damaged(
                     f"The added token {str(spelling)[:80]!r} of {directory} has the id {str(number)[:80]!r}.",
-                    hint="Take all the tokenizer's files of one release.",
+                    hint="Use tokenizer files from one release.",
                     hint_zh="请使用同一版本的全部分词器文件。",
                 )
             added[spelling] = int(number)
@@ -117,7 +116,7 @@ class _SideFiles:
         return cls(config, settings, marks, added, special, frozenset(eos))
 
     def image_tokens(self) -> int:
-        """ChatGLM's numbering: as the tokenizer's settings say, else by the rows of the embedding."""
+        """ChatGLM's number of image tokens: from the tokenizer's settings, else from the embedding rows."""
         stated = self.settings.get("num_image_tokens")
         if type(stated) is int:
             return stated
@@ -125,7 +124,7 @@ class _SideFiles:
 
 
 def _in_tokenizer_json(directory: Path) -> list[dict[str, Any]]:
-    """tokenizer.json's added tokens, where they stand beside a SentencePiece model."""
+    """Added tokens of a tokenizer.json next to a SentencePiece model."""
     if not (directory / "tokenizer.model").is_file():
         return []
     added = read_json(directory / "tokenizer.json").get("added_tokens", [])
@@ -133,5 +132,5 @@ def _in_tokenizer_json(directory: Path) -> list[dict[str, Any]]:
 
 
 def _spelling(mark: Any) -> str:
-    """A special token is given as text, or as a table that holds it."""
+    """Text of a special token, which is stored as a string or as an object with `content`."""
     return str(mark.get("content", "")) if isinstance(mark, dict) else str(mark)

@@ -1,6 +1,6 @@
 """RWKV's two tokenizers, without torch: World (65,536 entries, greedy over bytes) and GPT-NeoX's BPE (50,277).
 
-The number of rows of the embedding says which one a model speaks (`load_rwkv_tokenizer`).
+The number of embedding rows selects one of them (`load_rwkv_tokenizer`).
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ _REPLACEMENT = "\ufffd"
 
 
 class RwkvTokenizer(Tokenizer, Protocol):
-    """What both offer. `end_of_text` is 0 in both vocabularies and never comes out of `encode`."""
+    """Interface of both tokenizers. `end_of_text` is 0 in both vocabularies; `encode` never returns it."""
 
     end_of_text: int
     newline: int
     double_newline: int
 
     def encode_opening(self, text: str) -> list[int]:
-        """Ids of the text that a chat opens with."""
+        """Encode the opening text of a chat."""
         ...
 
 
 def load_rwkv_tokenizer(rows: int, folder: Path | None = None) -> RwkvTokenizer:
-    """The tokenizer of a model whose embedding has `rows` rows.
+    """Load the tokenizer of a model with `rows` embedding rows.
 
     Args:
-        folder: where the model's file lies; a vocabulary file beside it is taken before the packaged one.
+        folder: the model's directory; a vocabulary file in it takes precedence over the packaged one.
 
     Raises:
-        Unsupported: no vocabulary of RWKV has so many entries. Damaged: the file is no vocabulary.
+        Unsupported: no RWKV vocabulary has `rows` entries. Damaged: the vocabulary file is malformed.
         MissingExtra: the package that carries the World vocabulary is not installed.
     """
     if rows == WORLD_ROWS:
@@ -54,20 +54,20 @@ def load_rwkv_tokenizer(rows: int, folder: Path | None = None) -> RwkvTokenizer:
         return NeoxTokenizer(beside if beside and beside.is_file() else None)
     raise Unsupported(
         f"The embedding has {rows} rows; RWKV's vocabularies have {WORLD_ROWS} (World) and {NEOX_ROWS} (pile, Raven).",
-        hint="Take a published checkpoint of RWKV; a model with a vocabulary of its own is not known here.",
+        hint="Use a published RWKV checkpoint; custom vocabularies are not supported.",
         hint_zh="请使用官方发布的 RWKV 检查点；自定义词表的模型无法识别。",
         param="model",
     )
 
 
 def packaged_world_vocabulary() -> Path:
-    """The vocabulary file inside the package `rwkv`, which is read and never imported."""
+    """Path of the vocabulary file in the installed `rwkv` package (read, never imported)."""
     try:
         return Path(str(distribution("rwkv").locate_file(f"rwkv/{WORLD_FILE}")))
     except PackageNotFoundError:
         raise MissingExtra(
             "The World vocabulary of RWKV is not installed.",
-            hint=f"pip install 'ninestory[torch]', or lay {WORLD_FILE} beside the model's file.",
+            hint=f"Run pip install 'ninestory[torch]', or put {WORLD_FILE} next to the model's file.",
             hint_zh=f"请运行 pip install 'ninestory[torch]'，或把 {WORLD_FILE} 放在模型文件旁边。",
         ) from None
 
@@ -120,17 +120,17 @@ class WorldTokenizer:
         return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of `ids`.
+        """Decode `ids` to bytes.
 
         Raises:
-            KeyError: an id without an entry, such as 0, the end of a text.
+            KeyError: an id is not in the vocabulary, such as 0 (end of text).
         """
         return b"".join(self._bytes[number] for number in ids)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
-        """The text, or one U+FFFD for all of it where the bytes are no whole UTF-8 (then wait for the next token).
+        """Decode `ids`; a single U+FFFD if the bytes are incomplete UTF-8 (then wait for the next token).
 
-        So does the original; the end of a text has no bytes either, unless it is skipped.
+        Same as the original. End of text has no bytes, so it raises unless it is skipped.
         """
         try:
             return self.decode_bytes(i for i in ids if not (skip_special and i == self.end_of_text)).decode()
@@ -139,29 +139,29 @@ class WorldTokenizer:
 
 
 def _read_world(path: Path) -> dict[int, bytes]:
-    """id → bytes; every line must say what it is and be as long as it says."""
+    """Parse the vocabulary into id → bytes; each line's stated length is checked."""
     entries: dict[int, bytes] = {}
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 head, tail = line.index(" "), line.rindex(" ")
                 if len(line) > MAX_LINE or line[head + 1] not in "'\"b":
-                    raise ValueError(f"line {number} is no entry")
+                    raise ValueError(f"line {number} is malformed; expected `id literal byte_length`")
                 literal = ast.literal_eval(line[head + 1 : tail])  # one literal of text, never evaluated
                 entry = literal.encode() if isinstance(literal, str) else literal
                 if not isinstance(entry, bytes) or len(entry) != int(line[tail:]):
-                    raise ValueError(f"line {number} is not as long as it says")
+                    raise ValueError(f"line {number} states a wrong length")
                 entries[int(line[:head])] = entry
     except (OSError, ValueError, SyntaxError, IndexError, RecursionError, MemoryError) as error:
         raise _no_vocabulary(path, str(error)) from error
     whole = len(set(entries.values())) == len(entries) and {bytes([b]) for b in range(256)} <= set(entries.values())
     if not whole or b"\n\n" not in entries.values() or not all(0 < i < WORLD_ROWS for i in entries):
-        raise _no_vocabulary(path, "single bytes are missing, an entry is there twice or an id is out of range")
+        raise _no_vocabulary(path, "single bytes are missing, an entry is duplicated or an id is out of range")
     return entries
 
 
 class NeoxTokenizer(BpeTokenizer):
-    """GPT-NeoX-20B's byte-level BPE. The end-of-text mark typed by a user stays text.
+    """GPT-NeoX-20B's byte-level BPE. An end-of-text token typed by a user is plain text.
 
     Args:
         path: a `20B_tokenizer.json`; None takes the one that comes with ninestory.
@@ -189,7 +189,7 @@ class NeoxTokenizer(BpeTokenizer):
 
 def _no_vocabulary(path: Path, why: str) -> Damaged:
     return Damaged(
-        f"{path.name} is no vocabulary of RWKV: {why[:200]}.",
-        hint="Take the file from the model's publisher again, or remove it: a copy comes with ninestory.",
+        f"{path.name} is not an RWKV vocabulary: {why[:200]}.",
+        hint="Download the file again from the model's publisher, or remove it: ninestory includes a copy.",
         hint_zh="请从模型发布者处重新获取该文件，或将其删除：ninestory 自带一份。",
     )

@@ -1,4 +1,4 @@
-"""LLaMA's kind of tokenizer: a SentencePiece model (`tokenizer.model`) with added tokens around it.
+"""LLaMA-style tokenizer: a SentencePiece model (`tokenizer.model`) with added tokens.
 
 The library itself is used, not a rebuilt merge list: transformers 5 makes one from the same file that gives other ids
 for one text in seven, because it forgets the scores of the runs of blanks.
@@ -27,8 +27,8 @@ class SentencePieceTokenizer:
         special: end marks and the like beside the model → id.
         eos_ids: ids that end an answer; the model's own `</s>` when empty.
         adds_bos: the family puts the model's `<s>` before a prompt.
-        legacy: a text after a special token begins with a blank of its own, as after the start of a prompt. False for
-            checkpoints that say so (`"legacy": false`).
+        legacy: text after a special token gets a leading space, as at the start of a prompt. False for checkpoints
+            with `"legacy": false`.
 
     Raises:
         Damaged: the library cannot read the model.
@@ -52,7 +52,7 @@ class SentencePieceTokenizer:
             self._model = model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:
             raise Damaged(
-                f"{path.name} is no SentencePiece model that the library can read.",
+                f"{path.name} is not a SentencePiece model.",
                 hint="Download it again (ninestory pull).",
                 hint_zh="请重新下载（ninestory pull）。",
             ) from error
@@ -107,11 +107,11 @@ class SentencePieceTokenizer:
         for known in (self._special.ids, self._added.ids):
             if spelling in known:
                 return known[spelling]
-        found: int = self._model.piece_to_id(spelling)
-        return found if self._model.id_to_piece(found) == spelling else None
+        token_id: int = self._model.piece_to_id(spelling)
+        return token_id if self._model.id_to_piece(token_id) == spelling else None
 
     def _plain(self, text: str, blank: bool) -> list[int]:
-        """Ids of text without special tokens; with `blank` the library puts its blank in front."""
+        """Encode plain text; with `blank`, SentencePiece's leading space is kept."""
         first, *rest = self._typed.split_spellings(text)
         ids: list[int] = self._model.encode(first) if blank else self._carried_on(first)
         for part in rest:
@@ -122,7 +122,7 @@ class SentencePieceTokenizer:
         ids: list[int] = self._model.encode(self._break + text)
         if ids[: len(self._break_ids)] != self._break_ids:
             raise Damaged(
-                "tokenizer.model joins a line break with what follows it: a text cannot be carried on.",
+                "tokenizer.model merges a newline with the text after it, so a continuation cannot be encoded.",
                 hint="Use the tokenizer that was published with these weights.",
                 hint_zh="请使用与权重一同发布的分词器。",
             )

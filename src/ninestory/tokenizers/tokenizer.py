@@ -1,8 +1,8 @@
-"""What every family's tokenizer does, and how text is cut so that only a template's own words become special tokens.
+"""The tokenizer protocol, and splitting of prompts so that only a template's own text becomes special tokens.
 
-A prompt is a list of segments (text, may hold special tokens). Special tokens are looked for inside the segments that
-may hold them; all that lies between two of them is encoded in one piece, so that a template's words and a user's meet
-in the tokenizer exactly as they did in the original's one string.
+A prompt is a list of segments (text, may contain special tokens). Special tokens are recognised only inside segments
+that may contain them. The text between two special tokens is encoded as one string, so merges across a segment
+boundary are the same as in the original implementation.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ class Tokenizer(Protocol):
     """Ids in, ids out.
 
     Attributes:
-        vocab_size: every id is below it; a model's embedding may have more rows (padding), never fewer.
-        bos_ids: what stands before a prompt; empty for families that put nothing there.
-        suffix_ids: what stands between a prompt and the answer (ChatGLM's [gMASK] <sop>); mostly empty.
-        eos_ids: each of them ends an answer.
-        special_ids: control tokens; they have no text and no user's text becomes one.
-        drops_first_blank: the first token of a text carries a blank that is not in the text (SentencePiece).
+        vocab_size: upper bound of the ids; a model's embedding may have more rows (padding), never fewer.
+        bos_ids: ids prepended to a prompt; empty for families without a BOS token.
+        suffix_ids: ids between the prompt and the answer (ChatGLM's [gMASK] <sop>); empty for most families.
+        eos_ids: ids that end an answer.
+        special_ids: control tokens; they decode to no text, and user text never encodes to one.
+        drops_first_blank: the first token of a text has a leading space that the text lacks (SentencePiece).
     """
 
     vocab_size: int
@@ -35,10 +35,10 @@ class Tokenizer(Protocol):
     drops_first_blank: bool
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Ids of `text` by itself, without `bos_ids` and `suffix_ids`.
+        """Encode `text`, without `bos_ids` and `suffix_ids`.
 
         Args:
-            special: spellings of special tokens become those tokens (a template's own text); else they stay text.
+            special: parse special tokens in `text` (a template's own text); otherwise they are plain text.
         """
         ...
 
@@ -47,13 +47,13 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        """Decode `ids`; invalid UTF-8 becomes U+FFFD."""
         ...
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that a token stands for: a special token's spelling, b"" for a row of padding.
+        """Bytes of one token: a special token's own text, b"" for a padding row.
 
-        The bytes of ids put one after the other are their text, but for `drops_first_blank`.
+        Concatenated, they are the decoded text, except for `drops_first_blank`.
         """
         ...
 
@@ -62,12 +62,11 @@ class Tokenizer(Protocol):
         ...
 
 
-class Decoder:
-    """Text of tokens as they come: `push` gives what is complete, never half a character.
+class StreamingDetokenizer:
+    """Incremental decoder: `push` returns only complete UTF-8 characters.
 
     Args:
-        starts_text: these tokens begin a text, so the blank that SentencePiece puts in front is dropped; False when
-            they carry on a text.
+        starts_text: drop the leading space that SentencePiece adds; False if the tokens continue an earlier text.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, starts_text: bool = True) -> None:
@@ -76,7 +75,7 @@ class Decoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push_bytes(self, token_id: int, *, skip_special: bool = True) -> bytes:
-        """The bytes of the next token; none for a special one."""
+        """Bytes of the next token; empty for a special token."""
         if skip_special and token_id in self._tokenizer.special_ids:
             return b""
         data = self._tokenizer.token_bytes(token_id)
@@ -89,12 +88,12 @@ class Decoder:
         return self._utf8.decode(self.push_bytes(token_id, skip_special=skip_special))
 
     def finish(self) -> str:
-        """What is left of a character that never ended."""
+        """Flush: U+FFFD if the text ends inside a character, else an empty string."""
         return self._utf8.decode(b"", final=True)
 
 
 def decode_bytes(tokenizer: Tokenizer, ids: Iterable[int], skip_special: bool = True) -> str:
-    """`Tokenizer.decode` by way of `token_bytes`."""
+    """Decode through `token_bytes`, for tokenizers without a decoder of their own."""
     parts = [tokenizer.token_bytes(i) for i in ids if not (skip_special and i in tokenizer.special_ids)]
     if tokenizer.drops_first_blank and parts:
         parts[0] = parts[0].removeprefix(b" ")
@@ -102,7 +101,7 @@ def decode_bytes(tokenizer: Tokenizer, ids: Iterable[int], skip_special: bool = 
 
 
 class SpecialTokens:
-    """Spellings → ids, and where they stand in a prompt. Of two that begin at one place the longer is taken."""
+    """Special tokens by their text, and the splitting of prompts at them. The longest match wins."""
 
     def __init__(self, ids: Mapping[str, int]) -> None:
         self.ids = dict(ids)
@@ -110,20 +109,20 @@ class SpecialTokens:
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
     def cut(self, segments: Sequence[Segment]) -> list[str | int]:
-        """The prompt as runs of plain text and the ids between them, in order, without empty runs."""
-        cut: list[str | int] = []
+        """Split the prompt into plain text and special-token ids, in order, without empty texts."""
+        parts: list[str | int] = []
         run = ""
         for text, may_hold in segments:
             start = 0
             for match in self._pattern.finditer(text) if may_hold and self._pattern else ():
                 run += text[start : match.start()]
-                cut += [run, self.ids[match[0]]] if run else [self.ids[match[0]]]
+                parts += [run, self.ids[match[0]]] if run else [self.ids[match[0]]]
                 run, start = "", match.end()
             run += text[start:]
-        return [*cut, run] if run else cut
+        return [*parts, run] if run else parts
 
     def split_spellings(self, text: str) -> list[str]:
-        """`text` cut inside each spelling, after its first character, so that no part holds one."""
+        """Split `text` after the first character of each special token, so that no part contains one."""
         parts: list[str] = []
         start = 0
         for match in self._pattern.finditer(text) if self._pattern else ():

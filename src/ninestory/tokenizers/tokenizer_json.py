@@ -1,8 +1,8 @@
-"""What a `tokenizer.json` may ask of the `tokenizers` library, checked before the library sees it.
+"""Validation of a `tokenizer.json` before it reaches the `tokenizers` library.
 
-A description comes with a downloaded model, and the library does what it says: expressions that take exponential time,
-replacements that multiply a text, padding to a billion tokens. It runs in native code, where no time limit and no
-cancel is heard, and a failed allocation there ends the process.
+The file comes with a downloaded model and can make the library run regular expressions of exponential time,
+replacements that multiply a text, or padding to a billion tokens. That is native code: it cannot be interrupted, and
+a failed allocation aborts the process.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _UNBOUNDED = re.compile(r"[*+]|\{\d*,\}")
 
 
 def check_tokenizer_json(description: dict[str, Any]) -> dict[str, Any]:
-    """The description without its truncation and padding, which are for batches of a training run.
+    """Validate a description; return it without truncation and padding, which only concern training batches.
 
     Raises:
-        Damaged: it asks for what takes unbounded time or memory, with the value seen.
+        Damaged: a setting needs unbounded time or memory; the message holds the value.
     """
     try:
         _check_added(description.get("added_tokens") or [])
@@ -47,15 +47,15 @@ def check_tokenizer_json(description: dict[str, Any]) -> dict[str, Any]:
             _check_surrounding(part)
         _check_model(description.get("model") or {})
     except (AttributeError, TypeError, KeyError, RecursionError) as error:
-        raise _refused(f"it is not built as one ({type(error).__name__}: {error})") from error
+        raise _refused(f"its structure is malformed ({type(error).__name__}: {error})") from error
     return {**description, "truncation": None, "padding": None}
 
 
 def call_native(function: Callable[[], Result]) -> Result:
-    """Call the library; its panics are no `Exception` and would end the thread.
+    """Call the library and turn its panics, which do not derive from `Exception`, into `Damaged`.
 
     Raises:
-        Damaged: the library gave up, for example on an expression that backtracks too much.
+        Damaged: the library panicked, for example on excessive backtracking.
     """
     try:
         return function()
@@ -66,15 +66,15 @@ def call_native(function: Callable[[], Result]) -> Result:
 
 
 def _parts(section: Any) -> Iterator[dict[str, Any]]:
-    """A section's parts in their order, sequences opened."""
-    left = [] if section is None else [section]
+    """Iterate over a section's components in order, flattening sequences."""
+    stack = [] if section is None else [section]
     for _ in range(MAX_PARTS):
-        if not left:
+        if not stack:
             return
-        part = left.pop()
+        part = stack.pop()
         nested = list(itertools.chain.from_iterable(part.get(name) or [] for name in _SEQUENCES))
         if nested:
-            left += reversed(nested)
+            stack += reversed(nested)
         else:
             yield part
     raise _refused(f"a section has more than {MAX_PARTS:,} parts")
@@ -87,7 +87,7 @@ def _check_added(added: list[dict[str, Any]]) -> None:
 
 
 def _growth(part: dict[str, Any]) -> int:
-    """How many times as long a text can become."""
+    """Upper bound of the factor by which the component lengthens a text."""
     if part.get("type") == "Prepend":
         length = len(part["prepend"])
         _require(length <= MAX_PREFIX, f"it puts {length:,} characters before a text; expected at most {MAX_PREFIX}")
@@ -144,7 +144,7 @@ def backtracking_fault(expression: str) -> str:
 
 
 def _end_of_class(expression: str, at: int) -> int:
-    """The place behind a character class, which may hold others and a literal "]" at its start."""
+    """Index after a character class, which may be nested and may start with a literal "]"."""
     depth, at = 1, at + 1
     at += expression[at : at + 1] == "^"
     at += expression[at : at + 1] == "]"
@@ -189,8 +189,8 @@ def _require(condition: bool, why: str) -> None:
 
 def _refused(why: str) -> Damaged:
     return Damaged(
-        f"tokenizer.json is refused: {why}.",
-        hint="Download it again (ninestory pull), or take the tokenizer of the model's publisher.",
+        f"tokenizer.json is invalid: {why}.",
+        hint="Download it again (ninestory pull), or use the tokenizer of the model's publisher.",
         hint_zh="请重新下载（ninestory pull），或使用模型发布者的分词器。",
         code="damaged_tokenizer",
     )

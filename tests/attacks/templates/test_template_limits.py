@@ -190,6 +190,6 @@ def test_a_long_conversation_is_no_attack() -> None:
 
 
 def test_the_refusal_names_the_template_and_a_cure() -> None:
-    with pytest.raises(InvalidRequest, match="refuses this conversation: No more") as refusal:
+    with pytest.raises(InvalidRequest, match="rejects this conversation: No more") as refusal:
         render_segments("{{ raise_exception('No more') }}", MESSAGES, special_tokens=[])
     assert refusal.value.hint and refusal.value.hint_zh != refusal.value.hint

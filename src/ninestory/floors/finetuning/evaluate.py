@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ninestory.core.paths import atomic_write
 from ninestory.core.progress import Progress
-from ninestory.evaluation.before_after import Case, Metrics, Side, measure
+from ninestory.evaluation.before_after import HeldOutExample, ModelScores, OverlapMetrics, measure
 from ninestory.floors.finetuning.data_files import read_rows
 from ninestory.floors.finetuning.examples import question, question_text
 from ninestory.floors.finetuning.masking import text_blocks
@@ -39,7 +39,7 @@ class Evaluator:
         self.cases = [case for _, case in questions]
         self._general = _general_rows(prepared)
 
-    def side(self, model: Any, held_out: Sequence[Any], *, packs: bool) -> Side:
+    def side(self, model: Any, held_out: Sequence[Any], *, packs: bool) -> ModelScores:
         """Measure losses and answers of one model.
 
         Args:
@@ -97,25 +97,25 @@ class Evaluator:
         return [tokenizer.decode(row[longest:].tolist()).strip() for row in outputs]
 
 
-def load_or_measure_side(file: Path, make: Callable[[], Side]) -> Side:
+def load_or_measure_side(file: Path, make: Callable[[], ModelScores]) -> ModelScores:
     """The base's side: measured once per run and saved beside it."""
     if file.is_file():
         saved = json.loads(file.read_text(encoding="utf-8"))
-        return Side(**{**saved, "each": [Metrics(**metrics) for metrics in saved["each"]]})
+        return ModelScores(**{**saved, "each": [OverlapMetrics(**metrics) for metrics in saved["each"]]})
     side = make()
     with atomic_write(file, "w") as out:
         json.dump(dataclasses.asdict(side), out, ensure_ascii=False)
     return side
 
 
-def _asked(prepared: PreparedRun) -> Iterator[tuple[list[int], Case]]:
+def _asked(prepared: PreparedRun) -> Iterator[tuple[list[int], HeldOutExample]]:
     """Held-out rows as prompts, in ids and in words; those that leave no room for an answer are skipped."""
     base = prepared.base
     room = base.resolved.context - prepared.recipe.evaluate.max_tokens
     for example in prepared.held_out:
         ids, answer = question(example.sample, base.tokenizer, base.prompts)
         if len(ids) <= room:
-            yield ids, Case(question_text(example.sample), answer)
+            yield ids, HeldOutExample(question_text(example.sample), answer)
 
 
 def _general_rows(prepared: PreparedRun) -> list[Any]:

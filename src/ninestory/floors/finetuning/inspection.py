@@ -14,7 +14,7 @@ from ninestory.floors.finetuning.example_file import TrainingExample
 from ninestory.floors.finetuning.examples import SkippedRow
 from ninestory.floors.finetuning.mixture import Share
 from ninestory.floors.finetuning.preparation import PreparedRun
-from ninestory.tokenizers.tokenizer import Decoder, Tokenizer
+from ninestory.tokenizers.tokenizer import StreamingDetokenizer, Tokenizer
 from ninestory.training.batches import IGNORED, TokenRow
 from ninestory.training.plan import TuningPlan
 
@@ -120,7 +120,7 @@ def rendered(example: TrainingExample, tokenizer: Tokenizer) -> RenderedRow:
 
 def _pieces(row: TokenRow, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
     pieces: list[tuple[str, bool]] = []
-    decoder = Decoder(tokenizer)
+    decoder = StreamingDetokenizer(tokenizer)
     for token, label in zip(row.ids, row.labels, strict=True):
         special = token in tokenizer.special_ids
         text = tokenizer.token_bytes(token).decode("utf-8", "replace") if special else decoder.push(token)

@@ -15,7 +15,7 @@ from typing import Any
 
 from ninestory.core.errors import Conflict, Damaged, InvalidRequest, NotFound
 from ninestory.core.progress import Progress, Silent
-from ninestory.models.convert.stream import Part, write_stream
+from ninestory.models.convert.stream import FilePart, write_stream
 
 _STEP_BYTES = 10 << 20
 _SUM_BYTES = 32
@@ -47,8 +47,8 @@ def _decrypt_one(file: Path, key: Path, folder: Path, progress: Progress) -> Pat
     matched = _NAME.fullmatch(file.name)
     if matched is None or file.stat().st_size < _SUM_BYTES:
         raise InvalidRequest(
-            f"{file.name} is no encrypted file of BELLE: its name ends in .SHA256.enc and 32 bytes come first.",
-            hint="Take the files as they were published, under their own names.",
+            f"{file.name} is not an encrypted BELLE file; expected a name that ends in .SHA256.enc and at least 32 bytes.",
+            hint="Use the published files under their original names.",
             hint_zh="请使用原始发布文件并保留其文件名。",
         )
     with file.open("rb") as opened:
@@ -71,7 +71,7 @@ def _decrypt_one(file: Path, key: Path, folder: Path, progress: Progress) -> Pat
             )
 
     size = file.stat().st_size - _SUM_BYTES
-    write_stream(target, b"", [Part(matched["name"], size, lambda: _plain(file, key))], progress, finish=check)
+    write_stream(target, b"", [FilePart(matched["name"], size, lambda: _plain(file, key))], progress, finish=check)
     return target
 
 

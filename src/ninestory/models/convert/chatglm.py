@@ -36,13 +36,13 @@ def quantize_chatglm(source: Path, target: Path, bits: int, progress: Progress |
         Damaged: a file is unsound. Conflict: `target` exists.
     """
     if bits not in (4, 8):
-        raise InvalidRequest(f"bits must be 4 or 8, not {bits}.", hint="Write --bits 4 or --bits 8.", param="bits")
+        raise InvalidRequest(f"bits is {bits}; expected 4 or 8.", hint="Write --bits 4 or --bits 8.", param="bits")
     checkpoint = open_checkpoint(source)
     config = checkpoint.config
     if config.get("model_type") != "chatglm" or config.get("quantization_bit") or "num_layers" not in config:
         what = f"quantised to {config['quantization_bit']} bits" if config.get("quantization_bit") else "another model"
         raise Unsupported(
-            f"{source.name} is {what}: the float16 checkpoint of ChatGLM-6B was due.",
+            f"{source.name} is {what}; expected the float16 checkpoint of ChatGLM-6B.",
             hint="Name the folder of the unquantised release.",
             hint_zh="请指定未量化版本的目录。",
             param="model",
@@ -63,7 +63,7 @@ def quantize_chatglm(source: Path, target: Path, bits: int, progress: Progress |
 
 def _quantized(tensor: Tensor, bits: int) -> list[NewTensor]:
     if tensor.dtype not in ("F16", "F32") or len(tensor.shape) != 2 or tensor.shape[1] % 2:
-        raise Unsupported(f"{tensor.name} is {tensor.dtype} of shape {tensor.shape}; float16 matrices were due.")
+        raise Unsupported(f"{tensor.name} is {tensor.dtype} of shape {tensor.shape}; expected a float16 matrix.")
     rows, columns = tensor.shape
 
     def both() -> Iterator[tuple[Any, Any]]:

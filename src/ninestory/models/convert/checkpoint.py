@@ -102,7 +102,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
     for file in files:
         for tensor in _tensors(file):
             if tensor.name in tensors:
-                raise Damaged(f"{file.name} holds {tensor.name!r}, which another file of {path.name} holds too.")
+                raise Damaged(
+                    f"The tensor {tensor.name!r} of {file.name} is also in another file of {path.name}; expected it once."
+                )
             tensors[tensor.name] = tensor
     folder = path if path.is_dir() else path.parent
     return Checkpoint(path, files, tensors, read_json(folder / "config.json") if path.is_dir() else {})
@@ -152,8 +154,8 @@ def widen(values: Any, dtype: str, name: str = "") -> Any:
         return (values.astype(np.uint32) << 16).view(np.float32)
     if dtype not in _FLOATS:
         raise Unsupported(
-            f"The tensor {name!r} holds {dtype}, not floating-point numbers: the checkpoint is quantised.",
-            hint="Take the release in half precision.",
+            f"The tensor {name!r} has dtype {dtype}; expected floating point (the checkpoint is quantised).",
+            hint="Use the half-precision release.",
             hint_zh="请使用半精度版本。",
             param="model",
         )

@@ -49,9 +49,7 @@ def e5_onnx_folder(source: Path, sha256: str, home: Home, precision: str = "int8
         Damaged: the source is not what its header says.
     """
     if precision not in PRECISIONS:
-        raise InvalidRequest(
-            f"The variant {precision!r} does not exist; there are {', '.join(PRECISIONS)}.", param="model"
-        )
+        raise InvalidRequest(f"The variant is {precision!r}; expected one of {', '.join(PRECISIONS)}.", param="model")
     wanted: Precision = "int8" if precision == "int8" else "fp32"
     folder = home.cache / "onnx" / f"{sha256[:16]}-{precision}-{_FORM}"
     return made_once(folder, lambda made: _convert(source, made, wanted))
@@ -90,12 +88,12 @@ class E5File:
         self.data = np.fromfile(path, dtype=np.uint8)
         self.at = 0
         if bytes(self._take(4)) != b"E5S1" or self._one("<I") != 1:
-            raise Damaged(f"{path.name} does not start as an E5S1 file of version 1.")
+            raise Damaged(f"{path.name} is not an E5S1 file of version 1.")
         sizes = self._many("<8i")
         self.hidden, self.layers, self.heads, self.ffn, self.vocab, self.positions, self.types = sizes[:7]
         self.eps, block = struct.unpack("<f", struct.pack("<i", sizes[7]))[0], self._one("<i")
         if block != _BLOCK:
-            raise Damaged(f"{path.name} has blocks of {block} values; {_BLOCK} are known.")
+            raise Damaged(f"{path.name} has blocks of {block} values; expected {_BLOCK}.")
         pieces, _, _, _, self.unk = self._many("<5i")
         blob_bytes = self._one("<Q")
         offsets = self._array("<u4", pieces + 1)

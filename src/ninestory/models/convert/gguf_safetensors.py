@@ -57,7 +57,7 @@ def write_checkpoint(source: Path, target: Path, progress: Progress) -> None:
     header = read_gguf(source)
     if header.architecture != "llama":
         raise InvalidRequest(
-            f"{source.name} is a {header.architecture!r} model; only LLaMA-shaped GGUFs can be turned back for tuning.",
+            f"{source.name} is a {header.architecture!r} model; only LLaMA-style GGUFs can be converted back for tuning.",
             hint="Tune from the original checkpoint directory instead.",
             hint_zh="请改用原始检查点目录进行微调。",
             param="model",
@@ -106,7 +106,7 @@ def _new_tensor(header: GgufFile, tensor: TensorInfo) -> NewTensor:
             heads = whole if part == "attn_q" else header.field("attention.head_count_kv", whole)
     if not name:
         raise InvalidRequest(
-            f"{header.path.name} has the tensor {tensor.name!r}, for which a LLaMA checkpoint has no place.",
+            f"{header.path.name} has the tensor {tensor.name!r}, which is not part of a LLaMA checkpoint.",
             hint="Tune from the original checkpoint directory instead.",
             hint_zh="请改用原始检查点目录进行微调。",
         )

@@ -56,14 +56,14 @@ def tokenizer_metadata(folder: Path, rows: int, config: dict[str, Any]) -> dict[
     _add_marks(vocabulary, settings, read_json(folder / "special_tokens_map.json"), rows)
     if len(vocabulary.tokens) > rows:
         raise Damaged(
-            f"The tokenizer in {folder.name} has {len(vocabulary.tokens)} tokens, the embedding {rows} rows.",
+            f"The tokenizer in {folder.name} has {len(vocabulary.tokens)} tokens; expected at most the embedding's {rows} rows.",
             hint="Take the tokenizer of this very checkpoint; Chinese-LLaMA's and -Alpaca's differ by one.",
             hint_zh="请使用该检查点自己的分词器；Chinese-LLaMA 与 Chinese-Alpaca 的分词器相差一个词元。",
             code="vocabulary_mixed_up",
         )
     _pad(vocabulary.tokens, vocabulary.types, rows)
     if len(set(vocabulary.tokens)) != rows:
-        raise Damaged(f"Two tokens of the tokenizer in {folder.name} are equal, which aborts llama.cpp.")
+        raise Damaged(f"The tokenizer in {folder.name} has a duplicate token, which makes llama.cpp abort.")
     metadata: dict[str, Any] = {
         "tokenizer.ggml.model": vocabulary.model,
         "tokenizer.ggml.pre": vocabulary.pre,
@@ -158,19 +158,21 @@ def _tokenizers(path: Path, settings: dict[str, Any]) -> Vocabulary:
     try:
         model = table["model"]
         if model.get("type") != "BPE" or model.get("byte_fallback"):
-            raise _unreadable(path, "it is no byte-level BPE; where there is a tokenizer.model, put it beside it")
+            raise _unreadable(
+                path, "it is not a byte-level BPE; if the model has a tokenizer.model, put it in the same folder"
+            )
         normalizer = (table.get("normalizer") or {}).get("type")
         if normalizer not in (None, "NFC"):  # composed text, which nearly all text is
-            raise _unreadable(path, f"it normalises text by {normalizer}")
+            raise _unreadable(path, f"its normalizer is {normalizer}")
         steps = _steps(path, table.get("pre_tokenizer") or {})
         if steps not in SPLITS:
-            raise _unreadable(path, f"it cuts text by {' then '.join(steps)!r}, which has no name in llama.cpp")
+            raise _unreadable(path, f"its pre-tokenizer {' then '.join(steps)!r} has no name in llama.cpp")
         adds_bos = settings.get("add_bos_token", _begins_with_special(table.get("post_processor") or {}))
         flags = {"add_bos_token": bool(adds_bos)}
         made = Vocabulary("gpt2", SPLITS[steps], *_by_id(file.tokens()), merges=file.merges, flags=flags)
         _add_tokens(made, {t["content"]: (t["id"], bool(t["special"])) for t in table.get("added_tokens") or []})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise Damaged(f"{path.name} is no tokenizer of the 'tokenizers' package: {error!r}.") from error
+        raise Damaged(f"{path.name} is not a tokenizer.json: {error!r}.") from error
     return made
 
 
@@ -181,7 +183,7 @@ def _steps(path: Path, pre: dict[str, Any]) -> tuple[str, ...]:
         return tuple(step for part in pre["pretokenizers"] for step in _steps(path, part))
     if kind == "ByteLevel":
         if pre.get("add_prefix_space"):
-            raise _unreadable(path, "it puts a blank in front of every text")
+            raise _unreadable(path, "it adds a leading space to every text")
         return (BYTE_LEVEL,) if pre.get("use_regex", True) else ()
     if kind == "Digits":
         return (DIGITS if pre.get("individual_digits") else "runs of digits",)
@@ -210,9 +212,9 @@ def _rwkv(path: Path) -> Vocabulary:
             value = ast.literal_eval(literal)
             raw = value.encode() if isinstance(value, str) else bytes(value)
             if int(number) != len(tokens) or len(raw) != int(length):
-                raise ValueError(f"token {len(tokens)} was due")
+                raise ValueError(f"expected token {len(tokens)}")
         except (ValueError, TypeError, SyntaxError, MemoryError) as error:
-            raise Damaged(f"{path.name} is no vocabulary of RWKV: {line[:60]!r} ({error}).") from error
+            raise Damaged(f"{path.name} is not an RWKV vocabulary: {line[:60]!r} ({error}).") from error
         tokens.append(_escaped(raw))
     types = [_CONTROL] + [_NORMAL] * (len(tokens) - 1)
     return Vocabulary("rwkv", "default", tokens, types, flags={"add_bos_token": False})
@@ -300,8 +302,8 @@ def _chat_template(folder: Path, settings: dict[str, Any]) -> str:
 
 def _unreadable(path: Path, why: str) -> Unsupported:
     return Unsupported(
-        f"llama.cpp would not read {path.name} as it is: {why}.",
-        hint="Load the checkpoint itself (the torch runtime).",
+        f"llama.cpp cannot reproduce {path.name}: {why}.",
+        hint="Load the original checkpoint with the torch runtime.",
         hint_zh="请直接加载原检查点（torch 运行时）。",
         param="tokenizer",
         code="tokenizer_not_in_gguf",

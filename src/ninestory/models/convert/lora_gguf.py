@@ -91,7 +91,7 @@ def read_pairs(config_path: Path, weights: SafetensorsFile, base: GgufFile) -> d
     for key in weights.tensors:
         matched = _KEY.fullmatch(key)
         if matched is None:
-            raise Unsupported(f"The adapter holds {key!r}, which is not a plain LoRA matrix.", param="model")
+            raise Unsupported(f"The adapter has {key!r}, which is not a plain LoRA matrix.", param="model")
         modules.setdefault(matched["module"], {})[matched["side"]] = _float32(weights, key)
     pairs: dict[str, _Pair] = {}
     for module, sides in modules.items():
@@ -131,7 +131,7 @@ def _gguf_name(module: str) -> str:
         return "output.weight"
     matched = _LAYER.fullmatch(module)
     if matched is None or matched["part"] not in _BLOCK_PARTS:
-        raise Unsupported(f"The adapter changes {module!r}, which llama.cpp cannot adapt.", param="model")
+        raise Unsupported(f"The adapter targets {module!r}, to which llama.cpp cannot apply LoRA.", param="model")
     return f"blk.{matched['layer']}.{_BLOCK_PARTS[matched['part']]}.weight"
 
 
@@ -182,8 +182,8 @@ def _write(pairs: dict[str, _Pair], architecture: str, target: Path) -> None:
 
 def _damaged(path: Path, why: str) -> Damaged:
     return Damaged(
-        f"The adapter file {path.name} is not sound: {why}.",
-        hint="Is it an adapter for this base model? Save or fetch it again.",
+        f"The adapter file {path.name} is damaged: {why}.",
+        hint="Check that it belongs to this base model, then save or download it again.",
         hint_zh="它是该基础模型的适配器吗？请重新保存或下载。",
         code="damaged_adapter",
     )

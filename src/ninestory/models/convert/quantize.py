@@ -44,15 +44,15 @@ def check_kind(kind: str) -> None:
     """
     if kind not in _IDS or (kind not in KINDS and not kind.startswith("IQ")):
         raise InvalidRequest(
-            f"There is no type {kind!r} to quantise to.",
+            f"The quantisation type {kind!r} is unknown.",
             hint=f"Types: {', '.join(KINDS)}.",
             hint_zh=f"可选类型：{'、'.join(KINDS)}。",
             param="quant",
         )
     if kind not in KINDS or (kind not in ("F32", "F16", "BF16", *_NUMPY) and not _survives(kind)):
         raise Unsupported(
-            f"{kind} cannot be made here: ggml wants an importance matrix for it, or its library has no such function.",
-            hint="Take Q8_0, or IQ4_NL for four bits.",
+            f"{kind} is not supported: it needs an importance matrix, or the installed ggml cannot quantise to it.",
+            hint="Use Q8_0, or IQ4_NL for four bits.",
             hint_zh="请使用 Q8_0，四位可用 IQ4_NL。",
             param="quant",
         )
@@ -110,14 +110,14 @@ def by_ggml(values: Any, kind: str) -> bytes:
 
     library = _library()
     if library is None or library.ggml_quantize_requires_imatrix(_IDS[kind]):
-        raise Unsupported(f"{kind} cannot be made here.", param="quant")
+        raise Unsupported(f"{kind} is not supported by the installed ggml.", param="quant")
     rows, columns = values.shape
     values = np.ascontiguousarray(values, dtype=np.float32)
     out = np.empty(nbytes_of(values.shape, kind), np.uint8)
     source = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
     written = library.ggml_quantize_chunk(_IDS[kind], source, out.ctypes.data, 0, rows, columns, None)
     if written != out.nbytes:
-        raise Unsupported(f"ggml made {written} bytes of {kind} where {out.nbytes} were due.", param="quant")
+        raise Unsupported(f"ggml wrote {written} bytes of {kind}; expected {out.nbytes}.", param="quant")
     return out.tobytes()
 
 

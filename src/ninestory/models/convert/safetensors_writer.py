@@ -17,7 +17,7 @@ from ninestory.core.json_file import read_json
 from ninestory.core.paths import atomic_write, sync_directory
 from ninestory.core.progress import Progress
 from ninestory.models.convert.checkpoint import ITEM_BYTES, Checkpoint
-from ninestory.models.convert.stream import Part, write_stream
+from ninestory.models.convert.stream import FilePart, write_stream
 
 SHARD_BYTES = 2_000_000_000
 _JOB = "job.json"
@@ -44,7 +44,7 @@ class NewTensor:
 
 def write_safetensors(target: Path, tensors: list[NewTensor], metadata: dict[str, str], progress: Progress) -> None:
     """One file; atomic, and continued where an earlier run with the same header was killed."""
-    write_stream(target, _header(tensors, metadata), [Part(t.name, t.nbytes, t.blocks) for t in tensors], progress)
+    write_stream(target, _header(tensors, metadata), [FilePart(t.name, t.nbytes, t.blocks) for t in tensors], progress)
 
 
 def write_shards(
@@ -60,7 +60,7 @@ def write_shards(
         one = len(shards) == 1
         name = "model.safetensors" if one else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         if not _is_there(folder / name, header):
-            write_safetensors(folder / name, shard, metadata, _Part(progress, done, whole))
+            write_safetensors(folder / name, shard, metadata, _FileProgress(progress, done, whole))
         done += len(header) + sum(t.nbytes for t in shard)
         weight_map |= {t.name: name for t in shard}
         files.append(folder / name)
@@ -144,7 +144,7 @@ def _is_there(path: Path, header: bytes) -> bool:
         return file.read(len(header)) == header
 
 
-class _Part:
+class _FileProgress:
     """A `Progress` of one file inside that of the whole folder."""
 
     resume: dict[str, Any] | None = None

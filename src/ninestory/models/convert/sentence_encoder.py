@@ -99,7 +99,7 @@ def _encoder(config: dict[str, Any], tensors: _Tensors, pooling: Pooling) -> Enc
     if config.get("hidden_act", "gelu") != "gelu" or config.get("position_embedding_type", "absolute") != "absolute":
         raise Unsupported(
             f"An encoder with {config.get('hidden_act')} and {config.get('position_embedding_type')} positions "
-            "is not built in.",
+            "is not supported.",
             hint="Use a BERT or XLM-RoBERTa encoder with gelu and absolute positions, or a GGUF of this one.",
             hint_zh="请使用 gelu 与绝对位置的 BERT 或 XLM-RoBERTa 编码器，或该模型的 GGUF。",
         )
@@ -112,7 +112,7 @@ def _encoder(config: dict[str, Any], tensors: _Tensors, pooling: Pooling) -> Enc
 
     if pooling == "score" and tensor("score.weight").shape[0] != 1:
         raise Unsupported(
-            f"This classifier has {tensor('score.weight').shape[0]} labels; a reranker has one.",
+            f"This classifier has {tensor('score.weight').shape[0]} labels; expected 1 for a reranker.",
             hint="Use a cross-encoder trained for ranking.",
             hint_zh="请使用为排序训练的交叉编码器。",
         )
@@ -153,7 +153,7 @@ def _pooling(path: Path) -> Pooling:
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
     if other := [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]:
         raise Unsupported(
-            f"The module {other[0]} of a sentence-transformers directory is not built in.",
+            f"The sentence-transformers module {other[0]} is not supported.",
             hint="Use a model of Transformer, Pooling and Normalize.",
             hint_zh="请使用仅含 Transformer、Pooling、Normalize 的模型。",
         )
@@ -162,7 +162,7 @@ def _pooling(path: Path) -> Pooling:
     on = [key.removeprefix("pooling_mode_") for key, value in told.items() if key.startswith("pooling_mode") and value]
     if on and on not in (["mean_tokens"], ["cls_token"]):
         raise Unsupported(
-            f"Pooling by {' and '.join(map(str, on))} is not built in.", hint="Use a model with mean or cls pooling."
+            f"{' and '.join(map(str, on))} pooling is not supported.", hint="Use a model with mean or cls pooling."
         )
     return "cls" if on == ["cls_token"] else "mean"
 

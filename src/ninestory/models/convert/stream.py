@@ -27,7 +27,7 @@ _RESERVE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
-class Part:
+class FilePart:
     """`nbytes` bytes of the file, made anew whenever `blocks` is called."""
 
     name: str
@@ -38,7 +38,7 @@ class Part:
 def write_stream(
     target: Path,
     header: bytes,
-    parts: list[Part],
+    parts: list[FilePart],
     progress: Progress,
     *,
     align: int = 1,
@@ -73,7 +73,7 @@ def write_stream(
             _write_part(file, parts[index], align)
             if file.tell() != offsets[index]:
                 raise Damaged(
-                    f"{target.name}: the part {parts[index].name!r} ends at {file.tell()}, not {offsets[index]}."
+                    f"{target.name}: the part {parts[index].name!r} ends at {file.tell()}; expected {offsets[index]}."
                 )
             if file.tell() - durable >= _DURABLE_BYTES or index == len(parts) - 1:
                 durable = _sync(file)
@@ -93,14 +93,14 @@ def write_stream(
         sync_directory(target.parent)
 
 
-def _offsets(start: int, parts: list[Part], align: int) -> Iterator[int]:
+def _offsets(start: int, parts: list[FilePart], align: int) -> Iterator[int]:
     """Where each part ends, padding included."""
     for part in parts:
         start += -(-part.nbytes // align) * align
         yield start
 
 
-def _write_part(file: BinaryIO, part: Part, align: int) -> None:
+def _write_part(file: BinaryIO, part: FilePart, align: int) -> None:
     begin = file.tell()
     for block in part.blocks():
         file.write(block.data if hasattr(block, "data") else block)

@@ -15,12 +15,12 @@ from ninestory import __version__
 from ninestory.core.errors import Conflict, Damaged
 from ninestory.core.progress import Progress, Silent
 from ninestory.models.convert.checkpoint import Checkpoint, open_checkpoint, row_ranges
-from ninestory.models.convert.families import Family, family_of
+from ninestory.models.convert.families import GgufFamily, family_of
 from ninestory.models.convert.gguf_header import ALIGNMENT, encode_header, flag_offset
 from ninestory.models.convert.gguf_tensor import GgufTensor
 from ninestory.models.convert.gguf_tokenizer import tokenizer_metadata, tokenizer_notes
 from ninestory.models.convert.quantize import KINDS, SMALL, check_kind, encode, kind_of_rows, nbytes_of
-from ninestory.models.convert.stream import Part, write_stream
+from ninestory.models.convert.stream import FilePart, write_stream
 from ninestory.models.gguf_reader import read_gguf
 from ninestory.models.gguf_semantics import check_gguf
 
@@ -142,7 +142,7 @@ def _provenance(checkpoint: Checkpoint, quant: str) -> dict[str, Any]:
     }
 
 
-def _described(checkpoint: Checkpoint, family: Family) -> tuple[dict[str, Any], list[GgufTensor]]:
+def _described(checkpoint: Checkpoint, family: GgufFamily) -> tuple[dict[str, Any], list[GgufTensor]]:
     """The sizes that config.json says and the tensors that follow from them."""
     try:
         sizes = family.metadata(checkpoint)
@@ -151,7 +151,7 @@ def _described(checkpoint: Checkpoint, family: Family) -> tuple[dict[str, Any], 
         return sizes, family.tensors(checkpoint)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, IndexError) as error:
         raise Damaged(
-            f"The config.json of {checkpoint.path.name} and its tensors do not belong together: {error!r}.",
+            f"The config.json of {checkpoint.path.name} does not match its tensors: {error!r}.",
             hint="Complete the download (ninestory pull).",
             hint_zh="请补全下载（ninestory pull）。",
         ) from error
@@ -163,12 +163,12 @@ def _kind(tensor: GgufTensor, quant: str) -> str:
     return kind_of_rows("Q8_0" if tensor.role == "ends" and quant in SMALL else quant, tensor.shape[-1])
 
 
-def _part(tensor: GgufTensor, kind: str) -> Part:
+def _part(tensor: GgufTensor, kind: str) -> FilePart:
     def blocks() -> Iterator[Any]:
         for start, stop in row_ranges(tensor.shape, 4):
             yield encode(tensor.rows(start, stop), kind, tensor.name)
 
-    return Part(tensor.name, nbytes_of(tensor.shape, kind), blocks)
+    return FilePart(tensor.name, nbytes_of(tensor.shape, kind), blocks)
 
 
 def _judged(check: LogitCheck, quant: str) -> LogitCheck:

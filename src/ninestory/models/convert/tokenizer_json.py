@@ -48,7 +48,7 @@ class Entries(Collection[str]):
             self._count, self.end = self._count + 1, match.end()
         closed = _END.match(data, self.end)
         if closed is None:
-            raise ValueError(f"the entry at byte {self.end} is no entry: {data[self.end : self.end + 40]!r}")
+            raise ValueError(f"the entry at byte {self.end} is malformed: {data[self.end : self.end + 40]!r}")
         self.end = closed.end() - 1
 
     def matches(self) -> Iterator[re.Match[bytes]]:

@@ -75,13 +75,13 @@ def open_adapter(path: Path) -> LoraAdapter:
         if matched := _LORA.fullmatch(name):
             sides.setdefault(f"{matched['module']}.weight", {})[matched["side"]] = tensor
         elif "lora_" in name:
-            raise Unsupported(f"{path.name} holds {key!r}, which is no plain LoRA matrix.", param="adapter")
+            raise Unsupported(f"{path.name} has {key!r}, which is not a plain LoRA matrix.", param="adapter")
         elif ".original_module." not in name:
             full[name.replace(".modules_to_save.default.", ".")] = tensor
     if alone := [module for module, both in sides.items() if len(both) != 2]:
         raise _unsound(path, f"{alone[0]} lacks A or B")
     if lost := [m for m in config.get("modules_to_save") or [] if not any(f"{m}." in name for name in full)]:
-        raise _unsound(path, f"its configuration promises {', '.join(lost)} and its weights hold none")
+        raise _unsound(path, f"its configuration lists {', '.join(lost)}, but its weights have no such tensor")
     return LoraAdapter(path, config, files, {m: (both["A"], both["B"]) for m, both in sides.items()}, full)
 
 
@@ -97,7 +97,7 @@ def module_scale(config: dict[str, Any], module: str, rank: int) -> float:
 
 def _unsound(path: Path, why: str) -> Damaged:
     return Damaged(
-        f"The adapter {path.name} is not sound: {why}.",
+        f"The adapter {path.name} is damaged: {why}.",
         hint="Save or fetch it again; for Chinese-LLaMA the embedding and head must be saved with it.",
         hint_zh="请重新保存或下载；Chinese-LLaMA 的适配器必须同时保存词嵌入与输出层。",
         code="damaged_adapter",

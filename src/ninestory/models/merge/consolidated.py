@@ -47,14 +47,14 @@ def write_consolidated(
     heads = int(config.get("num_attention_heads", 0))
     if config.get("num_key_value_heads", heads) != heads:
         raise Unsupported(
-            "The original layout is that of the first LLaMA, whose key heads are as many as its heads.",
+            "This model uses grouped-query attention; the original layout (LLaMA-1) requires equal numbers of heads and key heads.",
             hint="Write --layout hf.",
             hint_zh="请使用 --layout hf。",
             param="layout",
         )
     if shards < 1 or heads < 1 or heads % shards or config.get("intermediate_size", 0) % shards:
         raise InvalidRequest(
-            f"{heads} heads cannot be divided into {shards} shards.",
+            f"{heads} heads cannot be split evenly into {shards} shards.",
             hint="LLaMA has 1 shard at 7B, 2 at 13B, 4 at 33B and 8 at 65B.",
             hint_zh="LLaMA 7B 为 1 个分片，13B 为 2，33B 为 4，65B 为 8。",
             param="shards",
@@ -140,7 +140,7 @@ def _original_name(name: str) -> str:
     matched = _LAYER.fullmatch(name)
     if matched is None or matched[2] not in _PARTS:
         raise Unsupported(
-            f"The original layout is LLaMA's, and {name!r} is no tensor of it.",
+            f"The tensor {name!r} is not part of LLaMA's original layout.",
             hint="Write --layout hf.",
             hint_zh="请使用 --layout hf。",
             param="layout",

@@ -122,7 +122,7 @@ def _combined(raw: Checkpoint, other: Tensor, recipe: DeltaFormat, sign: int) ->
     rows = (other.shape[0] if other.shape else 0) - (base.shape[0] if base.shape else 0)
     grows = _is_rows(other.name) and rows > 0 and base.shape[1:] == other.shape[1:]
     if base.shape != other.shape and not grows:
-        raise _mismatch(f"{other.name!r} has the shape {other.shape} and {base.shape} in the base")
+        raise _mismatch(f"{other.name!r} has shape {other.shape}; expected the base's {base.shape}")
 
     def blocks() -> Iterator[Any]:
         added = _new_row(base, recipe) if grows else None
@@ -192,8 +192,8 @@ def _is_rows(name: str) -> bool:
 
 def _mismatch(why: str) -> Damaged:
     return Damaged(
-        f"These do not belong together: {why}.",
-        hint="Take the LLaMA of the same size and version that the difference was made from.",
+        f"The base and the delta do not match: {why}.",
+        hint="Use the LLaMA of the same size and version that the delta was computed from.",
         hint_zh="请使用制作该差值时所用的同规模、同版本的 LLaMA。",
         code="wrong_base",
     )
@@ -201,8 +201,8 @@ def _mismatch(why: str) -> Damaged:
 
 def _wrong_sum(total: float, expected: float, tolerance: float) -> Damaged:
     return Damaged(
-        f"The result sums to {total:.4f}, and {expected} ± {tolerance} was expected.",
-        hint="The base is another LLaMA, or a file is damaged. Without --expected-sum nothing is compared.",
+        f"The weights sum to {total:.4f}; expected {expected} ± {tolerance}.",
+        hint="Check the base model and its files, or leave out --expected-sum to skip this check.",
         hint_zh="基座可能是另一个 LLaMA，或文件已损坏。不带 --expected-sum 则不比较。",
         code="wrong_checksum",
     )

@@ -58,8 +58,8 @@ def extend_vocabulary(base: Path, tokenizer: Path, target: Path, progress: Progr
         grown = {n: t for n, t in model.tensors.items() if n.endswith(_TABLES) and len(t.shape) == 2}
         if not grown:
             raise InvalidRequest(
-                f"{base.name} has no table of its vocabulary that is known: {', '.join(_TABLES)}.",
-                hint="Vocabularies of LLaMA, BLOOM, GPT-2 and their like can be extended.",
+                f"{base.name} has no embedding table; expected one of {', '.join(_TABLES)}.",
+                hint="Use a LLaMA, BLOOM or GPT-2 style model.",
                 hint_zh="支持扩展 LLaMA、BLOOM、GPT-2 等系列的词表。",
                 param="base",
             )

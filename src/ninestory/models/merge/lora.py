@@ -59,7 +59,9 @@ def merge_adapters(
         Unsupported: an adapter that is no plain LoRA. Conflict: `target` exists.
     """
     if not adapters:
-        raise InvalidRequest("There is no adapter to merge.", hint="Name one or more with --adapter.", param="adapter")
+        raise InvalidRequest(
+            "No adapter is given; expected one or more.", hint="Name one or more with --adapter.", param="adapter"
+        )
     model = open_checkpoint(base)
     chain = [open_adapter(path) for path in adapters]
     _check_names(model, chain)
@@ -113,7 +115,9 @@ def _check_names(model: Checkpoint, chain: list[LoraAdapter]) -> None:
                 (a.shape[1], b.shape[0]) if not adapter.config.get("fan_in_fan_out") else (b.shape[0], a.shape[1])
             )
             if shape != (outer, inner) or a.shape[0] != b.shape[1]:
-                raise _wrong_base(adapter, f"{name} of the base is {shape}, the adapter's is {(outer, inner)}")
+                raise _wrong_base(
+                    adapter, f"{name} has shape {(outer, inner)} in the adapter; expected the base's {shape}"
+                )
         for name, tensor in adapter.full.items():
             if name not in model.tensors or model.tensors[name].shape[1:] != tensor.shape[1:]:
                 raise _wrong_base(adapter, f"the base has no {name} of width {tensor.shape[1:]}")
@@ -126,11 +130,17 @@ def _check_vocabularies(model: Checkpoint, chain: list[LoraAdapter]) -> int:
         embedding = next((t.shape[0] for n, t in adapter.full.items() if n.endswith(_EMBEDDINGS)), None)
         length = tokenizer_length(adapter.path)
         if length and (embedding or rows) < length:
-            raise _mixed_up(f"{adapter.path.name} has {embedding or rows} embedding rows and a tokenizer of {length}")
+            raise _mixed_up(
+                f"{adapter.path.name} has {embedding or rows} embedding rows; expected at least {length}, the size of its tokenizer"
+            )
         if embedding and length and embedding != length:
-            raise _mixed_up(f"{adapter.path.name} has {embedding} embedding rows and a tokenizer of {length}")
+            raise _mixed_up(
+                f"{adapter.path.name} has {embedding} embedding rows; expected {length}, the size of its tokenizer"
+            )
         if embedding and embedding < rows:
-            raise _mixed_up(f"{adapter.path.name} has {embedding} embedding rows, the model before it {rows}")
+            raise _mixed_up(
+                f"{adapter.path.name} has {embedding} embedding rows; expected at least {rows}, as in the model before it"
+            )
         rows = embedding or rows
     return rows
 
@@ -159,7 +169,7 @@ def _take_tokenizer(folder: Path, chain: list[LoraAdapter]) -> None:
 
 def _mixed_up(why: str) -> Damaged:
     return Damaged(
-        f"A vocabulary is mixed up: {why}.",
+        f"The tokenizers and adapters do not match: {why}.",
         hint="Chinese-LLaMA has 49,953 pieces, Chinese-Alpaca 49,954 ([PAD]). Name LLaMA's adapter first, then "
         "Alpaca's, each with its own tokenizer.",
         hint_zh="Chinese-LLaMA 有 49,953 个词元，Chinese-Alpaca 有 49,954 个（[PAD]）。请先写 LLaMA 适配器，再写 Alpaca "
@@ -171,7 +181,7 @@ def _mixed_up(why: str) -> Damaged:
 def _wrong_base(adapter: LoraAdapter, why: str) -> Damaged:
     return Damaged(
         f"{adapter.path.name} does not fit this base: {why}.",
-        hint="Take the base of the same size, and the adapters in their order.",
+        hint="Use the base model of the same size, and list the adapters in training order.",
         hint_zh="请使用同规模的基座，并按顺序给出适配器。",
         code="wrong_base",
     )

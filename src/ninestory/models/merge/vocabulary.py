@@ -63,7 +63,7 @@ def read_model(path: Path) -> Any:
 
 def _no_model(path: Path, why: str) -> Damaged:
     return Damaged(
-        f"{path.name} is no SentencePiece model: {why}.",
+        f"{path.name} is not a SentencePiece model: {why}.",
         hint="Name a tokenizer.model file.",
         hint_zh="请指定 tokenizer.model 文件。",
     )

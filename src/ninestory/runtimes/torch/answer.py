@@ -13,8 +13,7 @@ from ninestory.runtimes.text_stream import TextStream
 from ninestory.runtimes.torch.constraint import TokenConstraint
 from ninestory.runtimes.torch.logprobs import PromptLogprobs, token_logprobs
 from ninestory.runtimes.torch.sampling import Rule, sample
-from ninestory.tokenizers.tokenizer import Decoder as TextDecoder
-from ninestory.tokenizers.tokenizer import Tokenizer
+from ninestory.tokenizers.tokenizer import StreamingDetokenizer, Tokenizer
 
 Emit = Callable[[Chunk], None]
 
@@ -93,7 +92,7 @@ class Answer:
         self._constraint, self._alternatives = constraint, alternatives
         self._prompt_logprobs, self._spells_specials = prompt_logprobs, spells_specials
         self._end_logprob = end_logprob
-        self._text = TextDecoder(tokenizer, starts_text=starts_text)
+        self._text = StreamingDetokenizer(tokenizer, starts_text=starts_text)
         self._seen: Counter[int] = Counter()
 
     def admitted(self, reused: int) -> None:

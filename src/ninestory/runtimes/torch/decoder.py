@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ninestory.architectures.chatglm import layout
+from ninestory.architectures.chatglm import positions_and_mask
 from ninestory.core.errors import Unsupported
 from ninestory.runtimes.torch import attention
 from ninestory.runtimes.torch.device_map import layer_devices
@@ -120,7 +120,7 @@ class ChatGLMDecoder:
         places, seen = [], []
         for row, new in zip(rows, ids.split([row.n for row in rows]), strict=True):
             if row.start == 0:
-                made = layout(new[None], self._config).positions[0]  # [2, n]
+                made = positions_and_mask(new[None], self._config).positions[0]  # [2, n]
                 self._answers[row.slot] = (int((made[1] == 0).sum()), int(made[0, -1]))
             else:
                 start, place = self._answers[row.slot]

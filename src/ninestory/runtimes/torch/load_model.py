@@ -111,8 +111,7 @@ def _load_rwkv(
     """RWKV's releases have no config: the keys say it all, and their reader accounts for every one."""
     import torch
 
-    from ninestory.architectures.rwkv_checkpoint import Checkpoint as RwkvCheckpoint
-    from ninestory.architectures.rwkv_checkpoint import load_rwkv
+    from ninestory.architectures.rwkv_checkpoint import RwkvCheckpoint, load_rwkv
 
     model = load_rwkv(path, dtype=dtype or torch.float32, device=str(device), strategy=strategy)
     stored = RwkvCheckpoint(path)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ninestory.architectures.rwkv import RwkvForCausalLM
-from ninestory.architectures.rwkv_state import Rows, RwkvState
+from ninestory.architectures.rwkv_state import PackedSequences, RwkvState
 from ninestory.runtimes.torch.step import Row
 
 READ_CHUNK = 256  # tokens; bounds the activations of a long prompt, the numbers are the same
@@ -65,7 +65,7 @@ class RwkvDecoder:
         for row in rows:
             packed.append((row.slot, at, row.n))
             at += row.n
-        return self._model.hidden(self._model.emb(ids), Rows(packed, at, self.device), self.store.state)
+        return self._model.hidden(self._model.emb(ids), PackedSequences(packed, at, self.device), self.store.state)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._model.logits(hidden).float()

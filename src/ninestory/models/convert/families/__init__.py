@@ -16,7 +16,7 @@ from ninestory.models.convert.gguf_tensor import GgufTensor
 
 
 @dataclass(frozen=True)
-class Family:
+class GgufFamily:
     """`architecture` is llama.cpp's name; `metadata` are keys below it."""
 
     architecture: str
@@ -25,21 +25,21 @@ class Family:
 
 
 _BY_MODEL_TYPE = {
-    "llama": Family("llama", llama.metadata, llama.tensors),
-    "mistral": Family("llama", llama.metadata, llama.tensors),
-    "qwen2": Family("qwen2", llama.metadata, llama.tensors),
-    "qwen3": Family("qwen3", llama.metadata, llama.tensors),
-    "bloom": Family("bloom", bloom.metadata, bloom.tensors),
-    "falcon": Family("falcon", falcon.metadata, falcon.tensors),
-    "RefinedWebModel": Family("falcon", falcon.metadata, falcon.tensors),  # Falcon's first releases
-    "RefinedWeb": Family("falcon", falcon.metadata, falcon.tensors),
-    "gptj": Family("phi2", phi2.metadata, phi2.tensors),
-    "codegen": Family("phi2", phi2.metadata, phi2.tensors),
-    "moss": Family("phi2", phi2.metadata, phi2.tensors),
+    "llama": GgufFamily("llama", llama.metadata, llama.tensors),
+    "mistral": GgufFamily("llama", llama.metadata, llama.tensors),
+    "qwen2": GgufFamily("qwen2", llama.metadata, llama.tensors),
+    "qwen3": GgufFamily("qwen3", llama.metadata, llama.tensors),
+    "bloom": GgufFamily("bloom", bloom.metadata, bloom.tensors),
+    "falcon": GgufFamily("falcon", falcon.metadata, falcon.tensors),
+    "RefinedWebModel": GgufFamily("falcon", falcon.metadata, falcon.tensors),  # Falcon's first releases
+    "RefinedWeb": GgufFamily("falcon", falcon.metadata, falcon.tensors),
+    "gptj": GgufFamily("phi2", phi2.metadata, phi2.tensors),
+    "codegen": GgufFamily("phi2", phi2.metadata, phi2.tensors),
+    "moss": GgufFamily("phi2", phi2.metadata, phi2.tensors),
 }
 _RWKV = {
-    "6": Family("rwkv6", rwkv.metadata_v6, rwkv.tensors_v6),
-    "7": Family("rwkv7", rwkv.metadata_v7, rwkv.tensors_v7),
+    "6": GgufFamily("rwkv6", rwkv.metadata_v6, rwkv.tensors_v6),
+    "7": GgufFamily("rwkv7", rwkv.metadata_v7, rwkv.tensors_v7),
 }
 
 
@@ -48,7 +48,7 @@ def converts_to_gguf(model_type: str) -> bool:
     return model_type in _BY_MODEL_TYPE
 
 
-def family_of(checkpoint: Checkpoint) -> Family:
+def family_of(checkpoint: Checkpoint) -> GgufFamily:
     """The family of a checkpoint, by its config.json; of RWKV, by its keys.
 
     Raises:
@@ -56,21 +56,21 @@ def family_of(checkpoint: Checkpoint) -> Family:
     """
     if version := rwkv.version_of(checkpoint):
         if version not in _RWKV:
-            raise _cannot(f"RWKV-{version}", "it runs RWKV-6 and RWKV-7")
+            raise _cannot(f"RWKV-{version}", "only RWKV-6 and RWKV-7 are supported")
         return _RWKV[version]
     model_type = str(checkpoint.config.get("model_type", ""))
     if model_type == "chatglm":
-        raise _cannot("ChatGLM-6B", "its 'chatglm' is the second generation, which is another network")
+        raise _cannot("ChatGLM-6B", "its 'chatglm' is the second generation, a different architecture")
     if model_type not in _BY_MODEL_TYPE:
         known = ", ".join([*_BY_MODEL_TYPE, "RWKV-6", "RWKV-7"])
-        raise _cannot(f"the model type {model_type or 'of a folder without config.json'!r}", f"known are {known}")
+        raise _cannot(f"model_type {model_type!r}", f"expected one of {known}")
     return _BY_MODEL_TYPE[model_type]
 
 
 def _cannot(what: str, why: str) -> Unsupported:
     return Unsupported(
-        f"llama.cpp, or this converter to it, cannot run {what}: {why}.",
-        hint="Load the checkpoint itself: the torch runtime runs it.",
+        f"Conversion of {what} to llama.cpp is not supported: {why}.",
+        hint="Load the original checkpoint: the torch runtime supports it.",
         hint_zh="请直接加载原检查点：torch 运行时可以运行它。",
         param="model",
         code="no_gguf_family",

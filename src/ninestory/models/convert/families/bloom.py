@@ -19,7 +19,9 @@ _BLOCK = {
 def metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     config = checkpoint.config
     if config.get("apply_residual_connection_post_layernorm"):
-        raise Unsupported("This BLOOM takes its residual behind the norm, which llama.cpp does not.", param="model")
+        raise Unsupported(
+            "This BLOOM takes its residual after the layer norm, which llama.cpp does not support.", param="model"
+        )
     width, heads = _width(config), _heads(config)
     return {
         "context_length": int(config.get("seq_length") or _CONTEXT),

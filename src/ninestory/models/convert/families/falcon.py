@@ -24,7 +24,7 @@ def metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     if odd:
         raise Unsupported(
             f"llama.cpp cannot run this Falcon (falcon-rw): it has {', '.join(odd)}.",
-            hint="Load the checkpoint itself (the torch runtime).",
+            hint="Load the original checkpoint with the torch runtime.",
             hint_zh="请直接加载原检查点（torch 运行时）。",
             param="model",
             code="no_gguf_family",

@@ -26,8 +26,8 @@ def metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     config = checkpoint.config
     if config.get("sliding_window") and config.get("use_sliding_window", config["model_type"] == "mistral"):
         raise Unsupported(
-            f"This checkpoint attends within a window of {config['sliding_window']} tokens, which is not written here.",
-            hint="Load the checkpoint itself (the torch runtime).",
+            f"This checkpoint uses sliding-window attention over {config['sliding_window']} tokens, which is not supported.",
+            hint="Load the original checkpoint with the torch runtime.",
             hint_zh="请直接加载原检查点（torch 运行时）。",
             param="model",
         )
@@ -105,8 +105,8 @@ def _scaling(config: dict[str, Any]) -> tuple[str, float]:
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind not in ("default", "linear", "llama3"):
         raise Unsupported(
-            f"This checkpoint stretches its rotary positions by {kind!r}; linear and llama3 are known.",
-            hint="Load the checkpoint itself (the torch runtime).",
+            f"The rope_scaling of this checkpoint is {kind!r}; expected linear or llama3.",
+            hint="Load the original checkpoint with the torch runtime.",
             hint_zh="请直接加载原检查点（torch 运行时）。",
             param="model",
         )

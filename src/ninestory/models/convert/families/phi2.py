@@ -23,8 +23,8 @@ def metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     if bits < 16 or config.get("activation_function", "gelu_new") not in _GELU or not config.get("rotary_dim"):
         raise Unsupported(
             f"This checkpoint has wbits {bits}, activation {config.get('activation_function')!r} and rotary_dim "
-            f"{config.get('rotary_dim')!r}; unquantised weights with gelu_new and a rotary_dim were due.",
-            hint="Take the half-precision release.",
+            f"{config.get('rotary_dim')!r}; expected unquantised weights, gelu_new and a rotary_dim.",
+            hint="Use the half-precision release.",
             hint_zh="请使用半精度版本。",
             param="model",
         )

@@ -48,8 +48,8 @@ def metadata_v7(checkpoint: Checkpoint) -> dict[str, Any]:
     head = checkpoint.tensor("blocks.0.att.r_k").shape[1]
     if head % _VECTOR:
         raise Unsupported(
-            f"llama.cpp runs RWKV-7 only with heads of a multiple of {_VECTOR}; this one has {head}.",
-            hint="Load the checkpoint itself (the torch runtime).",
+            f"The head size is {head}; expected a multiple of {_VECTOR}, which llama.cpp needs for RWKV-7.",
+            hint="Load the original checkpoint with the torch runtime.",
             hint_zh="请直接加载原检查点（torch 运行时）。",
             param="model",
             code="no_gguf_family",
