@@ -77,7 +77,7 @@ def open_tokenizer_json(path: Path) -> TokenizerJson:
     refuse_pointer(path)
     try:
         if not 0 < path.stat().st_size <= MAX_JSON_BYTES:
-            raise ValueError(f"it has {path.stat().st_size} bytes")
+            raise ValueError(f"it has {path.stat().st_size} bytes; expected at most {MAX_JSON_BYTES}")
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         lists = _lists(data)
@@ -86,10 +86,10 @@ def open_tokenizer_json(path: Path) -> TokenizerJson:
             rest, at = rest + data[at:start], entries.end
         table = json.loads(bytes(rest + data[at:]))
         if not isinstance(table, dict):
-            raise ValueError(f"it holds a {type(table).__name__}")
+            raise ValueError(f"it is a {type(table).__name__}")
     except (ValueError, RecursionError) as error:
         raise Damaged(
-            f"{path.name} is no JSON object: {error}.", hint="Download it again.", hint_zh="请重新下载。"
+            f"{path.name} is not a JSON object: {error}.", hint="Download it again.", hint_zh="请重新下载。"
         ) from error
     nothing = Entries(b"]", _MERGE, 0)
     return TokenizerJson(table, *(lists.get(name, (nothing, 0))[0] for name in ("vocab", "merges")))
