@@ -6,7 +6,6 @@ with different prompts until the memory for kept ones is full, decodes in every 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 import subprocess
@@ -30,9 +29,9 @@ def measure(quant: str, context: int, slots: int, cache_mb: int) -> dict[str, fl
     import ninestory.serving.worker  # noqa: F401  what every worker has in memory
     from ninestory.core.config import RuntimeSettings
     from ninestory.core.paths import Home
-    from ninestory.models.plan import plan
     from ninestory.models.resolve import resolve
     from ninestory.runtimes.load import load_engine
+    from ninestory.runtimes.plan import plan
     from ninestory.runtimes.protocol import CompletionRequest, Sampling
 
     settings = RuntimeSettings(context=context, slots=slots, prompt_cache_mb=cache_mb, threads=1)
@@ -53,7 +52,7 @@ def measure(quant: str, context: int, slots: int, cache_mb: int) -> dict[str, fl
         list(pool.map(lambda slot: complete([2000 + slot, *range(3000, 3040)], 8), range(slots)))
     after = _memory()
     engine.close()
-    return {**dataclasses.asdict(planned), "total": planned.total_bytes, "base": before["VmRSS"], **after}
+    return {**planned.as_dict(), "total": planned.total_bytes, "base": before["VmRSS"], **after}
 
 
 def _memory() -> dict[str, float]:

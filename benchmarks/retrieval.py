@@ -35,7 +35,7 @@ from ninestory.floors.retrieval.search import fused
 from ninestory.floors.retrieval.table import ChunkReader
 from ninestory.models.resolve import resolve
 from ninestory.runtimes.load import load_engine
-from ninestory.runtimes.onnx import open_folder
+from ninestory.runtimes.onnx.engine import open_folder
 from ninestory.runtimes.protocol import Engine
 from ninestory.serving.routes.system import processor_name
 

@@ -29,6 +29,7 @@ from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.evaluate import Question
 from ninestory.floors.retrieval.faithfulness import faithfulness
 from ninestory.floors.retrieval.hits import SearchOptions
+from ninestory.floors.retrieval.knowledge_base import Thresholds
 from ninestory.floors.retrieval.search import search
 from ninestory.floors.retrieval.table import ChunkReader
 from ninestory.models.resolve import resolve
@@ -55,20 +56,22 @@ class Asked:
     without: bool
 
 
-def answer(asked: Asked, reader: ChunkReader, embedder: Embedder, chat: Engine, threshold: float) -> dict[str, Any]:
+def answer(
+    asked: Asked, reader: ChunkReader, embedder: Embedder, chat: Engine, thresholds: Thresholds
+) -> dict[str, Any]:
     """One answer as the product gives it, and what it rests on."""
     question = asked.question
     vector = embedder.query(question.question)
     files = tuple(f.id for f in reader.base.files() if f.name != question.file) if asked.without else None
     hits = search(reader, question.question, vector, SearchOptions(file_ids=files))
-    prepared = prepare(question.question, hits, threshold=threshold, context_tokens=2048, mode=asked.mode)
+    prepared = prepare(question.question, hits, thresholds=thresholds, context_tokens=2048, mode=asked.mode)
     text = prepared.text
     if prepared.request is not None:
         chunks = chat.run(replace(prepared.request, max_tokens=MOST_TOKENS), threading.Event())
         text = "".join(chunk.text for chunk in chunks if isinstance(chunk, Text)).strip()
     elif prepared.sentences:
         vectors = embedder.passages([sentence for _, sentence in prepared.sentences])
-        text = quoted(prepared, vector.tolist(), vectors.tolist(), threshold)
+        text = quoted(prepared, vector.tolist(), vectors.tolist())
     cited = [c.passage for c in citations(text, prepared.passages)]
     return {
         "question": asdict(question),
@@ -135,6 +138,7 @@ def main() -> None:
     found = {one.question: one for one in search_all_questions(base, Embedder(engine), questions, work)}
     tuning, held = halves(questions)
     threshold = chosen_threshold([found[q] for q in tuning])
+    thresholds: Thresholds = {"en": threshold, "zh": threshold}
     chosen: list[Asked] = []
     for language, mode in WAYS:
         own = random.Random(0).sample([q for q in held if language_of_file(q) == language], QUESTIONS)
@@ -146,7 +150,7 @@ def main() -> None:
     answers = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     with kept.open("a", encoding="utf-8") as file:
         for asked in chosen[len(answers) :]:
-            answers.append(answer(asked, reader, embedder, chat, threshold))
+            answers.append(answer(asked, reader, embedder, chat, thresholds))
             file.write(json.dumps(answers[-1], ensure_ascii=False) + "\n")
             file.flush()
     print(

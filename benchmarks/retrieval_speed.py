@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from retrieval_corpus import pages, write_sections
 
-from ninestory.core.config import RuntimeSettings
+from ninestory.core.config import RuntimeSettings, Settings
 from ninestory.core.errors import Cancelled
 from ninestory.core.paths import Home
 from ninestory.core.progress import Silent
@@ -192,7 +192,9 @@ def _sentence_transformers_folder(folder: Path) -> Path:
 
 def measure_processes(root: Path) -> None:
     """The same files ingested whole (parsed, embedded in int8, indexed) as jobs do it; wall time on every processor."""
-    from ninestory.floors.retrieval.job import run_ingest
+    from ninestory.core.state import State
+    from ninestory.floors.retrieval.jobs import run_ingest
+    from ninestory.jobs.runner import context_maker
     from ninestory.runtimes.load import LocalEngines
 
     print("| processes that embed | threads of each | passages | seconds | passages/s |\n|---|---|---|---|---|")
@@ -210,7 +212,8 @@ def measure_processes(root: Path) -> None:
             begun = time.perf_counter()
             params = {"knowledge_base": base.id, "folders": [str(folder)]}
             with LocalEngines(home, settings) as engines:
-                told = run_ingest(home, engines, settings, params, Silent())
+                make_context = context_maker(home, Settings(runtime=settings), engines, State(home.state_db))
+                told = run_ingest(params, make_context(Silent()))
             seconds = time.perf_counter() - begun
             print(
                 f"| {processes} | {threads} | {told['chunks']} | {seconds:.1f} | {told['chunks'] / seconds:.1f} |",

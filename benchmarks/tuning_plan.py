@@ -274,6 +274,7 @@ def _tokens(c: Configuration) -> int:
 
 def _planned(c: Configuration, resolved: Any) -> Any:
     """As `floors/finetuning/preparation.py` asks for it."""
+    from ninestory.core.machine import FreeMemory
     from ninestory.training.plan import TuningJob, plan_tuning
 
     answers = _tokens(c) // c.length
@@ -281,7 +282,7 @@ def _planned(c: Configuration, resolved: Any) -> Any:
         "lora" if c.method == "gptq" else c.method, _tokens(c), answers * (c.length - c.length // 2), c.rank,
         checkpointing=c.checkpointing, modules_to_save=tuple(c.modules_to_save),
     )  # fmt: skip
-    return plan_tuning("m", _shape(resolved), job, free=0)
+    return plan_tuning("m", _shape(resolved), job, free=FreeMemory(0))
 
 
 def _shape(resolved: Any) -> Any:

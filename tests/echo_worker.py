@@ -97,13 +97,15 @@ async def run(
 
 
 def resolve_echo(reference: Reference, home: Home) -> ResolvedModel:
+    nbytes = int(os.environ.get("ECHO_WEIGHT_BYTES", "0"))  # weights of a language model, which cards hold
     return ResolvedModel(
         reference=str(reference),
         path=home.root,
         format="safetensors",
         architecture="echo",
-        tasks=("speak", "transcribe"),
+        tasks=("chat", "speak", "transcribe") if nbytes else ("speak", "transcribe"),
         context=0,
+        total_bytes=nbytes,
     )
 
 

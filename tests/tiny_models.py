@@ -135,3 +135,34 @@ def raw_safetensors(path: Path, header: dict[str, Any] | bytes, data: bytes) -> 
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
     return path
+
+
+def write_encoder(folder: Path) -> Path:
+    """A BERT of one layer with drawn weights, as a sentence-transformers directory; it knows twenty words."""
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    from ninestory.models.convert.sentence_encoder import EMBEDDED_NAMES, LAYER_NAMES
+
+    hidden, inner, positions = 32, 64, 128
+    folder.mkdir(exist_ok=True)
+    words = ["<unk>", "<pad>", *(f"word{n}" for n in range(20))]
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    rng = np.random.default_rng(0)
+    rows = {"words": len(words), "positions": positions, "types": 2}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for ours, name in EMBEDDED_NAMES.items():
+        shapes[f"embeddings.{name}"] = (rows[ours], hidden) if ours in rows else (hidden,)
+    for ours, name in LAYER_NAMES.items():
+        out, given = {"inner": (inner, hidden), "outer": (hidden, inner)}.get(ours, (hidden, hidden))
+        shapes[f"encoder.layer.0.{name}.weight"] = (out,) if ours.endswith("norm") else (out, given)
+        shapes[f"encoder.layer.0.{name}.bias"] = (out,)
+    tensors = {name: rng.normal(0, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
+    save_file(tensors, folder / "model.safetensors")
+    config: dict[str, Any] = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": hidden}
+    config |= {"num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": inner, "vocab_size": len(words)}
+    config |= {"max_position_embeddings": positions, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu", "pad_token_id": 1}))
+    return folder

@@ -20,17 +20,17 @@ from ninestory.models.catalogue import System, find, load_catalogue
 from ninestory.models.doctor import diagnose
 from ninestory.models.finding import Finding
 from ninestory.models.plan import Plan
-from ninestory.models.planning import plans_for
 from ninestory.models.resolve import resolve
 from ninestory.models.resolved import ResolvedModel
 from ninestory.models.store import InstalledModel, import_path, list_installed
 from ninestory.models.store import remove as remove_installed
 from ninestory.models.verify import VerifyReport
 from ninestory.models.verify import verify as verify_files
+from ninestory.runtimes.plan import plans_for
 
 if TYPE_CHECKING:
     from ninestory.floors.chat import ChatModel
-    from ninestory.floors.finetuning.recipe import FineTuningRecipe
+    from ninestory.floors.finetuning import FineTuningRecipe
     from ninestory.models.convert.to_gguf import GgufReport
 
 T = TypeVar("T")
@@ -122,10 +122,11 @@ def pull(reference: str, *, progress: Progress | None = None, home: Home | None 
     if progress is None:
         with ProgressBar() as bar:
             return pull(reference, progress=bar, home=home)
+    from ninestory.models.pull import check_pullable
     from ninestory.models.reference import parse_reference
 
     where = (home or Home.default()).ensure()
-    name = str(parse_reference(reference))
+    name = str(check_pullable(parse_reference(reference)))
     _run_job("pull", {"model": name}, f"The pull of {name}", progress, where)
     return resolve(name, where)
 
@@ -143,8 +144,10 @@ def tune(
     if progress is None:
         with ProgressBar() as bar:
             return tune(recipe, force=force, progress=bar, home=home)
+    where = (home or Home.default()).ensure()
+    resolve(recipe.model.name, where)  # a name that is wrong leaves no failed job behind
     params = {"recipe": dataclasses.asdict(recipe), "force": force}
-    result = _run_job("tune", params, "The run", progress, (home or Home.default()).ensure())
+    result = _run_job("tune", params, "The run", progress, where)
     return result or {}
 
 
@@ -152,14 +155,15 @@ def _run_job(kind: str, params: dict[str, Any], what: str, progress: Progress, h
     """Run a new job here; its result. Its failure is raised as it was."""
     from ninestory.core.errors import Cancelled, from_dict
     from ninestory.core.state import State
-    from ninestory.jobs.runner import JobRunner
+    from ninestory.jobs.handlers import load_job_handlers
+    from ninestory.jobs.runner import JobRunner, context_maker
     from ninestory.jobs.store import JobStore
     from ninestory.runtimes.load import LocalEngines
-    from ninestory.serving.job_kinds import works
 
     settings = load_settings().settings
     with LocalEngines(home, settings.runtime) as engines:
-        runner = JobRunner(JobStore(State(home.state_db)), works(home, settings, engines))
+        state = State(home.state_db)
+        runner = JobRunner(JobStore(state), load_job_handlers(), context_maker(home, settings, engines, state))
         job = runner.run_new(kind, params, progress)
     if job.error:
         raise from_dict(job.error)

@@ -13,7 +13,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from ninestory.floors.chat import ChatModel, load
+from ninestory.floors.chat import ChatModel
+from ninestory.library import load
 from ninestory.runtimes.protocol import CompletionRequest, Finished, Sampling, Text, Usage
 from ninestory.tokenizers.load import load_tokenizer
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 _IMPORTED = (
-    "ninestory.cli.app", "ninestory.cli.chat", "ninestory.cli.convert", "ninestory.cli.merge", "ninestory.cli.tune",
+    "ninestory.cli.app", "ninestory.cli.chat.chat", "ninestory.cli.convert", "ninestory.cli.merge", "ninestory.cli.finetuning.tune",
     "ninestory.runtimes.load", "ninestory.runtimes.torch.open", "ninestory.floors.chat", "ninestory.models.doctor",
-    "ninestory.floors.finetuning.tuning", "ninestory.serving.job_kinds", "openai", "peft", "lancedb", "onnxruntime",
+    "ninestory.floors.finetuning.tuning", "ninestory.jobs.handlers", "openai", "peft", "lancedb", "onnxruntime",
     "torch.utils.tensorboard.writer", "matplotlib.backends.backend_agg", "matplotlib.figure",
 )  # fmt: skip
 _CLIENT = """#!{python} -SE

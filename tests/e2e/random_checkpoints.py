@@ -91,7 +91,7 @@ def trained_bpe(cut: str) -> Any:
 
     from ninestory.models.convert.gguf_tokenizer import SPLITS
 
-    [steps] = [steps for steps, name in SPLITS.items() if name == cut]
+    steps = next(steps for steps, name in SPLITS.items() if name == cut)
     parts: dict[str, Callable[[], Any]] = {
         "bytes": lambda: pre.ByteLevel(add_prefix_space=False, use_regex=True),
         "digits": lambda: pre.Digits(individual_digits=True),

@@ -25,16 +25,16 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|\r")
 class Terminal:
     """A chat on a pseudo-terminal: type a line, wait for words."""
 
-    def __init__(self, home: Path, *flags: str) -> None:
+    def __init__(self, home: Path, *flags: str, **environ: str) -> None:
         self.leader, follower = pty.openpty()
-        environ = {**os.environ, **ENVIRON, "NINESTORY_HOME": str(home), "TERM": "dumb", "LANG": "C.UTF-8"}
+        ours = {"NINESTORY_HOME": str(home), "TERM": "dumb", "LANG": "C.UTF-8"}
         command = [sys.executable, "-m", "ninestory", "chat", *flags]
         self.process = subprocess.Popen(
             command,
             stdin=follower,
             stdout=follower,
             stderr=follower,
-            env=environ,
+            env={**os.environ, **ENVIRON, **ours, **environ},
             cwd=home,
             start_new_session=True,
             preexec_fn=_take_terminal,
@@ -58,8 +58,8 @@ class Terminal:
     def interrupt(self) -> None:
         os.write(self.leader, b"\x03")
 
-    def leave(self) -> int:
-        self.say("/exit")
+    def leave(self, word: str = "/exit") -> int:
+        self.say(word)
         deadline = time.monotonic() + 30
         while self.process.poll() is None:
             assert time.monotonic() < deadline
@@ -82,7 +82,7 @@ def _take_terminal() -> None:
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     chat = Terminal(tmp_path, "--max-tokens", "6", "--temperature", "0", "--seed", "1")
-    chat.until("> ")
+    assert chat.until("> ").strip() == f"{MODEL} · llama.cpp · 512 tokens of context\n/help lists the commands."
     yield chat
     chat.process.kill()
     chat.process.wait()
@@ -117,6 +117,12 @@ def test_a_conversation_is_remembered_saved_loaded_cleared_and_answered_again(
     assert saved(terminal, tmp_path, "loaded.json") == first
     assert terminal.leave() == 0
     assert "Say hello." in (tmp_path / "chat_history").read_text()
+
+
+def test_a_chat_begins_with_one_line_in_the_user_s_language(tmp_path: Path) -> None:
+    chat = Terminal(tmp_path, NINESTORY_LANGUAGE="zh")
+    assert chat.until("> ").strip() == f"{MODEL} · llama.cpp · 上下文 512 词元\n/help 列出全部命令。"
+    assert chat.leave("/quit") == 0
 
 
 def test_a_line_that_ends_with_a_backslash_goes_on(terminal: Terminal, tmp_path: Path) -> None:
@@ -176,6 +182,6 @@ def test_a_running_server_answers_the_same(tmp_path: Path, api_server: ApiServer
     flags = ["--max-tokens", "6", "--temperature", "0", "--prompt", "What is the capital of France?"]
     asked = run(tmp_path, "--server", api_server.url, "chat", *flags)
     assert asked.stdout == run(tmp_path, "chat", *flags).stdout
-    assert api_server.url.removeprefix("http://") in asked.stderr
+    assert asked.stderr == "" and MODEL in run(tmp_path, "ps", "--server", api_server.url).stdout
     missing = run(tmp_path, "chat", "vicuna:7b-v1.5", "--server", api_server.url, "-p", "Hi", check=False)
     assert missing.returncode != 0 and "vicuna" in missing.stderr and "Traceback" not in missing.stderr

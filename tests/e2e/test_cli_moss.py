@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from ninestory.cli.moss_conversation import plugin
+from ninestory.cli.chat.moss_conversation import plugin
 from ninestory.core.errors import InvalidRequest, NinestoryError
 from tests.e2e.api_server import MODEL
 from tests.e2e.test_cli import run

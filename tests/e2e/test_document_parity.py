@@ -13,13 +13,12 @@ import pytest
 
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.paths import Home
-from ninestory.core.progress import Silent
 from ninestory.floors.retrieval.ingest import IngestReport, add_paths
-from ninestory.floors.retrieval.job import run_ingest
+from ninestory.floors.retrieval.jobs import run_ingest
 from ninestory.floors.retrieval.knowledge_base import create
-from ninestory.runtimes.load import LocalEngines
 from tests.conftest import share_converted
 from tests.e2e.api_server import MODEL, ApiServer
+from tests.job_context import local_context
 
 pytestmark = [pytest.mark.slow, pytest.mark.starter]
 DOCUMENT = """# The orchard
@@ -80,8 +79,8 @@ def test_the_command_line_and_the_api_answer_alike(
     (tmp_path / "orchard.md").write_text(DOCUMENT, encoding="utf-8")
     base, settings = create(home, "orchard"), RuntimeSettings(threads=1)
     add_paths(base, [tmp_path / "orchard.md"], IngestReport())
-    with LocalEngines(home, settings) as engines:
-        assert run_ingest(home, engines, settings, {"knowledge_base": base.id}, Silent())["indexed"] == 1
+    with local_context(home, settings) as context:
+        assert run_ingest({"knowledge_base": base.id}, context)["indexed"] == 1
     ours = by_command_line(home.root, *options)
     with ApiServer(home.root) as server:
         theirs = by_api(server, base.id, **tool)

@@ -18,7 +18,7 @@ pytest.importorskip("torch")
 import openai
 from typer.testing import CliRunner
 
-from ninestory.cli.chat import app
+from ninestory.cli.chat.chat import app
 from ninestory.core.errors import InvalidRequest, NinestoryError
 from tests.e2e.api_server import ApiServer
 from tests.tiny_checkpoints import FAMILIES

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ninestory.cli import ask, kb
+from ninestory.cli.retrieval import ask, kb
 from ninestory.core.errors import NinestoryError
 from ninestory.core.paths import Home
 from ninestory.floors.retrieval.knowledge_base import open_base
@@ -125,17 +124,10 @@ def test_an_identifier_is_answered_whatever_its_cosine(small: Path) -> None:
     assert all(mark["quote"] == "Error code E21 means the filter is blocked." for mark in answer["citations"])
 
 
-def test_a_search_shows_its_cosines_against_the_threshold(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_says_on_what_grounds_it_would_be_answered(small: Path) -> None:
     open_base(Home(small), "codes").put(thresholds={"en": 0.99, "zh": 0.99})
     found = run_json(small, "kb", "search", "codes", "What does error code E21 mean?")
     assert (found["threshold"], found["accepted_by"]) == (0.99, "identifier") and found["data"][0]["terms"] == ["E21"]
-    for language, verdict, why in (
-        ("en", "Nothing in your documents matches closely enough", r"cosine 0\.\d{3} < threshold 0\.990"),
-        ("zh", "资料中没有与问题足够接近的内容", r"余弦 0\.\d{3} < 阈值 0\.990"),
-    ):
-        monkeypatch.setenv("NINESTORY_LANGUAGE", language)
-        shown = run(small, "kb", "search", "codes", "Is the filter clean?")
-        assert verdict in shown and re.search(why, shown) and "score" not in shown
 
 
 def test_function_words_do_not_outweigh_the_vector_of_another_language(small: Path) -> None:

@@ -15,7 +15,7 @@ from tests import tiny_models
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 pytest.importorskip("torch")
 
-from ninestory.cli.tune import app  # noqa: E402
+from ninestory.cli.finetuning.tune import app  # noqa: E402
 from ninestory.core.errors import Conflict, DoesNotFit, InvalidRequest, NinestoryError, Unsupported  # noqa: E402
 
 ROWS = [{"prompt": f"the {word}", "completion": word[::-1]} for word in ("ab", "ba", "tab", "bat", "aab", "bta")] * 4
@@ -216,11 +216,15 @@ def test_what_cannot_be_run_is_refused_before_anything_is_loaded(home: Path, mon
         tune(*base, "--data", "talk.jsonl", sets=QUICK)
     with Path("rows.jsonl").open("a") as file:
         file.write('\n{"prompt": "x"}\n')
-    with pytest.raises(InvalidRequest, match=r"1 of 25 rows cannot be used. rows.jsonl, line 25"):
+    with pytest.raises(InvalidRequest, match=r"1 of 25 rows cannot be used. rows.jsonl, line 25") as refused:
         tune(*base, "--data", "rows.jsonl", sets=QUICK)
-    skipped = tune(*base, "--data", "rows.jsonl", "--dry-run", sets=[*QUICK, "data.on_invalid_row=skip"])
+    skip = "--set data.on_invalid_row=skip"
+    assert skip in refused.value.hint and skip in refused.value.hint_zh
+    looked = CliRunner().invoke(app, ["inspect", *base[1:], "--data", "rows.jsonl", "--set", "data.max_length=32"])
+    assert skip in looked.stdout  # what a run will refuse is said before
+    skipped = tune(*base, "--data", "rows.jsonl", "--dry-run", *skip.split(), sets=QUICK)
     assert skipped["invalid_count"] == 1 and skipped["invalid"][0]["line"] == 25
-    monkeypatch.setattr("ninestory.training.plan.available_bytes", lambda: 1 << 20)
+    monkeypatch.setattr("ninestory.core.machine.available_bytes", lambda: 1 << 20)
     with pytest.raises(DoesNotFit, match="GB are free") as refused:
         run("large", "data.on_invalid_row=skip")
     assert "Nothing smaller fits either" in refused.value.hint
@@ -229,7 +233,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_loaded(home: Path, mon
     changes = [*QUICK, "data.on_invalid_row=skip", "train.max_steps=2"]
     full = tune(*base, "--data", "rows.jsonl", "--method", "full", "--dry-run", sets=changes)["plan"]
     needed = sum(full[f"{part}_bytes"] for part in ("process", "weight", "optimizer", "activation"))
-    monkeypatch.setattr("ninestory.training.plan.available_bytes", lambda: needed - 1)
+    monkeypatch.setattr("ninestory.core.machine.available_bytes", lambda: needed - 1)
     with pytest.raises(DoesNotFit, match="GB are free") as refused:
         run("large", *changes, method="full")
     assert "This fits: " in refused.value.hint and "--force" in refused.value.hint_zh

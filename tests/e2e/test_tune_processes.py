@@ -18,7 +18,7 @@ from tests import tiny_models
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 pytest.importorskip("torch")
 
-from ninestory.cli.tune import app  # noqa: E402
+from ninestory.cli.finetuning.tune import app  # noqa: E402
 from ninestory.core.errors import InvalidRequest  # noqa: E402
 
 ROWS = [{"prompt": f"the {word}", "completion": word[::-1]} for word in ("ab", "ba", "tab", "bat", "aab", "bta")] * 4

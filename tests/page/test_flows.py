@@ -11,8 +11,8 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.e2e.api_server import MODEL, ApiServer
 from tests.page.scripted_upstream import ScriptedUpstream
-from tests.page.test_ground import words
 from tests.page.visitor import SCRIPTED, settled
+from tests.page.words import words
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
@@ -128,6 +128,8 @@ def test_models_jobs_guides_and_system(visit: Visit, server: ApiServer, language
     server.http.post("/ninestory/v1/unload", json={"model": MODEL}).raise_for_status()
     page = visit("models", language=language)
     who = Visitor(page, language)
+    column = {"en": "From", "zh": "来源"}[language]
+    expect(page.get_by_role("columnheader", name=column, exact=True)).to_be_visible()
     row = page.get_by_role("row").filter(has_text=MODEL)
     row.get_by_role("button", name=who.text("load"), exact=True).click()
     expect(row.get_by_role("button", name=who.text("unload"))).to_be_enabled(timeout=60_000)

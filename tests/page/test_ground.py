@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import httpx
 import pytest
@@ -15,20 +14,6 @@ from tests.page.visitor import Contexts, Visitor, settled
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter, pytest.mark.slow]
 Visit = Callable[..., Page]
-STATIC = Path(__file__).parents[2] / "src/ninestory/webui/static"
-
-
-def words(language: str) -> dict[str, str]:
-    text = (STATIC / "i18n" / f"{language}.js").read_text(encoding="utf-8")
-    return dict(re.findall(r"^\s*(\w+): \"((?:[^\"\\]|\\.)*)\"", re.sub(r"(?<=\"), (?=\w+: \")", ",\n", text), re.M))
-
-
-def test_both_languages_have_the_same_words_and_the_same_blanks() -> None:
-    english, chinese = words("en"), words("zh")
-    assert len(english) > 100
-    assert english.keys() == chinese.keys()
-    for key, text in english.items():
-        assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", chinese[key])), key
 
 
 def test_the_page_is_served_under_a_strict_policy_and_views_are_deep_links(server: ApiServer) -> None:
@@ -68,7 +53,7 @@ def test_a_page_of_another_release_never_gets_modules_of_this_one(server: ApiSer
     assert server.http.get(f"/ui/{version}/app.js").status_code == 200
     for path in ("at-000000000000/app.js", "app.js", "at-/app.js"):
         assert server.http.get(f"/ui/{path}").status_code == 404
-    page.route("**/views/jobs.js", lambda route: route.fulfill(status=404, body="gone"))
+    page.route("**/views/jobs/index.js", lambda route: route.fulfill(status=404, body="gone"))
     page.get_by_role("navigation").get_by_role("link", name="Jobs").click()
     expect(page.get_by_text("The server was updated")).to_be_visible()
     page.unroute_all()
@@ -93,12 +78,12 @@ def test_a_view_that_arrives_late_does_not_replace_the_one_that_is_wanted(visit:
     page = visit("chat")
     rail = page.get_by_role("navigation")
     held: list[Route] = []
-    page.route("**/views/guides.js", lambda route: held.append(route))
-    with page.expect_request("**/views/guides.js"):
+    page.route("**/views/guides/index.js", lambda route: held.append(route))
+    with page.expect_request("**/views/guides/index.js"):
         rail.get_by_role("link", name="Guides").click()
     rail.get_by_role("link", name="System").click()
     expect(page.get_by_role("heading", name="Machine")).to_be_visible()
-    with page.expect_response("**/views/guides.js"):
+    with page.expect_response("**/views/guides/index.js"):
         held[0].continue_()
     settled(page)
     expect(page.get_by_role("heading", name="Machine")).to_be_visible()

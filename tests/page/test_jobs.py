@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from ninestory.core.errors import NotFound, RemoteFailed
 from ninestory.core.state import State
 from ninestory.jobs.store import JobStore
 from tests.e2e.api_server import ApiServer
@@ -41,4 +42,39 @@ def test_curves_grow_as_the_job_reports_and_end_with_it(visit: Visit, server: Ap
     page.get_by_label("语言").select_option("en")
     store.finish(claim, "succeeded")
     expect(page.get_by_text("succeeded")).to_be_visible()
+    state.close()
+
+
+def test_a_failed_job_is_dismissed_and_resume_is_offered_only_where_it_can_succeed(
+    visit: Visit, server: ApiServer
+) -> None:
+    state = State(server.home / "state.db")
+    store = JobStore(state)
+    for name, error in (
+        ("mistyped", NotFound("There is no such model.")),
+        ("dropped", RemoteFailed("The hub is gone.")),
+    ):
+        claim = store.create_claimed("fetching", {"model": name})
+        store.finish(claim, "failed", error=error)
+    page = visit("jobs")
+    mistyped, dropped = (page.get_by_role("row").filter(has_text=name) for name in ("mistyped", "dropped"))
+    expect(dropped.get_by_role("button", name="Resume")).to_be_visible()
+    expect(mistyped.get_by_role("button", name="Resume")).to_have_count(0)
+    mistyped.get_by_role("button", name="Dismiss").click()
+    expect(mistyped).to_have_count(0)
+    expect(dropped).to_have_count(1)
+    page.reload()
+    expect(dropped).to_have_count(1)
+    expect(mistyped).to_have_count(0)
+
+    store.create_claimed("ingest", {"knowledge_base": "vs_76942e", "name": "Manuals"})
+    expect(page.get_by_role("row").filter(has_text="Manuals")).not_to_contain_text("vs_76942e")
+
+    waiting = store.create_claimed("asking", {"model": "waits"})
+    store.suspend(waiting, "approval of a command")
+    row = page.get_by_role("row").filter(has_text="waits")
+    expect(row).to_contain_text("waiting")
+    expect(row).to_contain_text("approval of a command")
+    row.get_by_role("button", name="Cancel").click()
+    expect(row).to_contain_text("cancelled")
     state.close()

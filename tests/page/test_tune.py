@@ -41,6 +41,7 @@ def test_look_at_the_data_start_and_stop(visit: Visit, server: ApiServer, tmp_pa
     expect(table.get_by_role("row", name=who.text("timeNeeded"))).to_contain_text(re.compile(r"\d"))
     expect(page.locator(".sample .is-learned").first).to_contain_text("It is")
     expect(page.get_by_text(f"{data.name}:13")).to_be_visible()  # the bad row is named
+    who.says("rowsSkipped")
     assert photograph(page, "inspection", language) == []
     who.press("startRun")
     page.wait_for_url(f"{server.url}/ui/jobs?id=job_*")

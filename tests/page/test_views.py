@@ -8,6 +8,10 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from ninestory.core.config import RuntimeSettings
+from ninestory.core.machine import FreeMemory, Gpu
+from ninestory.models.catalogue import find
+from ninestory.runtimes.plan import plan_variant
 from tests.e2e.api_server import ApiServer
 from tests.page.visitor import (
     SCRIPTED,
@@ -80,7 +84,7 @@ def something_everywhere(server: ApiServer) -> None:
     for winner in ("model_a", "model_a", "tie", "model_b"):
         vote = {"model_a": "vicuna:7b-v1.5", "model_b": "belle:7b-2m", "winner": winner}
         server.http.post("/ninestory/v1/votes", json=vote).raise_for_status()
-    server.http.post("/ninestory/v1/models/pull", json={"model": "gpt4all:falcon-q4_0"}).raise_for_status()
+    server.http.post("/ninestory/v1/models/pull", json={"model": "gpt4all:j-v1.3"}).raise_for_status()
 
 
 def fill_in(page: Page, view: str) -> None:
@@ -130,6 +134,23 @@ def test_views(
     faults += photograph(page, "sign-in", language)
     visitor.context.close()
     assert not faults + visitor.faults, "\n".join(faults + visitor.faults)
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", "fits"), ("zh", "放得下")])
+def test_the_memory_of_each_card_is_shown(visit: Visit, language: str, words: str) -> None:
+    """The answer is the server's own arithmetic for a machine with two cards, which this one has not."""
+    cards = {f"cuda:{i}": Gpu("NVIDIA Test", 24 << 30, 24 << 30, cuda=True) for i in range(2)}
+    system = find("moss")
+    plans = [plan_variant(system, v, RuntimeSettings(), FreeMemory(8 << 30, cards)) for v in system.variants]
+    answer = {**plans[0].as_dict(), "alternatives": [plan.as_dict() for plan in plans[1:]]}
+    page = visit("models", language=language)
+    page.route("**/ninestory/v1/plan", lambda route: route.fulfill(json=answer))
+    page.locator("#search").fill("moss")
+    page.locator(".cards .card summary").click()
+    row = page.locator(".cards .card tbody tr").first
+    for device in ("cuda:0 NVIDIA Test", "cuda:1 NVIDIA Test", {"en": "Memory", "zh": "内存"}[language]):
+        expect(row.get_by_text(re.compile(rf"{device}.*{words}")).first).to_be_visible()
+    assert accessibility_faults(page) == []
 
 
 def test_the_catalogue_is_filtered_by_floor_and_by_text(visit: Visit) -> None:

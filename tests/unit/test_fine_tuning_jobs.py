@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ninestory.jobs.store import Job
-from ninestory.serving.routes.fine_tuning import job_object
+from ninestory.serving.floors.finetuning.fine_tuning import job_object
 
 
 def job(recipe: dict[str, Any]) -> Job:

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from ninestory.core.errors import InvalidRequest
+from ninestory.core.machine import FreeMemory
 from ninestory.core.progress import Silent
 from ninestory.floors.finetuning.examples import question, question_text, read_examples, render
 from ninestory.floors.finetuning.formats import FORMATS, Sample
 from ninestory.floors.finetuning.inspection import histogram
 from ninestory.models.convert.gguf_safetensors import write_checkpoint
-from ninestory.models.plan import ModelShape
 from ninestory.models.prompt_format import PromptFormat
+from ninestory.models.shapes import ModelShape
 from ninestory.models.templates import find_template
 from ninestory.tokenizers.load import load_tokenizer
 from ninestory.tokenizers.tokenizer import Tokenizer
@@ -184,7 +185,7 @@ def test_the_plan_counts_what_the_method_trains(method: Any) -> None:
 def test_the_plan_orders_methods_and_finds_what_fits() -> None:
     def total(method: str, **more: Any) -> int:
         job = TuningJob(method, 2048, 1024, **more)
-        return plan_tuning("m", SHAPE, job, free=0).total_bytes
+        return plan_tuning("m", SHAPE, job, free=FreeMemory(0)).total_bytes
 
     assert total("qlora") < total("lora") < total("full")
     assert total("lora", checkpointing=True) < total("lora") and total("freeze", trainable_layers=2) < total(

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from ninestory.core.errors import Conflict, DiskFull, NotFound
-from ninestory.core.progress import Progress
 from ninestory.core.state import State
 from ninestory.jobs.runner import JobRunner
 from ninestory.jobs.store import JobStore, LeaseLost
+from ninestory.runtimes.protocol import JobContext
+from tests.job_context import contexts
 
 WORKER = """
 import signal, sys, time
@@ -25,8 +26,10 @@ from pathlib import Path
 from ninestory.core.state import State
 from ninestory.jobs.runner import JobRunner
 from ninestory.jobs.store import JobStore
+from tests.job_context import contexts
 
-def count(params, progress):
+def count(params, context):
+    progress = context.progress
     start = (progress.resume or {"step": 0})["step"]
     if start:
         progress.event("resumed", step=start)
@@ -38,11 +41,12 @@ def count(params, progress):
         ledger.write(params["name"] + "\\n")
     return {"counted": params["steps"]}
 
-def die(params, progress):
+def die(params, context):
     import os
     os.kill(os.getpid(), 9)
 
-runner = JobRunner(JobStore(State(Path(sys.argv[1])), lease_seconds=float(sys.argv[2])), {"count": count, "die": die})
+store = JobStore(State(Path(sys.argv[1])), lease_seconds=float(sys.argv[2]))
+runner = JobRunner(store, {"count": count, "die": die}, contexts(store))
 signal.signal(signal.SIGTERM, lambda *_: runner.stop())
 print("up", flush=True)
 runner.run_until_idle(float(sys.argv[3]))
@@ -140,7 +144,8 @@ def test_a_job_that_kills_its_worker_is_given_up(tmp_path: Path) -> None:
 def test_cancel_stops_a_running_job_and_resume_goes_on(store: JobStore) -> None:
     started, seen = threading.Event(), []
 
-    def wait(params: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    def wait(params: dict[str, Any], context: JobContext) -> dict[str, Any]:
+        progress = context.progress
         seen.append(progress.resume)
         if progress.resume:
             return {"ok": True}
@@ -151,7 +156,7 @@ def test_cancel_stops_a_running_job_and_resume_goes_on(store: JobStore) -> None:
             time.sleep(0.01)
 
     job = store.create("wait", {})
-    runner = JobRunner(store, {"wait": wait})
+    runner = JobRunner(store, {"wait": wait}, contexts(store))
     thread = threading.Thread(target=runner.run, args=(job.id,))
     thread.start()
     assert started.wait(10)
@@ -218,7 +223,8 @@ def test_work_of_the_command_line_is_a_row_and_seen_by_its_watcher(store: JobSto
         def checkpoint(self, state: dict[str, Any]) -> None:
             raise AssertionError("the row keeps it")
 
-    def work(params: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    def work(params: dict[str, Any], context: JobContext) -> dict[str, Any]:
+        progress = context.progress
         progress.update(1, 2, "half")
         progress.event("log", text="x")
         progress.checkpoint({"half": True})
@@ -227,7 +233,7 @@ def test_work_of_the_command_line_is_a_row_and_seen_by_its_watcher(store: JobSto
             raise KeyboardInterrupt
         return {"ok": True}
 
-    bar, runner = Bar(), JobRunner(store, {"work": work})
+    bar, runner = Bar(), JobRunner(store, {"work": work}, contexts(store))
     ended = runner.run_new("work", {"interrupt": False}, bar)
     assert (ended.state, ended.result, ended.message) == ("succeeded", {"ok": True}, "half")
     assert bar.seen == [(1, 2, "half"), ("log", {"text": "x"})]
@@ -238,13 +244,13 @@ def test_work_of_the_command_line_is_a_row_and_seen_by_its_watcher(store: JobSto
 
 
 def test_failure_is_kept_with_its_words(store: JobStore) -> None:
-    def full(params: dict[str, Any], progress: Progress) -> None:
+    def full(params: dict[str, Any], context: JobContext) -> None:
         raise DiskFull("No room for 3 GB.", hint="Free some.", hint_zh="请清理。")
 
-    def broken(params: dict[str, Any], progress: Progress) -> None:
+    def broken(params: dict[str, Any], context: JobContext) -> None:
         raise KeyError("oops")
 
-    runner = JobRunner(store, {"full": full, "broken": broken})
+    runner = JobRunner(store, {"full": full, "broken": broken}, contexts(store))
     ended = runner.run(store.create("full", {}).id)
     assert ended is not None and ended.error is not None
     assert (ended.state, ended.error["type"], ended.error["hint_zh"]) == ("failed", "DiskFull", "请清理。")
@@ -255,7 +261,8 @@ def test_failure_is_kept_with_its_words(store: JobStore) -> None:
 def test_full_disk_ends_no_job_and_it_goes_on_when_there_is_room(tmp_path: Path) -> None:
     store = JobStore(State(tmp_path / "state.db"), lease_seconds=0.3)
 
-    def write(params: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    def write(params: dict[str, Any], context: JobContext) -> dict[str, Any]:
+        progress = context.progress
         if progress.resume:
             return {"resumed_at": progress.resume["step"]}
         progress.checkpoint({"step": 1})
@@ -266,7 +273,7 @@ def test_full_disk_ends_no_job_and_it_goes_on_when_there_is_room(tmp_path: Path)
         raise AssertionError("the disk was never full")
 
     job = store.create("write", {})
-    JobRunner(store, {"write": write}).run(job.id)
+    JobRunner(store, {"write": write}, contexts(store)).run(job.id)
     store.state.execute("PRAGMA max_page_count = 1000000")
     left = store.get(job.id)
     if left.state == "running":  # not even the failure could be written: its lease runs out
@@ -274,7 +281,7 @@ def test_full_disk_ends_no_job_and_it_goes_on_when_there_is_room(tmp_path: Path)
     else:
         assert left.state == "failed" and left.error is not None and left.error["type"] == "DiskFull"
         store.resume(job.id)
-    ended = JobRunner(store, {"write": write}).run(job.id)
+    ended = JobRunner(store, {"write": write}, contexts(store)).run(job.id)
     assert ended is not None and ended.result == {"resumed_at": 1}
 
 

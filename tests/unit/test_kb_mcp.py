@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ninestory.cli.kb_mcp import PROTOCOLS, handle
+from ninestory.cli.retrieval.kb_mcp import PROTOCOLS, handle
 from ninestory.core.errors import NotFound
 
 

@@ -18,7 +18,7 @@ from ninestory.core.paths import Home
 from ninestory.models.convert.lora_gguf import adapter_gguf
 from ninestory.models.gguf_reader import read_gguf
 from ninestory.models.resolved import ResolvedAdapter, ResolvedModel
-from ninestory.runtimes.llamacpp import LlamaCppEngine
+from ninestory.runtimes.llamacpp.engine import LlamaCppEngine
 from ninestory.runtimes.prompts import Prompt
 from ninestory.runtimes.protocol import CompletionRequest, Sampling
 

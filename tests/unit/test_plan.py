@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from ninestory.core.config import RuntimeSettings
-from ninestory.models.plan import ModelShape, Plan, kv_bytes, largest_that_fits, parameters, plan, plan_shape, shape_of
+from ninestory.core.machine import FreeMemory
+from ninestory.models.plan import Plan, largest_that_fits
+from ninestory.models.read_sizes import shape_of
 from ninestory.models.resolved import ResolvedModel
+from ninestory.models.shapes import ModelShape, ModelSizes, kv_bytes, parameters
+from ninestory.runtimes.llamacpp.plan import plan as plan_llamacpp
+from ninestory.runtimes.plan import plan
 from tests import tiny_models
 
 SEVEN_B = ModelShape(layers=32, hidden=4096, kv_heads=32, head_dim=128, ffn=11008, vocabulary=32000, heads=32)
@@ -27,8 +32,17 @@ def test_llama_7b_has_the_parameters_it_is_known_for() -> None:
     assert parameters(SEVEN_B) + norms == 6_738_415_616
 
 
-def _plan(context: int, slots: int, kept_mb: int = 0) -> Plan:
-    made = plan_shape("m", SEVEN_B, 4 << 30, context, slots)
+def _plan(context: int, slots: int, *, weights: int = 4 << 30, free: int = 20 << 30) -> Plan:
+    sizes = ModelSizes(
+        model=str(weights),
+        family="llama",
+        tasks=("chat",),
+        shape=SEVEN_B,
+        stored_bytes=weights,
+        context=context,
+        slots=slots,
+    )
+    made = plan_llamacpp(sizes, RuntimeSettings(), FreeMemory(free))
     assert made.total_bytes == sum(
         (made.process_bytes, made.weight_bytes, made.cache_bytes, made.activation_bytes, made.optimizer_bytes)
     )
@@ -43,13 +57,10 @@ def test_every_slot_has_a_context_of_its_own() -> None:
 
 
 def test_the_largest_variant_that_fits_is_named() -> None:
-    small, large = _plan(512, 1), dataclasses.replace(_plan(512, 1), model="large", weight_bytes=8 << 30)
-    huge = dataclasses.replace(small, model="huge", weight_bytes=1 << 60)
-    assert small.fits == (small.total_bytes <= small.available_bytes)
-    roomy = [dataclasses.replace(p, available_bytes=20 << 30) for p in (small, large, huge)]
-    best = largest_that_fits(roomy)
-    assert best is not None and best.model == "large"
-    assert largest_that_fits([dataclasses.replace(p, available_bytes=1) for p in roomy]) is None
+    sizes = (4 << 30, 8 << 30, 1 << 60)
+    best = largest_that_fits([_plan(512, 1, weights=weights) for weights in sizes])
+    assert best is not None and best.model == str(8 << 30)
+    assert largest_that_fits([_plan(512, 1, weights=weights, free=1) for weights in sizes]) is None
 
 
 def _model(path: Path, form: str, nbytes: int = 0) -> ResolvedModel:
@@ -70,7 +81,11 @@ def test_the_shape_comes_from_the_gguf_header(tmp_path: Path) -> None:
     assert shape == ModelShape(
         layers=2, hidden=64, kv_heads=2, head_dim=16, ffn=96, vocabulary=len(tiny_models.VOCABULARY), heads=4
     )
-    made = plan(_model(path, "gguf", path.stat().st_size), RuntimeSettings(context=64, slots=2, prompt_cache_mb=3))
+    made = plan(
+        _model(path, "gguf", path.stat().st_size),
+        RuntimeSettings(context=64, slots=2, prompt_cache_mb=3),
+        FreeMemory(1 << 30),
+    )
     assert made.weight_bytes == path.stat().st_size
     assert made.cache_bytes == 2 * 2 * 2 * 16 * (2 * 256) * 2 + (3 << 20)  # 64 tokens take 256 cells
 
@@ -100,7 +115,8 @@ def test_float32_weights_take_twice_what_bfloat16_takes(tmp_path: Path) -> None:
     config = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 300}
     (tmp_path / "config.json").write_text(json.dumps(config))
     full, half, quarter = (
-        plan(_model(tmp_path, "safetensors"), RuntimeSettings(dtype=dtype)) for dtype in ("float32", "bfloat16", "int8")
+        plan(_model(tmp_path, "safetensors"), RuntimeSettings(dtype=dtype), FreeMemory(1 << 40))
+        for dtype in ("float32", "bfloat16", "int8")
     )
     assert full.weight_bytes == 2 * half.weight_bytes == 4 * quarter.weight_bytes
     assert full.cache_bytes == 2 * half.cache_bytes == quarter.cache_bytes

@@ -11,9 +11,9 @@ from pydantic import TypeAdapter
 
 from ninestory.core.errors import InvalidRequest, Unavailable
 from ninestory.runtimes.protocol import Chunk, Finished, Prefill, Started, Text, ToolCallDelta, Usage
-from ninestory.serving.routes import messages_schemas, responses_schemas
-from ninestory.serving.routes.messages import MessageBuilder
-from ninestory.serving.routes.response_builder import ResponseBuilder
+from ninestory.serving.floors.chat import messages_schemas, responses_schemas
+from ninestory.serving.floors.chat.messages import MessageBuilder
+from ninestory.serving.floors.chat.response_builder import ResponseBuilder
 
 THINK_SPEAK_CALL: list[Chunk] = [
     Started(seed=1),

@@ -93,6 +93,17 @@ def test_quotes_are_the_nearest_sentences_with_their_numbers() -> None:
     )  # the nearest always
 
 
+def test_a_dot_inside_a_word_ends_no_sentence() -> None:
+    text = "The file /etc/apt/sources.list names archives... Version 3.14 reads it. 用 apt.conf 设置。Then go on"
+    prepared = prepare("q", [hit(text)], thresholds=None, mode="extract")
+    assert [sentence for _, sentence in prepared.sentences] == [
+        "The file /etc/apt/sources.list names archives...",
+        "Version 3.14 reads it.",
+        "用 apt.conf 设置。",
+        "Then go on",
+    ]
+
+
 def test_citations_point_into_the_answer() -> None:
     hits = [hit("a"), hit("b", file="b.md")]
     marks = citations("First [1] and [2], not [3] or [0] or [x].", hits)

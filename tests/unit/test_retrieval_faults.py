@@ -18,7 +18,7 @@ from ninestory.floors.retrieval.document import Document
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.hits import Hit, Mode, SearchOptions
 from ninestory.floors.retrieval.ingest import IngestReport, add_paths, ingest, sync_folder
-from ninestory.floors.retrieval.job import run_ingest
+from ninestory.floors.retrieval.jobs import run_ingest
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, create
 from ninestory.floors.retrieval.parsing import text
 from ninestory.floors.retrieval.parsing.isolated import ParserProcess
@@ -26,6 +26,7 @@ from ninestory.floors.retrieval.search import search
 from ninestory.floors.retrieval.table import ChunkReader
 from tests import documents
 from tests.hashing_engine import HashingEngine
+from tests.job_context import local_context
 
 MODEL = "test:hashing"
 
@@ -126,11 +127,10 @@ def test_a_model_that_is_gone_is_named_and_nothing_is_lost(base: KnowledgeBase, 
     (tmp_path / "more.txt").write_text("Boats float.", encoding="utf-8")
     add_paths(base, [tmp_path / "more.txt"], IngestReport())
     from ninestory.core.config import RuntimeSettings
-    from ninestory.runtimes.load import LocalEngines
 
     home = Home(tmp_path / "home")
-    with LocalEngines(home, RuntimeSettings()) as engines, pytest.raises(NotFound, match="gone"):
-        run_ingest(home, engines, RuntimeSettings(), {"knowledge_base": base.id}, Silent())
+    with local_context(home, RuntimeSettings()) as context, pytest.raises(NotFound, match="gone"):
+        run_ingest({"knowledge_base": base.id}, context)
     base.put(model=MODEL)
     assert find(base, "sweet apples", 1)[0].file == "apples.md" and len(base.files("pending")) == 1
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ninestory.cli.retrieval.passages import print_hits
 from ninestory.core.paths import Home
 from ninestory.core.progress import Silent
 from ninestory.floors.retrieval.answer import prepare, quoted, stands_alone
@@ -164,3 +165,19 @@ def test_evaluation_refuses_as_answers_do(base: KnowledgeBase) -> None:
     asked = [Question("What does error code E21 mean?", "shop0.txt"), Question("What does E9 mean?")]
     scores = evaluate(asked, lambda q, o: find(base, q, o.limit), SearchOptions(limit=5), HIGH)
     assert (scores.refused_answerable, scores.refused_unanswerable) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("language", "verdict", "why"),
+    [
+        ("en", "Nothing in your documents matches closely enough", "cosine 0.700 < threshold 0.800"),
+        ("zh", "资料中没有与问题足够接近的内容", "余弦 0.700 < 阈值 0.800"),
+    ],
+)
+def test_a_search_shows_its_cosines_against_the_threshold(
+    language: str, verdict: str, why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NINESTORY_LANGUAGE", language)
+    print_hits([hit("Tea.", 0.7), hit("E21.", 0.9, terms=["E21"])], 0.8, None)
+    shown = capsys.readouterr().out
+    assert verdict in shown and why in shown and "≥" in shown and "E21" in shown and "score" not in shown

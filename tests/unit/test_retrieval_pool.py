@@ -2,58 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Cancelled, NinestoryError
 from ninestory.core.paths import Home
 from ninestory.core.progress import Silent
-from ninestory.floors.retrieval import job
+from ninestory.floors.retrieval import jobs
 from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.embedders import Embedders
 from ninestory.floors.retrieval.ingest import IngestReport, ingest, sync_folder
 from ninestory.floors.retrieval.knowledge_base import KnowledgeBase, create
 from ninestory.floors.retrieval.table import ChunkReader
-from ninestory.models.convert.sentence_encoder import EMBEDDED_NAMES, LAYER_NAMES
 from ninestory.runtimes.engine_process import EngineProcesses
 from ninestory.runtimes.load import LocalEngines
+from tests import tiny_models
+from tests.job_context import local_context
 
-HIDDEN, INNER, POSITIONS = 32, 64, 128
 FILES = 40
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A BERT of one layer with drawn weights, as a sentence-transformers directory; it knows twenty words."""
-    from safetensors.numpy import save_file
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    folder = tmp_path_factory.mktemp("encoder")
-    words = ["<unk>", "<pad>", *(f"word{n}" for n in range(20))]
-    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    rng = np.random.default_rng(0)
-    rows = {"words": len(words), "positions": POSITIONS, "types": 2}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for ours, name in EMBEDDED_NAMES.items():
-        shapes[f"embeddings.{name}"] = (rows[ours], HIDDEN) if ours in rows else (HIDDEN,)
-    for ours, name in LAYER_NAMES.items():
-        out, given = {"inner": (INNER, HIDDEN), "outer": (HIDDEN, INNER)}.get(ours, (HIDDEN, HIDDEN))
-        shapes[f"encoder.layer.0.{name}.weight"] = (out,) if ours.endswith("norm") else (out, given)
-        shapes[f"encoder.layer.0.{name}.bias"] = (out,)
-    tensors = {name: rng.normal(0, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
-    save_file(tensors, folder / "model.safetensors")
-    config: dict[str, Any] = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": HIDDEN}
-    config |= {"num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": INNER, "vocab_size": len(words)}
-    config |= {"max_position_embeddings": POSITIONS, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
-    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu", "pad_token_id": 1}))
-    return str(folder)
+    return str(tiny_models.write_encoder(tmp_path_factory.mktemp("encoder")))
 
 
 @pytest.fixture
@@ -83,15 +57,15 @@ def pending(tmp_path: Path, model: str, docs: Path, name: str) -> KnowledgeBase:
 def test_the_table_is_the_same_with_one_process_and_with_two(
     tmp_path: Path, model: str, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "_FILE_BYTES_A_PROCESS", 256)
+    monkeypatch.setattr(jobs, "_FILE_BYTES_A_PROCESS", 256)
     tables = []
     for processes in (1, 2):
         base = pending(tmp_path, model, docs, f"with {processes}")
         settings = RuntimeSettings(threads=1, ingest_processes=processes)
-        assert job.embedding_processes(base, settings) == processes
+        assert jobs.embedding_processes(base, settings) == processes
         home = Home(tmp_path / "home")
-        with LocalEngines(home, settings) as engines:
-            report = job.run_ingest(home, engines, settings, {"knowledge_base": base.id}, Silent())
+        with local_context(home, settings) as context:
+            report = jobs.run_ingest({"knowledge_base": base.id}, context)
         assert report["indexed"] == FILES and [f["file"] for f in report["failed"]] == ["20.pdf"]
         tables.append(table_of(base))
     assert tables[0] == tables[1] and len(tables[0]) >= FILES
@@ -99,7 +73,7 @@ def test_the_table_is_the_same_with_one_process_and_with_two(
 
 def test_a_small_ingest_loads_the_model_once(tmp_path: Path, model: str, docs: Path) -> None:
     base = pending(tmp_path, model, docs, "small")
-    assert job.embedding_processes(base, RuntimeSettings(ingest_processes=8)) == 1
+    assert jobs.embedding_processes(base, RuntimeSettings(ingest_processes=8)) == 1
 
 
 class _CancelsAfter(Silent):

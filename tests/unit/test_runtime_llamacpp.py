@@ -21,7 +21,7 @@ from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Cancelled, ContextOverflow, InvalidRequest, NotFound, Unsupported
 from ninestory.models.resolved import ResolvedModel
 from ninestory.models.templates import render
-from ninestory.runtimes.llamacpp import LlamaCppEngine
+from ninestory.runtimes.llamacpp.engine import LlamaCppEngine
 from ninestory.runtimes.llamacpp.library import prefill_batch
 from ninestory.runtimes.protocol import (
     ChatRequest,

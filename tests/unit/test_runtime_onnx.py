@@ -18,7 +18,7 @@ from ninestory.core.paths import Home
 from ninestory.models.reference import parse_reference
 from ninestory.models.resolve import resolve
 from ninestory.models.resolved import ResolvedModel
-from ninestory.runtimes.onnx import OnnxEmbeddingEngine
+from ninestory.runtimes.onnx.engine import OnnxEmbeddingEngine
 from ninestory.runtimes.protocol import (
     ChatRequest,
     Chunk,

@@ -35,7 +35,7 @@ from ninestory.runtimes.protocol import (
     ToolSpec,
     Usage,
 )
-from ninestory.runtimes.remote import ATTEMPTS, RemoteEngine
+from ninestory.runtimes.remote.engine import ATTEMPTS, RemoteEngine
 from tests.fake_openai import FakeOpenAI, Fault
 
 KEY = "sk-secret-0123456789"
@@ -232,7 +232,7 @@ def test_cancel_does_not_wait_for_a_silent_endpoint(engine: RemoteEngine, fake: 
 
 
 def test_nobody_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ninestory.runtimes.remote.ATTEMPTS", 1)
+    monkeypatch.setattr("ninestory.runtimes.remote.engine.ATTEMPTS", 1)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         engine = RemoteEngine(remote(f"http://127.0.0.1:{closed.getsockname()[1]}/v1"), RuntimeSettings())

@@ -14,8 +14,8 @@ from ninestory.architectures.rwkv_checkpoint import load_rwkv
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import Damaged, InvalidRequest, Unsupported
 from ninestory.core.paths import Home
-from ninestory.models.plan import plan
 from ninestory.models.resolve import resolve
+from ninestory.runtimes.plan import plan
 from ninestory.runtimes.torch.packed_linear import replace_linears
 from ninestory.runtimes.torch.probe import choose_linears
 from ninestory.runtimes.torch.rwkv import RwkvDecoder, RwkvReader

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 
 from ninestory.core.errors import Cancelled, Unsupported  # noqa: E402
+from ninestory.core.machine import FreeMemory  # noqa: E402
 from ninestory.core.progress import Silent  # noqa: E402
 from ninestory.training import checkpoints  # noqa: E402
 from ninestory.training.methods import adapt_model  # noqa: E402
@@ -79,11 +80,11 @@ def test_the_state_of_an_8_bit_optimizer_is_resumed_to_the_bit(tmp_path: Path) -
 
 
 def test_the_plan_counts_a_quarter_of_the_averages_for_8_bit() -> None:
-    from ninestory.models.plan import ModelShape
+    from ninestory.models.shapes import ModelShape
 
     shape = TunedShape(
         ModelShape(layers=2, hidden=64, heads=4, kv_heads=4, head_dim=16, vocabulary=100, ffn=128), tied=True
     )
     jobs = [TuningJob("full", 128, 64, optimizer=name) for name in ("adamw", *PAGED)]  # type: ignore[arg-type]
-    plain, paged, quantised = (plan_tuning("m", shape, job, free=0).optimizer_bytes for job in jobs)
+    plain, paged, quantised = (plan_tuning("m", shape, job, free=FreeMemory(0)).optimizer_bytes for job in jobs)
     assert plain == paged == 4 * quantised

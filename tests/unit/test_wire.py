@@ -37,6 +37,7 @@ from ninestory.serving.proxy import PoolEngines
 from ninestory.serving.supervisor import TimeLimit, WorkerProcess
 from ninestory.serving.windows import WINDOW
 from tests.echo_worker import PIECE, run
+from tests.fake_cards import path_with_cards
 
 pytestmark = pytest.mark.slow
 ECHO = "hf:test/echo"
@@ -216,11 +217,17 @@ def test_progress_keeps_a_long_request_alive_and_silence_ends_it(tmp_path: Path)
 # --- the pool and its engines -------------------------------------------------------------------------------------
 
 
-def with_pool(tmp_path: Path, story: Callable[[Pool], Awaitable[None]], **serve: Any) -> None:
-    (tmp_path / "models" / "hf" / "test" / "echo" / "main").mkdir(parents=True)
+def with_pool(
+    tmp_path: Path,
+    story: Callable[[Pool], Awaitable[None]],
+    runtime: RuntimeSettings = RuntimeSettings(),  # noqa: B008
+    **serve: Any,
+) -> None:
+    for name in ("echo", "other"):
+        (tmp_path / "models" / "hf" / "test" / name / "main").mkdir(parents=True)
 
     async def run() -> None:
-        pool = Pool(Settings(serve=ServeSettings(**serve)), Home(tmp_path))
+        pool = Pool(Settings(serve=ServeSettings(**serve), runtime=runtime), Home(tmp_path))
         await pool.start()
         try:
             await asyncio.wait_for(story(pool), 40)
@@ -267,6 +274,46 @@ def test_memory_counts_every_reserved_worker(tmp_path: Path) -> None:
     with_pool(tmp_path, story, memory_limit_mb=2.5 * 330)
 
 
+def test_memory_that_a_job_holds_is_counted_and_idle_models_make_room_for_it(tmp_path: Path) -> None:
+    async def story(pool: Pool) -> None:
+        await pool.load(ECHO)
+        async with pool.hold(600 << 20, os.getpid()):
+            assert pool.loaded() == []  # it was idle
+            with pytest.raises(DoesNotFit):
+                await pool.load(ECHO)
+            with pytest.raises(DoesNotFit, match="The job needs about 600 MB"):
+                async with pool.hold(600 << 20, os.getpid()):
+                    pass
+            async with pool.hold(600 << 20, os.getpid(), force=True):
+                pass
+        await pool.load(ECHO)
+
+    with_pool(tmp_path, story, memory_limit_mb=800)
+
+
+def test_a_card_takes_no_second_model_beside_one_in_use_and_an_idle_one_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver's figures here never change, as those of a card whose model has yet to fill its cache."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", path_with_cards(tmp_path / "bin", 8000, 3000))
+    monkeypatch.setenv("ECHO_WEIGHT_BYTES", str(5 << 30))
+    (tmp_path / "config.json").write_text("{}")
+    other = "hf:test/other"
+
+    async def story(pool: Pool) -> None:
+        async with pool.reserve(ECHO, "speak"):
+            with pytest.raises(DoesNotFit, match=r"on cuda:0 and 2\d{3} MB are free") as refused:
+                await pool.load(other)
+            assert refused.value.details["device"] == "cuda:0"
+            [row] = pool.loaded()
+            assert row["model"] == ECHO and row["planned_bytes"] > 5 << 30
+        await pool.load(other)  # now the first is idle
+        assert [row["model"] for row in pool.loaded()] == [other]
+
+    with_pool(tmp_path, story, RuntimeSettings(device="cuda"))
+
+
 def test_an_engine_of_the_pool_is_an_engine_like_any_other(tmp_path: Path) -> None:
     (tmp_path / "gate").touch()
 
@@ -300,7 +347,7 @@ def test_an_engine_of_the_pool_is_an_engine_like_any_other(tmp_path: Path) -> No
 def test_a_job_reaches_the_pool_over_its_socket_and_what_it_holds_is_counted(tmp_path: Path) -> None:
     async def story(pool: Pool) -> None:
         ours, theirs = socket.socketpair()
-        broker = JobBroker(pool)
+        broker = JobBroker(pool, os.getpid())
         await broker.start(ours)
         engines = JobEngines(theirs)
         blocked = threading.Event()

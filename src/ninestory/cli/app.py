@@ -1,6 +1,6 @@
 """The entry point: find the verb, import only its module, turn errors into words and exit codes.
 
-`--help` imports nothing but Typer: each verb's line of help stands in the table below.
+`--help` imports nothing but Typer: each verb's line of help stands in a table, here or in floors/table.py.
 """
 
 from __future__ import annotations
@@ -8,75 +8,103 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
-from typer._click import Command, Context
-from typer._click.exceptions import ClickException
 from typer.core import TyperCommand, TyperGroup
 
-if TYPE_CHECKING:
-    from ninestory.core.errors import NinestoryError
+from ninestory.floors.table import FLOORS, Text
 
-# verb → (module, line of help, in Chinese)
-VERBS: dict[str, tuple[str, str, str]] = {
-    "serve": ("serve", "Run the server and the page", "启动服务器与网页"),
-    "chat": ("chat", "Talk with a model, or answer one question in a pipe", "与模型对话，或在管道中回答一个问题"),
-    "kb": (
-        "kb",
-        "Knowledge bases: create, add, sync, ls, show, search …",
-        "知识库：create、add、sync、ls、show、search 等",
+if TYPE_CHECKING:
+    from ninestory.core.errors import InvalidRequest, NinestoryError
+
+# Verbs that belong to no floor: verb → (module below ninestory.cli, line of help). Those of the floors stand in
+# floors/table.py and are shown between the server and the tools.
+OWN_VERBS: dict[str, tuple[str, Text]] = {
+    "list": ("catalogue", Text("The catalogue: every system of the tower", "目录：塔中的全部系统")),
+    "show": (
+        "catalogue",
+        Text("One system: variants, sizes, licence, pitfalls", "一个系统：变体、大小、许可证与常见问题"),
     ),
-    "ask": ("ask", "Ask your documents; the answer has citations", "向文档提问，回答附引用"),
-    "tune": ("tune", "Make a model yours, and see that it got better", "微调模型，并对比微调前后"),
-    "list": ("catalogue", "The catalogue: every system of the tower", "目录：塔中的全部系统"),
-    "show": ("catalogue", "One system: variants, sizes, licence, pitfalls", "一个系统：变体、大小、许可证与常见问题"),
-    "pull": ("pull", "Fetch a model from its hub", "从模型站点下载模型"),
-    "ls": ("store", "Models on this machine", "本机已有的模型"),
-    "rm": ("store", "Delete a model", "删除模型"),
-    "verify": ("store", "Check a model's files without running anything", "检查模型文件（不执行任何内容）"),
-    "import": ("store", "Take a file or folder into the store", "将文件或目录导入模型库"),
+    "pull": ("pull", Text("Fetch a model from its hub", "从模型站点下载模型")),
+    "ls": ("store", Text("Models on this machine", "本机已有的模型")),
+    "rm": ("store", Text("Delete a model", "删除模型")),
+    "verify": ("store", Text("Check a model's files without running anything", "检查模型文件（不执行任何内容）")),
+    "import": ("store", Text("Take a file or folder into the store", "将文件或目录导入模型库")),
     "convert": (
         "convert",
-        "To GGUF, safetensors, int4/int8; BELLE's files",
-        "转换为 GGUF、safetensors、int4/int8；解密 BELLE",
+        Text("To GGUF, safetensors, int4/int8; BELLE's files", "转换为 GGUF、safetensors、int4/int8；解密 BELLE"),
     ),
-    "merge": ("merge", "LoRA adapters, weight differences, vocabularies", "合并 LoRA 适配器、权重差值与词表"),
-    "plan": ("plan", "Will it fit? Predicted memory of a model", "放得下吗？预测模型内存"),
-    "doctor": ("doctor", "Check this machine, or a checkpoint's known pitfalls", "检查本机或检查点的已知问题"),
-    "ps": ("workers", "Models loaded in the running server", "服务器中已加载的模型"),
-    "load": ("workers", "Load a model in the running server", "在服务器中加载模型"),
-    "unload": ("workers", "Unload a model from the running server", "从服务器中卸载模型"),
-    "prompt": ("prompt", "Task prompts: run, check and compare them", "任务提示：运行、检查与比较"),
-    "evaluate": ("evaluate", "Measure a model: C-Eval, perplexity", "测量模型：C-Eval、困惑度"),
-    "judge": ("judge", "A model rates or compares the answers of others", "让一个模型为其他模型的回答评分或比较"),
-    "arena": ("arena", "Blind comparisons of two models, votes and ratings", "两个模型的盲评、投票与评分"),
-    "jobs": ("jobs", "Long work: ls, logs, cancel, resume", "长任务：ls、logs、cancel、resume"),
-    "config": ("config", "Every setting and where its value came from", "全部设置及其来源"),
-    "tour": ("tour", "Do one real thing on each floor; writes a report", "在每一层做一件真实的事并生成报告"),
+    "merge": ("merge", Text("LoRA adapters, weight differences, vocabularies", "合并 LoRA 适配器、权重差值与词表")),
+    "plan": ("plan", Text("Will it fit? Predicted memory of a model", "放得下吗？预测模型内存")),
+    "doctor": ("doctor", Text("Check this machine, or a checkpoint's known pitfalls", "检查本机或检查点的已知问题")),
+    "ps": ("workers", Text("Models loaded in the running server", "服务器中已加载的模型")),
+    "load": ("workers", Text("Load a model in the running server", "在服务器中加载模型")),
+    "unload": ("workers", Text("Unload a model from the running server", "从服务器中卸载模型")),
+    "evaluate": ("evaluate", Text("Measure a model: C-Eval, perplexity", "测量模型：C-Eval、困惑度")),
+    "jobs": ("jobs", Text("Long work: ls, logs, cancel, resume, dismiss", "长任务：ls、logs、cancel、resume、dismiss")),
+    "config": ("config", Text("Every setting and where its value came from", "全部设置及其来源")),
+    "tour": ("tour", Text("Do one real thing on each floor; writes a report", "在每一层做一件真实的事并生成报告")),
+}
+VERBS: dict[str, tuple[str, Text]] = {
+    "serve": ("serve", Text("Run the server and the page", "启动服务器与网页")),
+    **{
+        verb: (f"{floor.name}.{module}", text)
+        for floor in FLOORS.values()
+        for verb, (module, text) in floor.verbs.items()
+    },
+    **OWN_VERBS,
 }
 
 
 class LazyGroup(TyperGroup):
     """Lists verbs from the table; imports the module of the one that runs."""
 
-    def list_commands(self, ctx: Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(VERBS)
 
-    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | TyperGroup | None:
         if cmd_name not in VERBS:
             return None
-        module, english, chinese = VERBS[cmd_name]
-        if _running(ctx, cmd_name):
-            loaded = importlib.import_module(f"ninestory.cli.{module}")
-            command = typer.main.get_command(loaded.app)
-            if isinstance(command, TyperGroup) and cmd_name in command.commands:
-                return command.commands[cmd_name]
-            return command
-        return TyperCommand(cmd_name, help=chinese if language() == "zh" else english)
+        module, text = VERBS[cmd_name]
+        if not _is_running(cmd_name):
+            return TyperCommand(cmd_name, help=text.in_language(language()))
+        command: Any = typer.main.get_command(importlib.import_module(f"ninestory.cli.{module}").app)
+        group = command.commands if isinstance(command, TyperGroup) else {}
+        return group.get(cmd_name, command)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Find the verb; `help VERB …` is `VERB … --help`.
+
+        Raises:
+            InvalidRequest: there is no such verb.
+        """
+        verb, *rest = args
+        if verb == "help" and not rest:
+            print(ctx.get_help())
+            ctx.exit()
+        if verb == "help":
+            return self.resolve_command(ctx, [*rest, "--help"])
+        if verb not in VERBS and not ctx.resilient_parsing:
+            raise _unknown_verb(verb)
+        return super().resolve_command(ctx, args)
 
 
-def _running(ctx: Context, name: str) -> bool:
+def _unknown_verb(verb: str) -> InvalidRequest:
+    from difflib import get_close_matches
+
+    from ninestory.core.errors import InvalidRequest
+
+    near = get_close_matches(verb, VERBS, n=1)
+    return InvalidRequest(
+        f"{verb[:80]!r} is not a command of ninestory.",
+        hint=f"Did you mean {near[0]!r}?" if near else "ninestory --help lists the commands.",
+        hint_zh=f"是否想输入 {near[0]!r}？" if near else "运行 ninestory --help 查看全部命令。",
+        code="unknown_command",
+    )
+
+
+def _is_running(name: str) -> bool:
     """Whether this verb was called (and not merely listed by --help or by completion)."""
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     return name in words or bool(os.environ.get("_NINESTORY_COMPLETE"))
@@ -112,7 +140,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _speak(chosen: str) -> None:
+def _speak(chosen: str | None) -> None:
     """Eager, so that a --help after it is in that language."""
     if chosen:
         os.environ["NINESTORY_LANGUAGE"] = chosen
@@ -122,7 +150,9 @@ def _speak(chosen: str) -> None:
 def _options(
     home: str = typer.Option("", help="Where models, runs and conversations lie (NINESTORY_HOME)."),
     server: str = typer.Option("", help="Address of a running server to ask instead of working in this process."),
-    language: str = typer.Option("", callback=_speak, is_eager=True, help="Language of hints: en or zh."),
+    language: Literal["en", "zh"] | None = typer.Option(
+        None, callback=_speak, is_eager=True, help="Language of hints: en or zh."
+    ),
     log_level: str = typer.Option("", help="debug, info, warning or error."),
     log_json: bool = typer.Option(False, "--log-json", help="One JSON object a log line."),
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
@@ -161,7 +191,7 @@ def _run() -> None:
 
     try:
         code = app(standalone_mode=False)
-    except ClickException as error:
+    except typer.TyperException as error:
         raise InvalidRequest(
             error.format_message(), hint="--help lists the options.", hint_zh="--help 列出全部选项。"
         ) from error

@@ -1,4 +1,4 @@
-"""`ninestory jobs ls | logs | cancel | resume`: long work, read from the state database, or asked of a server (--server)."""
+"""`ninestory jobs ls | logs | cancel | resume | dismiss`: long work, read from the state database, or asked of a server (--server)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ninestory.core.state import State
 from ninestory.jobs.store import JobStore
 
 _PATH = "/ninestory/v1/jobs"
-app = typer.Typer(no_args_is_help=True, help="Long work: ls, logs, cancel, resume.")
+app = typer.Typer(no_args_is_help=True, help="Long work: ls, logs, cancel, resume, dismiss.")
 JobId = Annotated[str, typer.Argument(help="Job id, as `jobs ls` shows it.")]
 
 
@@ -71,6 +71,18 @@ def resume(job: JobId, server: Server = DEFAULT, as_json: Json = False) -> None:
     client = running_server(server)
     path = f"{_PATH}/{quote(job, safe='')}/resume"
     _print(client.call("POST", path) if client else dataclasses.asdict(_store().resume(job)), as_json)
+
+
+@app.command("dismiss")
+def dismiss(job: JobId, server: Server = DEFAULT, as_json: Json = False) -> None:
+    """Remove a job that is over from the list, with its log."""
+    client = running_server(server)
+    if client:
+        removed = client.call("DELETE", f"{_PATH}/{quote(job, safe='')}")
+    else:
+        _store().remove(job)
+        removed = {"id": job, "object": "job.deleted", "deleted": True}
+    print_json(removed) if as_json else print(f"{job}: dismissed")
 
 
 def _print(job: dict[str, Any], as_json: bool) -> None:

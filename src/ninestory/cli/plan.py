@@ -10,7 +10,7 @@ import typer
 from ninestory.cli.output import Json, print_json, print_table, size
 
 if TYPE_CHECKING:
-    from ninestory.models.plan import Plan
+    from ninestory.models.plan import DeviceMemory, Plan
     from ninestory.training.plan import TuningJob
 
 app = typer.Typer()
@@ -45,23 +45,21 @@ def plan(
     plans = predict(model, context=context, concurrency=concurrency)
     best = largest_that_fits(plans)
     if as_json:
-        rows = [{**dataclasses.asdict(p), "total_bytes": p.total_bytes, "fits": p.fits} for p in plans]
-        print_json({"plans": rows, "largest_that_fits": best.model if best else None})
+        print_json({"plans": [p.as_dict() for p in plans], "largest_that_fits": best.model if best else None})
         return
     print_table(
-        ["model", "runtime", "weights", "cache", "activations", "process", "total", "fits"],
+        ["model", "runtime", "device", "weights", "cache", "activations", "process", "needs", "free", "fits"],
         [
             [
-                p.model,
-                p.runtime,
-                size(p.weight_bytes),
-                size(p.cache_bytes),
-                size(p.activation_bytes),
-                size(p.process_bytes),
-                size(p.total_bytes),
-                "yes" if p.fits else "no",
+                *((p.model, p.runtime) if device is p.devices[0] else ("", "")),
+                device_name(device),
+                size(device.weight_bytes),
+                size(device.cache_bytes),
+                size(device.activation_bytes),
+                *_verdict(device),
             ]
             for p in plans
+            for device in p.devices
         ],
     )
     first = plans[0]
@@ -71,11 +69,23 @@ def plan(
     print(f"{size(first.available_bytes)} are free{decodes}.")
     if not first.fits:
         hint, hint_zh = _what_fits(model, first, best, context=context, concurrency=concurrency)
+        lacking = first.lacking
+        place = f" on {device_name(lacking)}" if lacking.name else ""
         raise DoesNotFit(
-            f"{first.model} needs about {size(first.total_bytes)} and {size(first.available_bytes)} are free.",
+            f"{first.model} needs about {size(lacking.needed_bytes)}{place} and {size(lacking.free_bytes)} are free.",
             hint=hint,
             hint_zh=hint_zh,
         )
+
+
+def device_name(device: DeviceMemory) -> str:
+    """A device as a person reads it: memory, or a card with its name."""
+    return f"{device.device} {device.name}" if device.name else "memory"
+
+
+def _verdict(device: DeviceMemory) -> list[str]:
+    yes = "yes" if device.fits else "no"
+    return [size(device.process_bytes), size(device.needed_bytes), size(device.free_bytes), yes]
 
 
 def _what_fits(
@@ -83,12 +93,12 @@ def _what_fits(
 ) -> tuple[str, str]:
     """The cure, in English and Chinese: another variant, a quantisation, a shorter context, or a larger machine."""
     from ninestory.core.config import load_settings
-    from ninestory.models.planning import quantised_plans
+    from ninestory.runtimes.plan import quantised_plans
 
     if best:
         return f"The largest that fits: {best.model}.", f"放得下的最大变体：{best.model}。"
-    fixed = first.weight_bytes + first.process_bytes
-    if fixed < first.available_bytes:
+    lacking = first.lacking
+    if lacking.weight_bytes + lacking.process_bytes < lacking.free_bytes:
         return "Lower --context or --concurrency.", "请减小 --context 或 --concurrency。"
     for slots in (concurrency, 1):
         settings = load_settings({"runtime.context": context, "runtime.slots": slots}).settings.runtime
@@ -128,22 +138,23 @@ def _plan_tuning(model: str, job: TuningJob, as_json: bool) -> None:
     chosen = known if job.method == "all" else (job.method,)
     plans = tuning_plans_for(model, [dataclasses.replace(job, method=name) for name in chosen], Home.default())
     if as_json:
-        print_json([{**dataclasses.asdict(p), "total_bytes": p.total_bytes, "fits": p.fits} for p in plans])
+        print_json([p.as_dict() for p in plans])
         return
     print_table(
-        ["method", "trained", "weights", "optimiser", "activations", "process", "total", "fits"],
+        ["method", "trained", "device", "weights", "optimiser", "activations", "process", "needs", "free", "fits"],
         [
             [
-                p.job.method,
-                f"{p.trainable / 1e6:.1f} M",
-                size(p.weight_bytes),
-                size(p.optimizer_bytes),
-                size(p.activation_bytes),
-                size(p.process_bytes),
-                size(p.total_bytes),
-                "yes" if p.fits else "no",
+                *((p.job.method, f"{p.trainable / 1e6:.1f} M") if device is p.devices[0] else ("", "")),
+                device_name(device),
+                size(device.weight_bytes),
+                size(device.optimizer_bytes),
+                size(device.activation_bytes),
+                *_verdict(device),
             ]
             for p in plans
+            for device in p.devices
         ],
     )
-    print(f"{size(plans[0].available_bytes)} are free; {job.tokens} tokens at once, half of them learned, float32.")
+    for note in plans[0].notes:
+        print(note)
+    print(f"{size(plans[0].available_bytes)} are free; {job.tokens} tokens at once, half of them learned.")

@@ -210,6 +210,11 @@ def load_settings(
     return Loaded(_build(values), origins)
 
 
+def settings_from_dict(tree: Mapping[str, Any]) -> Settings:
+    """Rebuild settings that crossed to another process as `dataclasses.asdict`."""
+    return _build(_flatten(tree))
+
+
 def known_keys() -> dict[str, type]:
     """Dotted key → type of every setting."""
     kinds: dict[str, type] = {}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -16,6 +17,44 @@ class Gpu:
     total_bytes: int
     free_bytes: int
     cuda: bool = False
+
+
+@dataclass(frozen=True)
+class FreeMemory:
+    """Memory that can be taken now. `cards`: NVIDIA's, by torch's names ("cuda:0"), in their order."""
+
+    ram_bytes: int
+    cards: dict[str, Gpu] = field(default_factory=dict)
+
+
+def free_memory() -> FreeMemory:
+    """What main memory and each NVIDIA card has free; other makers' cards are listed by `gpus`, and not planned for."""
+    return FreeMemory(available_bytes(), cuda_cards())
+
+
+def cuda_cards() -> dict[str, Gpu]:
+    """NVIDIA's cards by torch's names. Those that CUDA_VISIBLE_DEVICES hides are left out, as torch leaves them out.
+
+    The order is the driver's (by bus); torch's is the same where CUDA_DEVICE_ORDER is PCI_BUS_ID, which workers set.
+    """
+    cards = _nvidia()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and (numbers := _card_numbers(visible)) is not None:
+        cards = [cards[number] for number in numbers if number < len(cards)]
+    return {f"cuda:{number}": card for number, card in enumerate(cards)}
+
+
+def _card_numbers(visible: str) -> list[int] | None:
+    """The numbers in CUDA_VISIBLE_DEVICES up to the first that is none; None where cards are named otherwise."""
+    names = [name.strip() for name in visible.split(",")]
+    if any(name.startswith(("GPU-", "MIG-")) for name in names):
+        return None
+    numbers = []
+    for name in names:
+        if not name.isdecimal():
+            break
+        numbers.append(int(name))
+    return numbers
 
 
 def available_bytes() -> int:

@@ -6,9 +6,9 @@ often; `update` raises `Cancelled` when the watcher asked to stop, so a loop nee
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from ninestory.core.errors import Cancelled
+from ninestory.core.errors import Cancelled, NinestoryError
 
 
 class Progress(Protocol):
@@ -28,6 +28,39 @@ class Progress(Protocol):
     def resume(self) -> dict[str, Any] | None:
         """The last stored checkpoint, or None for a fresh start."""
         ...
+
+
+class JobProgress(Progress, Protocol):
+    """What a job's handler is given: it can put the job aside as well.
+
+    Both methods unwind the handler, which must let `Suspended` pass. When the job is taken up again, the handler
+    begins anew from its last checkpoint and comes to the same call.
+    """
+
+    def wait(self, reason: str) -> NoReturn:
+        """Put the job aside until somebody wakes it (`JobStore.wake`). Whether it is time is the handler's to check."""
+        ...
+
+    def child(self, kind: str, params: dict[str, Any]) -> dict[str, Any] | None:
+        """Start another job and put this one aside until that one is over; then return its result.
+
+        A checkpoint stored after a result was returned must hold what the handler needs of it: the same call after
+        that checkpoint starts a new job.
+
+        Raises:
+            NinestoryError: the child's own error, or Conflict "child_cancelled".
+        """
+        ...
+
+
+class Suspended(NinestoryError):
+    """Unwinds a handler whose job waits. Not a failure; a handler that catches it must raise it again."""
+
+    default_code = "suspended"
+
+    def __init__(self, reason: str, child: tuple[str, dict[str, Any]] | None = None) -> None:
+        super().__init__(f"The job is put aside: {reason}.")
+        self.reason, self.child = reason, child
 
 
 class Silent:

@@ -40,6 +40,11 @@ class ScratchFolder:
                 return
             os.close(self._lock)
 
+    @property
+    def descriptor(self) -> int | None:
+        """The open descriptor of the folder; None once it is closed."""
+        return self._lock
+
     def close(self) -> None:
         """Remove it. Idempotent."""
         if self._lock is None:

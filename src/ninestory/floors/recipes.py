@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import difflib
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ninestory.core.errors import InvalidRequest
-from ninestory.floors.table import FLOORS
+from ninestory.floors.table import FLOORS, load_part
 from ninestory.training.recipe_file import Recipe, read_recipe_file, recipe_from_table, set_values, with_values
 
 DEFAULT_KIND = "finetuning.sft"
@@ -39,8 +38,7 @@ def recipe_kinds() -> dict[str, Recipe]:
     kinds: dict[str, Recipe] = {}
     for floor in FLOORS.values():
         if floor.recipes:
-            module, _, name = floor.recipes.partition(":")
-            recipes: dict[str, Recipe] = getattr(import_module(module), name)
+            recipes: dict[str, Recipe] = load_part(floor.recipes)
             kinds |= {f"{floor.name}.{objective}": recipe for objective, recipe in recipes.items()}
     return kinds
 

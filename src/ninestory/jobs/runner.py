@@ -1,7 +1,7 @@
-"""Runs jobs: claims one, calls its kind's function, beats while it works, ends the row.
+"""Runs jobs: claims one, calls its kind's handler, beats while it works, ends the row or puts it aside.
 
-Called by the job process of the server (`serving/job_process.py`) and by the command line, which runs its own long
-work as a row too. The kinds are handed in: a table of names and functions `work(params, progress) -> result`.
+Called by the job processes of the server (`serving/job_process.py`) and by the command line, which runs its own long
+work as a row too. The handlers are handed in, and so is what makes a handler's context around a job's progress.
 """
 
 from __future__ import annotations
@@ -10,17 +10,40 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NoReturn
 
-from ninestory.core.errors import Cancelled, NinestoryError
-from ninestory.core.progress import Progress
+from ninestory.core.artifacts import ArtifactStore
+from ninestory.core.config import Settings
+from ninestory.core.errors import Cancelled, Conflict, NinestoryError, from_dict
+from ninestory.core.media import MediaSpool
+from ninestory.core.paths import Home
+from ninestory.core.progress import JobProgress, Progress, Suspended
+from ninestory.core.state import State
 from ninestory.jobs.store import Claim, Job, JobStore, LeaseLost
+from ninestory.runtimes.protocol import EngineProvider, JobContext, JobHandler
 
-Work = Callable[[dict[str, Any], Progress], dict[str, Any] | None]
+ContextMaker = Callable[[JobProgress], JobContext]
+Reservation = Callable[[Job, JobContext], AbstractContextManager[None]]
 
 POLL_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
+
+
+def context_maker(home: Home, settings: Settings, engines: EngineProvider, state: State) -> ContextMaker:
+    """Build the function that makes the contexts of a process's jobs.
+
+    Args:
+        state: the home's, where artifacts are recorded. The spool deletes nothing: only the gateway knows what is used.
+    """
+    spool = MediaSpool(home.media, quota_bytes=int(settings.serve.media_quota_gb * 1e9))
+    artifacts = ArtifactStore(state, spool, home.outputs)
+
+    def make_context(progress: JobProgress) -> JobContext:
+        return JobContext(home=home, settings=settings, progress=progress, engines=engines, artifacts=artifacts)
+
+    return make_context
 
 
 class ShuttingDown(NinestoryError):
@@ -30,10 +53,10 @@ class ShuttingDown(NinestoryError):
 
 
 class RowProgress:
-    """A `Progress` that writes the job's row. A thread of its own beats, so the work may be silent for long.
+    """A `JobProgress` that writes the job's row. A thread of its own beats, so the work may be silent for long.
 
     `update` only notes the numbers (the next beat stores them) and raises when the work has to stop: `Cancelled`,
-    `LeaseLost` or `ShuttingDown`.
+    `LeaseLost`, `ShuttingDown`, or `Suspended` when the handler has caught it once already.
     """
 
     def __init__(self, store: JobStore, claim: Claim, stopping: threading.Event) -> None:
@@ -44,6 +67,8 @@ class RowProgress:
         self._reported = (claim.job.done, claim.job.total, claim.job.message)
         self._cancelled = False
         self._lost: LeaseLost | None = None
+        self.suspended: Suspended | None = None
+        self.seen_children: list[str] = []  # whose results were returned since the claim and are in no checkpoint
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat_until_over, name=f"beat-{claim.job.id}", daemon=True)
         self._thread.start()
@@ -58,9 +83,33 @@ class RowProgress:
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         self._raise_if_stopped()
-        self._cancelled |= self._store.checkpoint(self._claim, state)
+        self._cancelled |= self._store.checkpoint(self._claim, state, self.seen_children)
         self.resume = state
+        self.seen_children.clear()
         self._raise_if_stopped()
+
+    def wait(self, reason: str) -> NoReturn:
+        self._raise_if_stopped()
+        self.suspended = Suspended(reason)
+        raise self.suspended
+
+    def child(self, kind: str, params: dict[str, Any]) -> dict[str, Any] | None:
+        self._raise_if_stopped()
+        child = self._store.find_child(self._claim, kind, params, self.seen_children)
+        if child is None or not child.is_over:
+            self.suspended = Suspended(f"waiting for a job of kind {kind}", (kind, params))
+            raise self.suspended
+        self.seen_children.append(child.id)
+        if child.error:
+            raise from_dict(child.error)
+        if child.state == "cancelled":
+            raise Conflict(
+                f"The {kind} job {child.id}, which this one waits for, was cancelled.",
+                hint="Resume this job: it starts that one again.",
+                hint_zh="请恢复此任务，它会重新启动该子任务。",
+                code="child_cancelled",
+            )
+        return child.result
 
     def close(self) -> None:
         """Stop beating; the last numbers are stored if they can be."""
@@ -75,6 +124,8 @@ class RowProgress:
             raise Cancelled("The job was cancelled.")
         if self._stopping.is_set():
             raise ShuttingDown("The job's process is shutting down.")
+        if self.suspended:
+            raise self.suspended
 
     def _beat_until_over(self) -> None:
         """Five beats a lease, so that two missed ones do no harm."""
@@ -90,8 +141,8 @@ class RowProgress:
             log.warning("job %s: beat failed: %s", self._claim.job.id, fault)
 
 
-class Watched:
-    """A `Progress` that writes the row and shows the same to a second watcher, who may be slower or blind."""
+class TeeProgress:
+    """A `JobProgress` that writes the row and shows the same to a second watcher, who may be slower or blind."""
 
     def __init__(self, row: RowProgress, watch: Progress) -> None:
         self._row, self._watch = row, watch
@@ -111,34 +162,80 @@ class Watched:
     def checkpoint(self, state: dict[str, Any]) -> None:
         self._row.checkpoint(state)
 
+    def wait(self, reason: str) -> NoReturn:
+        self._row.wait(reason)
+
+    def child(self, kind: str, params: dict[str, Any]) -> dict[str, Any] | None:
+        return self._row.child(kind, params)
+
 
 class JobRunner:
-    """Runs jobs of the given kinds, one at a time."""
+    """Runs jobs of the given kinds, one at a time.
 
-    def __init__(self, store: JobStore, kinds: Mapping[str, Work]) -> None:
+    Args:
+        handlers: what each kind does.
+        make_context: builds a handler's context around the progress of its job.
+        reserve: holds what a job needs of the machine while it runs; entered before its handler is called. What it
+            raises ends the job.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        handlers: Mapping[str, JobHandler],
+        make_context: ContextMaker,
+        reserve: Reservation = lambda job, context: nullcontext(),
+    ) -> None:
         self.store = store
-        self.kinds = kinds
+        self.handlers = handlers
+        self._make_context = make_context
+        self._reserve = reserve
         self._stopping = threading.Event()
 
     def run(self, job_id: str) -> Job | None:
         """Run that job here and return how it ended; None when another runner holds it."""
-        claim = self.store.claim(list(self.kinds), job_id)
+        claim = self.store.claim(list(self.handlers), job_id)
         return self._run(claim) if claim else None
 
     def run_new(self, kind: str, params: dict[str, Any], watch: Progress) -> Job:
-        """Create a job and run it here, in sight of `watch` too (a progress bar); returns how it ended."""
-        return self._run(self.store.create_claimed(kind, params), watch)
+        """Create a job and run it here with its children, in sight of `watch` too (a progress bar).
+
+        Returns how it ended, or the job as it waits for something else than a child.
+        """
+        job = self._run(self.store.create_claimed(kind, params), watch)
+        try:
+            return self._follow(job, watch)
+        except KeyboardInterrupt:
+            if not self.store.get(job.id).is_over:  # it was a child that was interrupted
+                self.store.cancel(job.id)
+            raise
+
+    def _follow(self, job: Job, watch: Progress) -> Job:
+        """Run the children that a job waits for, and the job again, until it is over or waits for something else."""
+        while not job.is_over and not self._stopping.is_set():
+            unfinished = self.store.unfinished_children(job.id)
+            if job.state == "waiting" and not unfinished:
+                break
+            claims = (self.store.claim(list(self.handlers), each.id) for each in (*unfinished, job))
+            if claim := next(filter(None, claims), None):
+                self._run(claim, watch)
+            else:  # a server on this home was faster
+                self._stopping.wait(POLL_SECONDS)
+            job = self.store.get(job.id)
+        return job
 
     def run_until_idle(self, idle_seconds: float) -> None:
         """Run every job there is, then wait for more until none has come for `idle_seconds` or `stop` is called."""
         last_work = time.monotonic()
-        while not self._stopping.is_set() and time.monotonic() - last_work < idle_seconds:
+        while not self._stopping.is_set():
             claim = self._claim()
             if claim:
                 self._run(claim)
                 last_work = time.monotonic()
-            else:
+            elif time.monotonic() - last_work < idle_seconds:
                 self._stopping.wait(POLL_SECONDS)
+            else:
+                return
 
     def stop(self) -> None:
         """Unwind the running job at its next report; its row goes back to the queue. Safe in a signal handler."""
@@ -146,7 +243,7 @@ class JobRunner:
 
     def _claim(self) -> Claim | None:
         try:
-            return self.store.claim(list(self.kinds))
+            return self.store.claim(list(self.handlers))
         except NinestoryError as fault:  # a full disk: jobs wait until there is room
             log.warning("no job can be claimed: %s", fault)
             return None
@@ -156,10 +253,14 @@ class JobRunner:
         progress = RowProgress(self.store, claim, self._stopping)
         try:
             try:
-                result = self.kinds[claim.job.kind](claim.job.params, Watched(progress, watch) if watch else progress)
+                context = self._make_context(TeeProgress(progress, watch) if watch else progress)
+                with self._reserve(claim.job, context):
+                    result = self.handlers[claim.job.kind](claim.job.params, context)
             finally:
                 progress.close()
             self.store.finish(claim, "succeeded", result=result)
+        except Suspended:
+            self._end(claim, lambda: self._suspend(claim, progress))
         except LeaseLost:
             log.warning("job %s: another runner holds it; nothing more is written", claim.job.id)
         except ShuttingDown:
@@ -174,6 +275,15 @@ class JobRunner:
             log.info("job %s failed: %s", claim.job.id, failure, exc_info=None if failure is error else error)
             self._end(claim, lambda: self.store.finish(claim, "failed", error=failure))
         return self.store.get(claim.job.id)
+
+    def _suspend(self, claim: Claim, progress: RowProgress) -> None:
+        suspended = progress.suspended
+        assert suspended is not None
+        if suspended.child:
+            kind, params = suspended.child
+            self.store.suspend_for_child(claim, suspended.reason, kind, params, progress.seen_children)
+        else:
+            self.store.suspend(claim, suspended.reason)
 
     def _end(self, claim: Claim, write: Callable[[], None]) -> None:
         try:

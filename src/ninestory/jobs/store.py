@@ -4,6 +4,9 @@ A runner holds a job by a lease under an owner name of its own, one a claim. Eve
 and needs the lease; a runner that lost it gets `LeaseLost` and has written nothing. So a job killed at any moment is
 taken up again by whoever claims next, and never finished twice. The store knows no kind: what a job does is known to
 `jobs/runner.py`'s caller.
+
+A job may suspend itself until its child, another job, is over, or until somebody calls `wake`. Its row then waits
+without a runner. A trigger wakes the parent in the statement that ends the child, however the child ends.
 """
 
 from __future__ import annotations
@@ -12,16 +15,17 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ninestory.core.errors import Conflict, NinestoryError, NotFound
 from ninestory.core.state import State
 
-JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+JobState = Literal["queued", "running", "waiting", "succeeded", "failed", "cancelled"]
 
 LEASE_SECONDS = 10.0  # at least three beats; on the wall clock, so a suspended laptop only costs a resume
+_FAULTS_OF_THE_REQUEST = ("InvalidRequest", "ContextOverflow", "NotFound", "Unsupported")  # the same at every attempt
 # A lease is over when its time has come, or when it ends later than any lease given now could: the clock was set back,
 # and a living runner writes it anew with its next beat.
 _LEASE_IS_OVER = "(lease_until < :now OR lease_until > :now + 2 * :lease)"
@@ -61,14 +65,31 @@ SCHEMA = (
     ) STRICT;
     CREATE INDEX job_events_job ON job_events (job, seq);
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN parent TEXT REFERENCES jobs (id) ON DELETE CASCADE;
+    ALTER TABLE jobs ADD COLUMN collected INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN woken INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN subject TEXT;
+    CREATE INDEX jobs_parent ON jobs (parent);
+    CREATE TRIGGER jobs_child_over AFTER UPDATE OF state ON jobs
+    WHEN NEW.parent IS NOT NULL AND NEW.state IN ('succeeded', 'failed', 'cancelled')
+    BEGIN
+        UPDATE jobs SET state = 'queued', updated_at = NEW.updated_at
+        WHERE id = NEW.parent AND state = 'waiting' AND cancel_requested = 0;
+    END;
+    """,
 )
+
+_CLAIMABLE = f"""
+    kind IN (SELECT value FROM json_each(:kinds))
+    AND (state = 'queued' OR (state = 'running' AND {_LEASE_IS_OVER} AND cancel_requested = 0))
+    AND NOT EXISTS (SELECT 1 FROM (SELECT * FROM jobs WHERE state = 'running' AND NOT {_LEASE_IS_OVER}) AS other
+                    WHERE other.kind = jobs.kind AND other.subject = jobs.subject AND other.id != jobs.id)"""
 
 _CLAIM = f"""
     UPDATE jobs SET state = 'running', owner = :owner, lease_until = :now + :lease, attempts = attempts + 1,
-                    started_at = COALESCE(started_at, :now), updated_at = :now
-    WHERE number = (SELECT number FROM jobs
-                    WHERE (state = 'queued' OR (state = 'running' AND {_LEASE_IS_OVER} AND cancel_requested = 0))
-                      AND kind IN (SELECT value FROM json_each(:kinds)) AND (:id IS NULL OR id = :id)
+                    woken = 0, started_at = COALESCE(started_at, :now), updated_at = :now
+    WHERE number = (SELECT number FROM jobs WHERE {_CLAIMABLE} AND (:id IS NULL OR id = :id)
                     ORDER BY number LIMIT 1)
     RETURNING *"""
 
@@ -88,6 +109,16 @@ _FINISH = """
 _RELEASE = """
     UPDATE jobs SET state = 'queued', owner = NULL, lease_until = 0, attempts = attempts - 1, updated_at = :now
     WHERE id = :id AND owner = :owner AND state = 'running' RETURNING id"""
+
+_SUSPEND = """
+    UPDATE jobs SET state = CASE WHEN cancel_requested THEN 'cancelled' WHEN woken OR :ready THEN 'queued'
+                                 ELSE 'waiting' END,
+                    finished_at = CASE WHEN cancel_requested THEN :now END, owner = NULL, lease_until = 0,
+                    attempts = MAX(attempts - 1, 0), message = :reason, updated_at = :now
+    WHERE id = :id AND owner = :owner AND state = 'running' RETURNING *"""
+
+_FAMILY = """
+    WITH RECURSIVE family (id) AS (SELECT :id UNION SELECT jobs.id FROM jobs JOIN family ON jobs.parent = family.id)"""
 
 _SWEEP_CANCELLED = f"""
     UPDATE jobs SET state = 'cancelled', owner = NULL, finished_at = :now, updated_at = :now
@@ -110,7 +141,12 @@ class LeaseLost(NinestoryError):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One row. `done` of `total` is in the unit of the kind; `checkpoint` is what the work stored last."""
+    """One row. `done` of `total` is in the unit of the kind; `checkpoint` is what the work stored last.
+
+    Attributes:
+        parent: id of the job that this one was started by and that waits for it.
+        subject: what it works on; two jobs of one kind and subject never run together.
+    """
 
     id: str
     kind: str
@@ -128,10 +164,19 @@ class Job:
     started_at: float | None
     finished_at: float | None
     updated_at: float
+    parent: str | None = None
+    subject: str | None = None
 
     @property
     def is_over(self) -> bool:
         return self.state in ("succeeded", "failed", "cancelled")
+
+    @property
+    def resumable(self) -> bool:
+        """Whether running it again can succeed: it was cancelled, or failed by something else than its own request."""
+        return self.state == "cancelled" or (
+            self.state == "failed" and (self.error is None or self.error["type"] not in _FAULTS_OF_THE_REQUEST)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,13 +221,22 @@ class JobStore:
 
     # --- asking for work ---------------------------------------------------------------------------------------
 
-    def create(self, kind: str, params: dict[str, Any]) -> Job:
-        """Queue a job."""
+    def create(self, kind: str, params: dict[str, Any], *, subject: str | None = None) -> Job:
+        """Queue a job.
+
+        Args:
+            subject: what it works on; it waits in the queue while another job of this kind works on the same.
+        """
+        return self._create(kind, params, subject=subject)
+
+    def _create(
+        self, kind: str, params: dict[str, Any], *, subject: str | None = None, parent: str | None = None
+    ) -> Job:
         now = time.time()
         rows = self.state.execute(
-            "INSERT INTO jobs (id, kind, state, params, created_at, updated_at) "
-            "VALUES (?, ?, 'queued', ?, ?, ?) RETURNING *",
-            (f"job_{secrets.token_hex(12)}", kind, json.dumps(params, ensure_ascii=False), now, now),
+            "INSERT INTO jobs (id, kind, state, params, subject, parent, created_at, updated_at) "
+            "VALUES (?, ?, 'queued', ?, ?, ?, ?, ?) RETURNING *",
+            (f"job_{secrets.token_hex(12)}", kind, _as_json(params), subject, parent, now, now),
         )
         return _job(rows[0])
 
@@ -225,45 +279,61 @@ class JobStore:
         ]
 
     def cancel(self, job_id: str) -> Job:
-        """A queued job is cancelled at once; a running one is asked to stop and does within a beat.
+        """Cancel a job and its children: at once where none runs it, else within a beat of its runner.
 
         Raises:
             NotFound, Conflict: it is already over.
         """
-        now = time.time()
-        rows = self.state.execute(
-            "UPDATE jobs SET cancel_requested = 1, updated_at = :now, "
-            "state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE state END, "
-            "finished_at = CASE WHEN state = 'queued' THEN :now ELSE finished_at END "
-            "WHERE id = :id AND state IN ('queued', 'running') RETURNING *",
-            {"id": job_id, "now": now},
-        )
-        if not rows:
-            raise _wrong_state(self.get(job_id), "cancelled", "job_finished", "Only a waiting or running job can be.")
-        return _job(rows[0])
+        with self.state.transaction():
+            job = self.get(job_id)
+            if job.is_over:
+                raise _wrong_state(job, "cancelled", "job_finished", "Only a job that is not over can be.")
+            values = {"id": job_id, "now": time.time()}
+            self.state.execute(  # first all are asked, so that no child's end wakes a parent
+                f"{_FAMILY} UPDATE jobs SET cancel_requested = 1, updated_at = :now "
+                "WHERE id IN family AND state IN ('queued', 'running', 'waiting')",
+                values,
+            )
+            self.state.execute(
+                f"{_FAMILY} UPDATE jobs SET state = 'cancelled', finished_at = :now "
+                "WHERE id IN family AND state IN ('queued', 'waiting')",
+                values,
+            )
+            return self.get(job_id)
 
     def resume(self, job_id: str) -> Job:
         """Queue a failed or cancelled job again; it is handed its last checkpoint.
 
+        Its children that failed or were cancelled, and whose results it would ask for, are queued again too.
+
         Raises:
-            NotFound, Conflict: it is waiting, running or has succeeded.
+            NotFound, Conflict: it is not over, or has succeeded.
         """
-        rows = self.state.execute(
-            "UPDATE jobs SET state = 'queued', cancel_requested = 0, attempts = 0, error = NULL, finished_at = NULL, "
-            "lease_until = 0, updated_at = ? WHERE id = ? AND state IN ('failed', 'cancelled') RETURNING *",
+        with self.state.transaction():
+            job = self.get(job_id)
+            if job.state not in ("failed", "cancelled"):
+                raise _wrong_state(job, "resumed", "job_not_resumable", "Only a failed or cancelled job can be.")
+            self.state.execute(
+                f"{_FAMILY} UPDATE jobs SET state = 'queued', cancel_requested = 0, attempts = 0, error = NULL, "
+                "finished_at = NULL, lease_until = 0, updated_at = :now "
+                "WHERE id IN family AND state IN ('failed', 'cancelled') AND (id = :id OR collected = 0)",
+                {"id": job_id, "now": time.time()},
+            )
+            return self.get(job_id)
+
+    def wake(self, job_id: str) -> None:
+        """Queue a job that waits; one that is about to wait will not. A job in any other state is left alone."""
+        self.state.execute(
+            "UPDATE jobs SET woken = 1, state = CASE state WHEN 'waiting' THEN 'queued' ELSE state END, "
+            "updated_at = ? WHERE id = ? AND state IN ('waiting', 'running')",
             (time.time(), job_id),
         )
-        if not rows:
-            raise _wrong_state(
-                self.get(job_id), "resumed", "job_not_resumable", "Only a failed or cancelled job can be."
-            )
-        return _job(rows[0])
 
     def remove(self, job_id: str) -> None:
-        """Forget a job that is over, and its log.
+        """Forget a job that is over, with its log and its children.
 
         Raises:
-            NotFound, Conflict: it is waiting or running.
+            NotFound, Conflict: it is not over.
         """
         rows = self.state.execute(
             "DELETE FROM jobs WHERE id = ? AND state IN ('succeeded', 'failed', 'cancelled') RETURNING id", (job_id,)
@@ -290,19 +360,35 @@ class JobStore:
         """The number of the newest event of all jobs; 0 before the first."""
         return self.state.execute("SELECT COALESCE(MAX(seq), 0) AS seq FROM job_events")[0]["seq"]
 
-    def waiting(self, kinds: Sequence[str]) -> bool:
-        """Whether `claim` would find one."""
+    def unfinished_children(self, job_id: str) -> Sequence[Job]:
+        """The children of a job that are not over, oldest first."""
         rows = self.state.execute(
-            f"SELECT 1 FROM jobs WHERE (state = 'queued' OR (state = 'running' AND {_LEASE_IS_OVER})) "
-            "AND kind IN (SELECT value FROM json_each(:kinds)) LIMIT 1",
+            "SELECT * FROM jobs WHERE parent = ? AND state IN ('queued', 'running', 'waiting') ORDER BY number",
+            (job_id,),
+        )
+        return [_job(row) for row in rows]
+
+    def count_claimable(self, kinds: Sequence[str]) -> int:
+        """Count the jobs of these kinds that `claim` could take now."""
+        rows = self.state.execute(
+            f"SELECT COUNT(*) AS jobs FROM jobs WHERE {_CLAIMABLE}",
             {"now": time.time(), "lease": self.lease_seconds, "kinds": json.dumps([*kinds])},
         )
-        return bool(rows)
+        return int(rows[0]["jobs"])
+
+    def is_held(self, holder: str) -> bool:
+        """Whether a process runs a job."""
+        return bool(
+            self.state.execute(
+                "SELECT 1 FROM jobs WHERE state = 'running' AND substr(owner, 1, ?) = ? LIMIT 1",
+                (len(holder) + 1, f"{holder}-"),
+            )
+        )
 
     # --- doing it ----------------------------------------------------------------------------------------------
 
     def claim(self, kinds: Sequence[str], job_id: str | None = None) -> Claim | None:
-        """Take the oldest waiting job of these kinds (or that one), or one whose runner's lease ran out."""
+        """Take the oldest queued job of these kinds (or that one), or one whose runner's lease ran out."""
         now = time.time()
         self._sweep(now)
         owner = f"{self.holder}-{secrets.token_hex(8)}"
@@ -343,13 +429,55 @@ class JobStore:
         values = {"done": done, "total": total, "message": message}
         return bool(self._write(_BEAT, claim, **values)["cancel_requested"])
 
-    def checkpoint(self, claim: Claim, state: dict[str, Any]) -> bool:
-        """Store `state` for whoever takes the job up next; True when the job was asked to stop. Raises LeaseLost."""
-        return bool(self._write(_CHECKPOINT, claim, checkpoint=json.dumps(state))["cancel_requested"])
+    def checkpoint(self, claim: Claim, state: dict[str, Any], collected: Sequence[str] = ()) -> bool:
+        """Store `state` for whoever takes the job up next; True when the job was asked to stop.
+
+        Args:
+            collected: ids of children whose results `state` holds: they are not given again.
+
+        Raises:
+            LeaseLost.
+        """
+        with self.state.transaction():
+            row = self._write(_CHECKPOINT, claim, checkpoint=json.dumps(state))
+            if collected:
+                self.state.execute(
+                    "UPDATE jobs SET collected = 1 WHERE id IN (SELECT value FROM json_each(?))",
+                    (json.dumps([*collected]),),
+                )
+        return bool(row["cancel_requested"])
+
+    def find_child(self, claim: Claim, kind: str, params: dict[str, Any], seen: Collection[str] = ()) -> Job | None:
+        """The oldest child of this kind and parameters whose result was not collected and is not among `seen`."""
+        rows = self.state.execute(
+            "SELECT * FROM jobs WHERE parent = :parent AND kind = :kind AND params = :params AND collected = 0 "
+            "AND id NOT IN (SELECT value FROM json_each(:seen)) ORDER BY number LIMIT 1",
+            {"parent": claim.job.id, "kind": kind, "params": _as_json(params), "seen": json.dumps([*seen])},
+        )
+        return _job(rows[0]) if rows else None
+
+    def suspend(self, claim: Claim, reason: str) -> Job:
+        """Put the job aside until `wake`; it is queued at once if that came since its claim. Raises LeaseLost."""
+        return _job(self._write(_SUSPEND, claim, reason=reason, ready=False))
+
+    def suspend_for_child(
+        self, claim: Claim, reason: str, kind: str, params: dict[str, Any], seen: Collection[str] = ()
+    ) -> Job:
+        """Put the job aside until its child is over, in one transaction with the child's start.
+
+        The child is the one that `find_child` finds, else a new one. If it is over by now, the job is queued at once;
+        if the job was asked to stop, it is cancelled and no child is started. Raises LeaseLost.
+        """
+        with self.state.transaction():
+            child = self.find_child(claim, kind, params, seen)
+            job = _job(self._write(_SUSPEND, claim, reason=reason, ready=child and child.is_over))
+            if child is None and not job.is_over:
+                self._create(kind, params, parent=claim.job.id)
+            return job
 
     def add_event(self, claim: Claim, kind: str, data: dict[str, Any]) -> int:
         """Add a line to the job's log and return its number. Raises LeaseLost."""
-        return self._write(_EVENT, claim, kind=kind, data=json.dumps(data, ensure_ascii=False))["seq"]
+        return self._write(_EVENT, claim, kind=kind, data=_as_json(data))["seq"]
 
     def finish(
         self,
@@ -364,8 +492,8 @@ class JobStore:
             _FINISH,
             claim,
             state=state,
-            result=None if result is None else json.dumps(result, ensure_ascii=False),
-            error=None if error is None else json.dumps(error.as_dict(), ensure_ascii=False),
+            result=None if result is None else _as_json(result),
+            error=None if error is None else _as_json(error.as_dict()),
         )
 
     def release(self, claim: Claim) -> None:
@@ -380,6 +508,10 @@ class JobStore:
         if not rows:
             raise LeaseLost(f"The lease of job {claim.job.id} was lost.")
         return rows[0]
+
+
+def _as_json(data: dict[str, Any]) -> str:
+    return json.dumps(data, ensure_ascii=False)
 
 
 def _job_event(row: sqlite3.Row) -> JobEvent:
@@ -407,12 +539,14 @@ def _job(row: sqlite3.Row) -> Job:
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         updated_at=row["updated_at"],
+        parent=row["parent"],
+        subject=row["subject"],
     )
 
 
 def _wrong_state(job: Job, wanted: str, code: str, hint: str) -> Conflict:
     hints_zh = {
-        "job_finished": "只能取消等待中或运行中的任务。",
+        "job_finished": "只能取消尚未结束的任务。",
         "job_not_resumable": "只能恢复失败或已取消的任务。",
         "job_active": "请先取消该任务。",
     }

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ninestory.core.errors import Damaged, NotFound
 from ninestory.core.strict_table import TableError, read_table
-from ninestory.models.plan import ModelShape
+from ninestory.models.shapes import ModelShape
 
 T = TypeVar("T")
 

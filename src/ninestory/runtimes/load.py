@@ -21,9 +21,9 @@ _LANGUAGE_TASKS: set[Task] = {"chat", "embedding", "rerank"}
 # (format of the files, family) → "module:function", called with the model and the settings. "*" is any family of
 # language models: which of them the runtime knows, it says itself.
 OPENERS: dict[tuple[str, str], str] = {
-    ("gguf", "*"): "ninestory.runtimes.llamacpp:LlamaCppEngine",
-    ("onnx", "*"): "ninestory.runtimes.onnx:open_engine",
-    ("remote", "*"): "ninestory.runtimes.remote:RemoteEngine",
+    ("gguf", "*"): "ninestory.runtimes.llamacpp.engine:LlamaCppEngine",
+    ("onnx", "*"): "ninestory.runtimes.onnx.engine:open_engine",
+    ("remote", "*"): "ninestory.runtimes.remote.engine:RemoteEngine",
     ("safetensors", "*"): "ninestory.runtimes.torch.environment:open_checkpoint",
     ("pickle", "*"): "ninestory.runtimes.torch.environment:open_checkpoint",
 }

@@ -17,8 +17,7 @@ from typing import Any
 from fastapi import Request
 
 from ninestory.core.errors import InvalidRequest, Unsupported
-from ninestory.floors.retrieval.answer import Prepared, calm, citations, sent_to
-from ninestory.floors.retrieval.knowledge_base import open_by_id
+from ninestory.floors.retrieval import Prepared, calm, citations, open_by_id, sent_to
 from ninestory.runtimes.protocol import (
     ChatRequest,
     Chunk,
@@ -30,7 +29,7 @@ from ninestory.runtimes.protocol import (
     Usage,
 )
 from ninestory.serving.context import GatewayContext
-from ninestory.serving.routes.vector_stores_schemas import FileSearchTool
+from ninestory.serving.floors.retrieval.vector_stores_schemas import FileSearchTool
 
 _DEFAULT_CONTEXT = 4096
 
@@ -150,7 +149,7 @@ async def answer_from_files(
     Raises:
         InvalidRequest: the conversation does not end with a question. NotFound: no such vector store.
     """
-    from ninestory.floors.retrieval.session import AnswerOptions, DocumentAnswer, DocumentSession  # loads numpy
+    from ninestory.floors.retrieval import AnswerOptions, DocumentAnswer, DocumentSession  # loads numpy
 
     for store in tool.vector_store_ids:
         open_by_id(context.home, store).close()

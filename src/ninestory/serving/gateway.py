@@ -11,65 +11,36 @@ from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse
 
 from ninestory import __version__
+from ninestory.floors.table import FLOORS, load_part
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.errors import ErrorBody, documented, install_handlers
 from ninestory.serving.guard import Guard
-from ninestory.serving.job_process import JobProcess
+from ninestory.serving.job_process import JobProcesses
 from ninestory.serving.query import refuse_unknown_query
 from ninestory.serving.request_log import note_request
 from ninestory.serving.request_text import NAME_PATTERN, refuse_broken_text
 from ninestory.serving.routes import (
     artifacts,
     catalogue,
-    chat,
-    completions,
-    conversations,
     embeddings,
     events,
-    feedback,
     files,
-    fine_tuning,
     guides,
     health,
     installed,
     jobs,
     media,
-    messages,
     models,
     plan,
     presets,
-    prompts,
-    rerank,
-    responses,
     session,
-    source,
     system,
-    tuning,
-    vector_stores,
-    votes,
 )
 
-ROUTES = (
-    *(health, models, chat, completions, responses, embeddings, files, fine_tuning, messages, vector_stores, rerank),
-    *(
-        session,
-        conversations,
-        presets,
-        jobs,
-        events,
-        installed,
-        plan,
-        catalogue,
-        guides,
-        system,
-        votes,
-        feedback,
-        source,
-        prompts,
-        tuning,
-        media,
-        artifacts,
-    ),
+# Routes that belong to no floor; those of the floors are composed from floors/table.py.
+OWN_ROUTES = (
+    *(health, models, embeddings, files, session, presets, jobs, events, installed, plan, catalogue, guides, system),
+    *(media, artifacts),
 )
 
 
@@ -78,11 +49,11 @@ def create_app(context: GatewayContext) -> Any:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        jobs_process = JobProcess(context.jobs, context.home, context.settings, context.pool)
+        job_processes = JobProcesses(context.jobs, context.home, context.settings, context.pool)
         await context.pool.start()
-        await jobs_process.start()
+        await job_processes.start()
         yield
-        await jobs_process.close()
+        await job_processes.close()
         await context.knowledge.close()
         context.sources.close()
         await context.pool.close()
@@ -107,8 +78,11 @@ def create_app(context: GatewayContext) -> Any:
         dependencies=[Depends(refuse_unknown_query), Depends(refuse_broken_text), Depends(keep_room_on_disk)],
     )
     install_handlers(app)
-    for module in ROUTES:
+    for module in OWN_ROUTES:
         app.include_router(module.router(context))
+    for floor in FLOORS.values():
+        for router in load_part(floor.routes)(context) if floor.routes else ():
+            app.include_router(router)
 
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:

@@ -1,6 +1,6 @@
 """The gateway's end of the job process: lends the pool's models to it, so that memory counts what jobs use.
 
-Frames as to a worker, with the roles turned: RESERVE a model, then requests that name the lease. Their bodies go to the
+Frames as to a worker, with the roles turned: RESERVE a model (or memory for the job's own), then requests that name the lease. Their bodies go to the
 worker, and its chunks back, without being read here. What the job process holds is given back when it ends.
 """
 
@@ -25,10 +25,14 @@ log = logging.getLogger("ninestory.jobs")
 
 
 class JobBroker:
-    """One connection to a job process."""
+    """One connection to a job process.
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    Args:
+        pid: of that process.
+    """
+
+    def __init__(self, pool: Pool, pid: int) -> None:
+        self._pool, self._pid = pool, pid
         self._frames = FrameProtocol(self._on_frame, self._end)
         self._leases: dict[int, tuple[dict[str, Any], asyncio.Event]] = {}  # what was reserved, and its release
         self._windows: dict[int, AsyncWindow] = {}
@@ -46,7 +50,8 @@ class JobBroker:
 
     def _on_frame(self, request_id: int, kind: FrameKind, payload: bytes) -> None:
         if kind is FrameKind.RESERVE:
-            self._run(request_id, self._lend(request_id, orjson.loads(payload)))
+            asked = orjson.loads(payload)
+            self._run(request_id, (self._hold if "bytes" in asked else self._lend)(request_id, asked))
         elif kind is FrameKind.RELEASE and request_id in self._leases:
             self._leases[request_id][1].set()
         elif kind is FrameKind.REQUEST:
@@ -83,6 +88,13 @@ class JobBroker:
         ) as info:
             self._leases[lease] = (asked, released)
             self._send(lease, FrameKind.HELLO, orjson.dumps({"info": info}))
+            await released.wait()
+
+    async def _hold(self, lease: int, asked: dict[str, Any]) -> None:
+        released = asyncio.Event()
+        async with self._pool.hold(asked["bytes"], self._pid, force=asked["force"]):
+            self._leases[lease] = (asked, released)
+            self._send(lease, FrameKind.HELLO, orjson.dumps({}))
             await released.wait()
 
     async def _answer(self, request_id: int, payload: bytes) -> None:

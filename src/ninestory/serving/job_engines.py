@@ -41,10 +41,32 @@ class JobEngines:
     ) -> Iterator[Engine]:
         """Lend the engine of a model; see `EngineProvider`."""
         asked = {"model": reference, "task": task, "workers": workers, "overrides": dict(overrides or {})}
+        with self._reserved(asked) as (lease, granted):
+            yield PooledEngine(self, lease, EngineInfo(**granted["info"]))
+
+    @contextmanager
+    def reserve_bytes(self, planned_bytes: int, *, force: bool = False) -> Iterator[None]:
+        """Have the server count memory that this process will take, as long as the block runs; 0 asks for nothing.
+
+        Args:
+            force: count it although it does not fit.
+
+        Raises:
+            DoesNotFit: beside what is in use there.
+        """
+        if not planned_bytes:
+            yield
+            return
+        with self._reserved({"bytes": planned_bytes, "force": force}):
+            yield
+
+    @contextmanager
+    def _reserved(self, asked: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Reserve what is asked for; the number of the lease and what was granted."""
         with self._opened(FrameKind.RESERVE, orjson.dumps(asked)) as (lease, answers):
             _, payload = _checked(answers.get())
             try:
-                yield PooledEngine(self, lease, EngineInfo(**orjson.loads(payload)["info"]))
+                yield lease, orjson.loads(payload)
             finally:
                 self.send(encode(lease, FrameKind.RELEASE))
                 answers.get()

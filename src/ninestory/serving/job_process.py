@@ -1,8 +1,11 @@
-"""The server's jobs run in one process of their own, started when there is work and ended when there has been none.
+"""The server's jobs run in processes of their own, one a running job, started when there is work and ended when idle.
 
-A job that eats all memory or crashes in native code takes that process; its row's lease is ended (it runs out by
-itself when the server died too), and the next process goes on from the checkpoint. `python -m ninestory.serving.job_process` is that process; its settings come on
-its standard input, since they hold a token, and its models over a socket from the server's pool.
+A kind of job belongs to a lane, and a lane has so many processes: an ingest need not wait for a day of tuning. A job
+that eats all memory or crashes in native code takes its process only; its row's lease is ended (it runs out by itself
+when the server died too), and the next process goes on from the checkpoint.
+
+`python -m ninestory.serving.job_process` is such a process; the server's settings come on its standard input, since
+they hold a token, and models of the server's pool over a socket.
 """
 
 from __future__ import annotations
@@ -16,106 +19,159 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
-from ninestory.core.config import HubSettings, RuntimeSettings, Settings
+from ninestory.core.config import Settings, settings_from_dict
 from ninestory.core.errors import NinestoryError
 from ninestory.core.logs import set_up_logs
 from ninestory.core.paths import Home
+from ninestory.core.process import die_with_parent
 from ninestory.core.state import State
-from ninestory.jobs.runner import JobRunner
-from ninestory.jobs.store import JobStore
+from ninestory.jobs.handlers import job_lanes, load_job_handlers, planned_bytes
+from ninestory.jobs.runner import JobRunner, context_maker
+from ninestory.jobs.store import Job, JobStore
+from ninestory.runtimes.protocol import JobContext
 from ninestory.serving.job_broker import JobBroker
 from ninestory.serving.job_engines import JobEngines
-from ninestory.serving.job_kinds import KINDS, works
 from ninestory.serving.pool import Pool
 
 POLL_SECONDS = 0.5
-IDLE_SECONDS = 20.0
 STOP_SECONDS = 5.0
 
 log = logging.getLogger("ninestory.jobs")
 
 
-class JobProcess:
-    """Keeps the process alive while there is work. `start` in the event loop's (the main) thread."""
+@dataclass(frozen=True)
+class Lane:
+    """Jobs that run beside those of other lanes.
+
+    Attributes:
+        processes: jobs of the lane that run together.
+        idle_seconds: how long a process waits for the next job; 0 where a job leaves much memory behind.
+    """
+
+    processes: int
+    idle_seconds: float
+
+
+LANES = {"long": Lane(1, 0.0), "short": Lane(2, 20.0), "batch": Lane(1, 20.0), "agent": Lane(4, 20.0)}
+
+
+@dataclass(frozen=True)
+class _Process:
+    """A running process; the owners of its claims begin with `holder`."""
+
+    popen: subprocess.Popen[bytes]
+    holder: str
+    broker: JobBroker
+
+
+class JobProcesses:
+    """Keeps as many processes alive as there is work for. `start` in the event loop's (the main) thread."""
 
     def __init__(self, store: JobStore, home: Home, settings: Settings, pool: Pool) -> None:
         self._store, self._home, self._settings, self._pool = store, home, settings, pool
-        self._broker: JobBroker | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._holder = ""
+        self._processes: dict[str, list[_Process]] = {name: [] for name in LANES}
+        self._kinds: dict[str, list[str]] = {name: [] for name in LANES}
+        for kind, lane in job_lanes().items():
+            self._kinds[lane].append(kind)
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         self._watch = asyncio.create_task(self._keep_alive())
 
     async def close(self) -> None:
-        """Stop the running job in good order: its row goes back to the queue."""
+        """Stop the running jobs in good order: their rows go back to the queue."""
         if self._watch:
             self._watch.cancel()
-        process = self._process
-        if process is None or process.poll() is not None:
-            return
-        process.terminate()
+        processes = [process.popen for lane in self._processes.values() for process in lane]
+        for process in processes:
+            process.terminate()
         for _ in range(int(STOP_SECONDS / 0.05)):
-            if process.poll() is not None:
+            if all(process.poll() is not None for process in processes):
                 return
             await asyncio.sleep(0.05)
-        process.kill()
-        process.wait()
+        for process in processes:
+            process.kill()
+            process.wait()
 
     async def _keep_alive(self) -> None:
         while True:
-            try:
-                if self._process is not None and self._process.poll() is not None:
-                    self._store.end_leases(self._holder)
-                    self._process = None
-                if self._process is None and self._store.waiting(KINDS):
-                    self._process = await self._spawn()
-            except (NinestoryError, OSError) as fault:  # a full disk, no memory to fork: jobs wait until there is
-                log.warning("the job process cannot be started: %s", fault)
+            for lane in LANES:
+                try:
+                    await self._tend(lane)
+                except (NinestoryError, OSError) as fault:  # a full disk, no memory to fork: jobs wait until there is
+                    log.warning("no process can be started for %s jobs: %s", lane, fault)
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _spawn(self) -> subprocess.Popen[bytes]:
+    async def _tend(self, lane: str) -> None:
+        """Clear away the processes that have ended, and start one where a job waits that no idle process will take."""
+        alive = self._processes[lane]
+        for process in [process for process in alive if process.popen.poll() is not None]:
+            self._store.end_leases(process.holder)
+            alive.remove(process)
+        if len(alive) == LANES[lane].processes or not (claimable := self._store.count_claimable(self._kinds[lane])):
+            return
+        idle = sum(not self._store.is_held(process.holder) for process in alive)
+        if claimable > idle:
+            alive.append(await self._spawn(lane))
+
+    async def _spawn(self, lane: str) -> _Process:
         """From the main thread: the kernel's parent-death signal fires when the spawning thread ends."""
         ours, theirs = socket.socketpair()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ninestory.serving.job_process", str(os.getpid()), str(theirs.fileno())],
+        threads = self._settings.runtime.threads
+        popen = subprocess.Popen(
+            [sys.executable, "-m", "ninestory.serving.job_process", lane, str(os.getpid()), str(theirs.fileno())],
             stdin=subprocess.PIPE,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None,  # before a job imports torch
         )
         theirs.close()
-        assert process.stdin is not None
-        self._holder = secrets.token_hex(8)
+        assert popen.stdin is not None
+        holder = secrets.token_hex(8)
         spec = {
             "home": str(self._home.root),
-            "hub": dataclasses.asdict(self._settings.hub),
-            "runtime": dataclasses.asdict(self._settings.runtime),
-            "holder": self._holder,
+            "settings": dataclasses.asdict(self._settings),
+            "kinds": self._kinds[lane],
+            "holder": holder,
         }
-        process.stdin.write(orjson.dumps(spec))
-        process.stdin.close()
-        self._broker = JobBroker(self._pool)
-        await self._broker.start(ours)
-        return process
+        popen.stdin.write(orjson.dumps(spec))
+        popen.stdin.close()
+        broker = JobBroker(self._pool, popen.pid)
+        await broker.start(ours)
+        return _Process(popen, holder, broker)
 
 
 def main() -> None:
-    from ninestory.core.process import die_with_parent
-
-    die_with_parent(int(sys.argv[1]))
+    """What a job process runs: jobs of one lane, one after another, until there has been none for a while."""
+    lane, parent, connection = sys.argv[1], int(sys.argv[2]), socket.socket(fileno=int(sys.argv[3]))
+    die_with_parent(parent)
     spec = orjson.loads(sys.stdin.buffer.read())
-    home = Home(Path(spec["home"]))
-    set_up_logs("info", as_json=False)
-    settings = Settings(hub=HubSettings(**spec["hub"]), runtime=RuntimeSettings(**spec["runtime"]))
-    engines = JobEngines(socket.socket(fileno=int(sys.argv[2])))
-    runner = JobRunner(JobStore(State(home.state_db), holder=spec["holder"]), works(home, settings, engines))
+    home, settings = Home(Path(spec["home"])), settings_from_dict(spec["settings"])
+    set_up_logs(settings.log_level, settings.log_json)
+    engines = JobEngines(connection)
+
+    @contextmanager
+    def reserve(job: Job, context: JobContext) -> Iterator[None]:
+        """Hold the memory that the job will take in this process, in the server's count."""
+        with engines.reserve_bytes(planned_bytes(job.kind, job.params, context), force=bool(job.params.get("force"))):
+            yield
+
+    state = State(home.state_db)
+    runner = JobRunner(
+        JobStore(state, holder=spec["holder"]),
+        load_job_handlers(spec["kinds"]),
+        context_maker(home, settings, engines, state),
+        reserve,
+    )
     signal.signal(signal.SIGTERM, lambda *_: runner.stop())
-    runner.run_until_idle(IDLE_SECONDS)
+    runner.run_until_idle(LANES[lane].idle_seconds)
 
 
 if __name__ == "__main__":

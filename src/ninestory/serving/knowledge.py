@@ -14,12 +14,11 @@ from fastapi import Request
 
 from ninestory.core.errors import NinestoryError, Unavailable, from_dict
 from ninestory.core.paths import Home
-from ninestory.floors.retrieval.hits import Hit, SearchOptions
-from ninestory.floors.retrieval.knowledge_base import KnowledgeBase
+from ninestory.floors.retrieval import Hit, KnowledgeBase, SearchOptions
 from ninestory.runtimes.protocol import EmbeddingRequest, Embeddings, Relevance, RerankRequest
 
 if TYPE_CHECKING:
-    from ninestory.floors.retrieval.search import Read
+    from ninestory.floors.retrieval import Read
 
 _LINE_BYTES = 64 << 20
 _CALL_SECONDS = 120.0

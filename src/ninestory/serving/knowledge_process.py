@@ -15,10 +15,8 @@ import orjson
 
 from ninestory.core.errors import NinestoryError
 from ninestory.core.paths import Home
-from ninestory.floors.retrieval.hits import SearchOptions
-from ninestory.floors.retrieval.knowledge_base import open_by_id
-from ninestory.floors.retrieval.search import search
-from ninestory.floors.retrieval.table import ChunkReader
+from ninestory.floors.retrieval import ChunkReader, SearchOptions, open_by_id
+from ninestory.floors.retrieval import search_passages as search
 
 OPEN_BASES = 16  # each holds a database and a table with their descriptors
 

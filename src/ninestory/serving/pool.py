@@ -18,9 +18,11 @@ import orjson
 
 from ninestory.core.config import Settings
 from ninestory.core.errors import Busy, DoesNotFit, NinestoryError, TimedOut, Unavailable
-from ninestory.core.machine import available_bytes
+from ninestory.core.machine import available_bytes, cuda_cards
 from ninestory.core.paths import Home
+from ninestory.core.process import resident_bytes
 from ninestory.core.tasks import Task
+from ninestory.models.plan import RAM
 from ninestory.models.reference import parse_reference
 from ninestory.runtimes.load import check_task
 from ninestory.runtimes.protocol import Chunk, EngineInfo, Request, chunk_from_dict
@@ -79,11 +81,24 @@ class Model:
         return sum((worker.info.slots or 1) for worker in self.alive if worker.info) or 1
 
 
+@dataclass(frozen=True)
+class _Held:
+    """Memory promised to a process that is no worker, of which it may have taken a part already."""
+
+    planned_bytes: int
+    pid: int
+
+    @property
+    def missing_bytes(self) -> int:
+        return max(0, self.planned_bytes - resident_bytes(str(self.pid)))
+
+
 class Pool:
     def __init__(self, settings: Settings, home: Home, on_change: Callable[[], None] = lambda: None) -> None:
         self._settings, self._home = settings, home
         self._models: dict[str, Model] = {}
         self._admission = asyncio.Lock()
+        self._held: list[_Held] = []
         self._on_change = on_change
         self._closing = False
         self._idle_task: asyncio.Task[None] | None = None
@@ -258,6 +273,36 @@ class Pool:
             if model.private and model.idle:
                 await self._unload(model)
 
+    @asynccontextmanager
+    async def hold(self, planned_bytes: int, pid: int, *, force: bool = False) -> AsyncIterator[None]:
+        """Count the memory that a job takes in its own process, as long as the block runs; idle models make room.
+
+        Args:
+            pid: the process that takes it.
+            force: count it although it does not fit.
+
+        Raises:
+            DoesNotFit: models that are in use, or other jobs, leave too little.
+        """
+        held = _Held(planned_bytes, pid)
+        async with self._admission:
+            if not await self._evict_until(lambda: planned_bytes <= self._free_ram()) and not force:
+                free = self._free_ram()
+                raise DoesNotFit(
+                    f"The job needs about {planned_bytes >> 20} MB and {free >> 20} MB are free.",
+                    hint="Unload a model that is in use, wait for another job to end, or change the job so that it "
+                    "needs less: 'ninestory tune run --dry-run' shows a run's plan.",
+                    hint_zh="请卸载正在使用的模型、等待其他任务结束，或减小任务所需内存："
+                    "ninestory tune run --dry-run 可查看训练的内存计划。",
+                    needed_bytes=planned_bytes,
+                    free_bytes=free,
+                )
+            self._held.append(held)
+        try:
+            yield
+        finally:
+            self._held.remove(held)
+
     async def _shrink(self, model: Model) -> None:
         """Back to one worker when nobody is promised more."""
         model.wanted = 1
@@ -373,29 +418,71 @@ class Pool:
         self._on_change()
 
     async def _make_room(self, worker: WorkerProcess) -> None:
-        """Evict idle models, least recently used first, until the plan of `worker` fits."""
-        while worker.needed_bytes > (free := self._free_bytes(worker)):
-            idle = [m for m in self._models.values() if m.idle and worker not in m.workers]
-            if not idle:
-                raise DoesNotFit(
-                    f"{worker.reference} needs about {worker.needed_bytes >> 20} MB and {free >> 20} MB are free.",
-                    hint="Unload another model, lower --context or --slots, or choose a smaller variant (ninestory plan).",
-                    hint_zh="请卸载其他模型、减小 --context 或 --slots，或选择更小的变体（ninestory plan）。",
-                    needed_bytes=worker.needed_bytes,
-                    free_bytes=free,
-                )
-            victim = min(idle, key=lambda m: m.used_at)
-            log.info("evicting %s to make room for %s", victim.reference, worker.reference)
-            evicted, victim.workers = victim.workers, []
-            await asyncio.gather(*(worker.drain(_DRAIN_SECONDS) for worker in evicted))
-            self._on_change()
+        """Evict idle models until the plan of `worker` fits on every device."""
+        while lacks := await self._lacking(worker):
+            device, free = lacks
+            if await self._evict(device, but=worker):
+                continue
+            needed = worker.needed[device]
+            place = "" if device == RAM else f" on {device}"
+            raise DoesNotFit(
+                f"{worker.reference} needs about {needed >> 20} MB{place} and {free >> 20} MB are free.",
+                hint="Unload another model, lower --context or --slots, or choose a smaller variant (ninestory plan).",
+                hint_zh="请卸载其他模型、减小 --context 或 --slots，或选择更小的变体（ninestory plan）。",
+                device=device,
+                needed_bytes=needed,
+                free_bytes=free,
+            )
 
-    def _free_bytes(self, newcomer: WorkerProcess) -> int:
+    async def _evict_until(self, enough: Callable[[], bool]) -> bool:
+        """Unload idle models, least recently used first, until there is room in RAM; whether there is."""
+        while not enough():
+            if not await self._evict(RAM):
+                return False
+        return True
+
+    async def _evict(self, device: str, but: WorkerProcess | None = None) -> bool:
+        """Unload the idle model used least recently that takes memory of `device`; False when there is none."""
+        idle = [m for m in self._models.values() if m.idle and but not in m.workers]
+        if device != RAM:
+            idle = [m for m in idle if any(device in worker.needed for worker in m.workers)]
+        if not idle:
+            return False
+        victim = min(idle, key=lambda m: m.used_at)
+        log.info("evicting %s to make room on %s", victim.reference, device)
+        evicted, victim.workers = victim.workers, []
+        await asyncio.gather(*(worker.drain(_DRAIN_SECONDS) for worker in evicted))
+        self._on_change()
+        return True
+
+    async def _lacking(self, newcomer: WorkerProcess) -> tuple[str, int] | None:
+        """The first device that has less free than `newcomer` needs of it, and what it has free; None when all fits."""
+        uses_cards = any(device != RAM for device in newcomer.needed)
+        cards = await asyncio.to_thread(cuda_cards) if uses_cards else {}
+        for device, needed in newcomer.needed.items():
+            if device == RAM:
+                free = self._free_ram(newcomer)
+            elif device in cards:
+                # The driver does not count what a model has yet to fill, nor the plan what other programs take.
+                card = cards[device]
+                free = min(card.free_bytes, card.total_bytes - self._promised(device, newcomer))
+            else:
+                free = 0
+            if needed > free:
+                return device, free
+        return None
+
+    def _free_ram(self, newcomer: WorkerProcess | None = None) -> int:
+        """Memory that models and jobs may still take."""
         limit = int(self._settings.serve.memory_limit_mb * (1 << 20))
         if not limit:
-            return available_bytes()
+            return available_bytes() - sum(held.missing_bytes for held in self._held)
+        return limit - self._promised(RAM, newcomer) - sum(held.planned_bytes for held in self._held)
+
+    def _promised(self, device: str, newcomer: WorkerProcess | None) -> int:
+        """Bytes of a device that the plans of the other running workers need."""
         others = (worker for m in self._models.values() for worker in m.alive if worker is not newcomer)
-        return limit - sum(worker.needed_bytes for worker in others)
+        return sum(worker.needed.get(device, 0) for worker in others)
 
     async def _watch_workers(self) -> None:
         """Once a second: end the workers that were stopped, unload the models that have been idle for long enough."""

@@ -11,8 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from ninestory.core.errors import NotFound
 from ninestory.core.paths import inside
-from ninestory.floors.retrieval.knowledge_base import KnowledgeFile
-from ninestory.floors.retrieval.parsing.isolated import ParserProcess
+from ninestory.floors.retrieval import KnowledgeFile, ParserProcess
 
 _SECONDS = 60.0
 

@@ -93,7 +93,7 @@ class WorkerProcess:
     def __init__(self, reference: str, settings: RuntimeSettings, home: Path) -> None:
         self.reference = reference
         self.state = "starting"
-        self.needed_bytes = 0
+        self.needed: dict[str, int] = {}  # device ("ram", "cuda:0", …) → bytes that the plan of its model needs
         self.rss_bytes = 0
         self.info: EngineInfo | None = None
         self.started_at = self.idle_since = time.monotonic()
@@ -110,6 +110,11 @@ class WorkerProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def needed_bytes(self) -> int:
+        """What it needs of all devices together."""
+        return sum(self.needed.values())
 
     @property
     def active(self) -> int:
@@ -140,10 +145,10 @@ class WorkerProcess:
         sweep_scratch(LLAMA_SOCKETS)  # a killed worker's
 
     async def resolve(self, timeout: float) -> None:
-        """Wait until the worker has found its files and said what it needs (`needed_bytes`)."""
+        """Wait until the worker has found its files and said what it needs (`needed`)."""
         await asyncio.get_running_loop().create_connection(lambda: self._frames, sock=self._socket)
         hello = await self._expect(timeout)
-        self.needed_bytes = hello["needed_bytes"]
+        self.needed = hello["needed"]
 
     async def load(self, timeout: float) -> None:
         """Let it load, and wait until it is ready."""

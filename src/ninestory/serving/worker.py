@@ -103,11 +103,11 @@ class Worker:
 
     def _resolve(self) -> None:
         try:
-            from ninestory.models.plan import plan
+            from ninestory.runtimes.plan import plan_loading
 
             self._model = resolve(parse_reference(self._reference), self._home)
-            needed = plan(self._model, self._settings).total_bytes
-            self._send(0, FrameKind.HELLO, {"stage": "resolved", "needed_bytes": needed, "task": self._model.task})
+            needed = plan_loading(self._model, self._settings).needed
+            self._send(0, FrameKind.HELLO, {"stage": "resolved", "needed": needed, "task": self._model.task})
         except Exception as error:
             self._send_error(0, error)
 

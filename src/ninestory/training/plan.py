@@ -1,4 +1,4 @@
-"""How much memory a tuning run will take: the formula of the training step, in bytes of float32.
+"""How much memory a tuning run will take: the formula of the training step.
 
 Holds for `training/` with its allocator setting. benchmarks/tuning_plan.py compares it with measured peaks of every
 method, on shapes that its constants were not settled on.
@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ninestory.core.errors import NotFound
-from ninestory.core.machine import available_bytes
+from ninestory.core.machine import FreeMemory, free_memory
 from ninestory.core.paths import Home
 from ninestory.models.catalogue import find
 from ninestory.models.gguf_reader import read_gguf
-from ninestory.models.plan import ModelShape, shape_of
+from ninestory.models.plan import RAM, MemoryParts, MemoryPlan, make_plan
+from ninestory.models.read_sizes import packing_of as packing_of_config
+from ninestory.models.read_sizes import shape_of
 from ninestory.models.reference import parse_reference
 from ninestory.models.resolve import read_config, resolve
 from ninestory.models.resolved import ResolvedModel
+from ninestory.models.shapes import TIED_FAMILIES, ModelShape
+from ninestory.runtimes.torch.plan import CUDA_CONTEXT_BYTES
 from ninestory.training.method_spec import METHODS, MethodSpec, Planner
 from ninestory.training.settings import OptimizerName
 
@@ -38,8 +42,8 @@ UNGATED = (
     "opt",
 )  # two matrices a block's MLP
 CHUNK = 256  # positions whose logits are alive at once (training/loss.py)
-# of one weight, scales counted: float32; NF4, doubly quantised in blocks of 64; GPTQ in groups of 128
-_WEIGHT_BYTES = {"": 4.0, "nf4": 4.127 / 8, "gptq": 4.16 / 8}
+# of one packed weight, scales counted: NF4, doubly quantised in blocks of 64; GPTQ in groups of 128
+_WEIGHT_BYTES = {"nf4": 4.127 / 8, "gptq": 4.16 / 8}
 _WIDENED_BYTES = 6
 _STATE_BYTES = {"adamw": 8, "paged_adamw_32bit": 8, "paged_adamw_8bit": 2}  # of a parameter: the optimizer's averages
 # the two tables of the vocabulary, by the names that modules_to_save has for them
@@ -83,59 +87,68 @@ class TuningJob:
         return METHODS[self.method]
 
 
-@dataclass(frozen=True)
-class TuningPlan:
-    """Predicted peak, part by part, and whether it fits now."""
+@dataclass(frozen=True, kw_only=True)
+class TuningPlan(MemoryPlan):
+    """Predicted peak of a run of one process. `trainable`: parameters that the optimizer holds."""
 
-    model: str
     job: TuningJob
-    process_bytes: int
-    weight_bytes: int
     trainable: int
-    optimizer_bytes: int
-    activation_bytes: int
-    available_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        return self.process_bytes + self.weight_bytes + self.optimizer_bytes + self.activation_bytes
-
-    @property
-    def fits(self) -> bool:
-        return self.total_bytes <= self.available_bytes
 
 
-def plan_tuning(name: str, model: TunedShape, job: TuningJob, *, free: int | None = None) -> TuningPlan:
-    """The plan of one run. `free`: bytes that may be taken; None = what this machine has."""
+def plan_tuning(name: str, model: TunedShape, job: TuningJob, *, free: FreeMemory | None = None) -> TuningPlan:
+    """Plan one run: in main memory, or on the first card, which is where a single process of `tune` trains.
+
+    The figures for a card are arithmetic only: nothing could be run on one. There weights that are not packed stay in
+    16 bits, the adapter and its gradients are float32, and activations are counted in float32, which is an upper
+    bound. The averages of paged optimizers are counted in main memory, to which they move when the card is full.
+
+    Args:
+        free: what the devices have free; None = what this machine has now.
+    """
+    free = free or free_memory()
+    card = next(iter(free.cards), None)
     shape = model.sizes
     linears, table = linear_parameters(model), shape.vocabulary * shape.hidden
     others = table * (1 if model.tied else 2) + shape.layers * 2 * shape.hidden + shape.hidden
     trainable = trainable_parameters(model, job)
     packing = packing_of(model, job)
-    weights = int(_WEIGHT_BYTES[packing] * linears) + 4 * others
+    float_bytes = 2 if card else 4
+    weights = int((_WEIGHT_BYTES[packing] if packing else float_bytes) * linears) + float_bytes * others
     # one weight at a time is widened for its product: its codes as int32, and its values
     widened = _WIDENED_BYTES * shape.hidden * shape.ffn if packing else 0
-    peak = _activations(model, job, trainable) + widened
-    return TuningPlan(
-        model=name,
-        job=job,
-        process_bytes=IMPORT_BYTES + _OVERHEAD,
+    averages = _STATE_BYTES[job.optimizer] * trainable
+    step = MemoryParts(
         weight_bytes=weights,
-        trainable=trainable,
-        optimizer_bytes=_STATE_BYTES[job.optimizer] * trainable + (0 if job.spec.trains_base else 4 * trainable),
-        activation_bytes=peak,
-        available_bytes=available_bytes() if free is None else free,
+        optimizer_bytes=averages + (0 if job.spec.trains_base else 4 * trainable),
+        activation_bytes=_activations(model, job, trainable) + widened,
     )
+    process = IMPORT_BYTES + _OVERHEAD
+    if card is None:
+        needs, notes = {RAM: replace(step, process_bytes=process)}, []
+    else:
+        paged = averages if job.optimizer != "adamw" else 0
+        needs = {
+            RAM: MemoryParts(process_bytes=process, optimizer_bytes=paged, activation_bytes=float_bytes * table),
+            card: replace(step, process_bytes=CUDA_CONTEXT_BYTES, optimizer_bytes=step.optimizer_bytes - paged),
+        }
+        notes = [f"figures for {card} are arithmetic, not measured"]
+    return make_plan(TuningPlan, free, needs, model=name, job=job, trainable=trainable, notes=notes)
 
 
-def nearest_that_fits(name: str, model: TunedShape, job: TuningJob) -> TuningPlan | None:
-    """Find the smallest change that fits: fewer tokens at once, recomputed activations, then a smaller method."""
+def nearest_that_fits(
+    name: str, model: TunedShape, job: TuningJob, *, free: FreeMemory | None = None
+) -> TuningPlan | None:
+    """Find the smallest change that fits: fewer tokens at once, recomputed activations, then a smaller method.
+
+    `free` is as in `plan_tuning`.
+    """
+    free = free or free_memory()
     smaller = [dataclasses.replace(job, tokens=n, labels=max(1, job.labels * n // job.tokens))
                for n in (job.tokens // 2, job.tokens // 4, job.tokens // 8) if n >= 64]  # fmt: skip
     recomputed = [dataclasses.replace(j, checkpointing=True) for j in (job, *smaller) if job.method != "prefix"]
     lora = [dataclasses.replace(j, method="lora") for j in recomputed if job.method == "full"]
     packed = [dataclasses.replace(j, method="qlora") for j in recomputed if job.method in ("full", "lora", "freeze")]
-    plans = (plan_tuning(name, model, j) for j in (*smaller, *recomputed, *lora, *packed))
+    plans = (plan_tuning(name, model, j, free=free) for j in (*smaller, *recomputed, *lora, *packed))
     return next((plan for plan in plans if plan.fits), None)
 
 
@@ -231,8 +244,8 @@ def tuning_plans_for(reference: str, jobs: Sequence[TuningJob], home: Home) -> l
     Raises:
         NotFound: neither installed, nor is a shape stated.
     """
-    shape = _shape_by_reference(reference, home)
-    return [plan_tuning(reference, shape, job) for job in jobs]
+    shape, free = _shape_by_reference(reference, home), free_memory()
+    return [plan_tuning(reference, shape, job, free=free) for job in jobs]
 
 
 def _shape_by_reference(reference: str, home: Home) -> TunedShape:
@@ -246,7 +259,7 @@ def _shape_by_reference(reference: str, home: Home) -> TunedShape:
         system = find(ref.source)
         shapes = [v.shape for v in system.variants if ref.quant in (None, v.name) and v.shape]
         matrices = 2 if system.family in UNGATED else 3
-        shape = TunedShape(shapes[0], system.family in ("chatglm", "bloom"), matrices) if shapes else None
+        shape = TunedShape(shapes[0], system.family in TIED_FAMILIES, matrices) if shapes else None
     if shape is None:
         raise NotFound(
             f"The shape of {reference} is unknown.",
@@ -265,14 +278,14 @@ def tuned_shape(model: ResolvedModel) -> TunedShape | None:
     if model.format == "gguf":
         tied = "output.weight" not in read_gguf(model.path).tensors
     else:
-        default = model.architecture in ("chatglm", "bloom", "gpt2", "opt")  # their configs may leave it out
+        default = model.architecture in TIED_FAMILIES
         tied = bool(read_config(model.path).get("tie_word_embeddings", default))
     return TunedShape(sizes, tied, 2 if model.architecture in UNGATED else 3, _packing(model))
 
 
 def _packing(model: ResolvedModel) -> Literal["", "nf4", "gptq"]:
     """Packing of the linears on disk, by the config."""
-    described = read_config(model.path).get("quantization_config") if model.path and model.format != "gguf" else None
-    if not isinstance(described, dict):
+    if model.path is None or model.format == "gguf":
         return ""
-    return "nf4" if described.get("load_in_4bit") else "gptq"
+    packing = packing_of_config(read_config(model.path))
+    return packing if packing in ("nf4", "gptq") else ""

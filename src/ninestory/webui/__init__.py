@@ -1,15 +1,21 @@
-"""The page: static files under /ui; a client of the public API. No other Python than this mounting."""
+"""The page: static files under /ui; a client of the public API. No other Python than this mounting.
+
+One file is generated: `floors.js`, the floors of `floors/table.py` that the page shows.
+"""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from fastapi import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
+
+from ninestory.floors.table import page_floors
 
 STATIC = Path(__file__).parent / "static"
 HEADERS = {
@@ -20,6 +26,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=()",
 }
+FLOORS_MODULE = f"export const FLOORS = {json.dumps(list(page_floors()), ensure_ascii=False)};\n".encode()
 _TYPES = {
     ".js": "text/javascript",
     ".css": "text/css",
@@ -58,13 +65,16 @@ def page_file(path: str, accepts_gzip: bool = True) -> Response:
     files = {str(f.relative_to(STATIC)): f for f in sorted(STATIC.rglob("*")) if f.is_file()}
     version = _version(tuple((f, f.stat().st_mtime_ns) for f in files.values()))
     prefix = f"at-{version}/"
+    kept = "public, max-age=31536000, immutable"
+    if path == f"{prefix}floors.js":
+        module = gzip.compress(FLOORS_MODULE, 6) if accepts_gzip else FLOORS_MODULE
+        return _response(module, ".js", kept, accepts_gzip)
     file = files.get(path.removeprefix(prefix)) if path.startswith(prefix) else None
     if file is None and Path(path).suffix:
         return PlainTextResponse("Not found\n", 404, HEADERS)
     if file is None:
         index = (STATIC / "index.html").read_text(encoding="utf-8").replace("{version}", version).encode()
         return _response(index, ".html", "no-cache", accepts_gzip)
-    kept = "public, max-age=31536000, immutable"
     if file.suffix == ".woff2":  # compressed already
         return FileResponse(file, headers={**HEADERS, "Cache-Control": kept}, media_type=_TYPES[".woff2"])
     return _response(_content(file, file.stat().st_mtime_ns, accepts_gzip), file.suffix, kept, accepts_gzip)
@@ -81,7 +91,7 @@ def _response(body: bytes, suffix: str, cached: str, gzipped: bool) -> Response:
 @lru_cache(maxsize=8)
 def _version(stamps: tuple[tuple[Path, int], ...]) -> str:
     """A name for the contents of all files; the times of their last changes are the key, so an edit makes a new one."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(FLOORS_MODULE)
     for file, _ in stamps:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ninestory.cli import document_session, kb_mcp
+from ninestory.cli.retrieval import document_session, kb_mcp
 
 SEARCH = {"name": "search", "arguments": {"question": "Are apples red?"}}
 

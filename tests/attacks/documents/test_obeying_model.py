@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import re
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ninestory.cli.document_session import AnswerOptions, DocumentSession
+from ninestory.cli.retrieval.document_session import DocumentConversation
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import RemoteFailed
 from ninestory.core.paths import Home
@@ -22,9 +23,11 @@ from ninestory.floors.retrieval.embedder import Embedder
 from ninestory.floors.retrieval.hits import Hit
 from ninestory.floors.retrieval.ingest import IngestReport, add_paths, ingest
 from ninestory.floors.retrieval.knowledge_base import create
+from ninestory.floors.retrieval.session import AnswerOptions
 from ninestory.models.resolve import ResolvedModel
+from ninestory.runtimes.load import LocalEngines
 from ninestory.runtimes.protocol import Engine
-from ninestory.runtimes.remote import RemoteEngine
+from ninestory.runtimes.remote.engine import RemoteEngine
 from tests.hashing_engine import HashingEngine
 
 MODEL = "openai:obedient"
@@ -72,20 +75,21 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}/v1"
     resolved = ResolvedModel(
-        reference=MODEL, path=None, format="remote", architecture="remote", task="chat", context=8192,
+        reference=MODEL, path=None, format="remote", architecture="remote", tasks=("chat",), context=8192,
         endpoint=address,
     )  # fmt: skip
     engines: dict[str, Engine] = {}
 
-    def engine(session: DocumentSession, model: str) -> Engine:
+    @contextlib.contextmanager
+    def get(_: LocalEngines, model: str, task: str, **options: Any) -> Iterator[Engine]:
         if model not in engines:
             remote = RemoteEngine(resolved, RuntimeSettings(), "key") if model == MODEL else None
             engines[model] = remote or HashingEngine()
-        return engines[model]
+        yield engines[model]
 
     monkeypatch.setenv("NINESTORY_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(DocumentSession, "_engine", engine)
-    monkeypatch.setattr(DocumentSession, "_context", lambda session: 8192)
+    monkeypatch.setattr(LocalEngines, "get", get)
+    monkeypatch.setattr(DocumentConversation, "_context", lambda session: 8192)
     yield requests
     server.shutdown()
     server.server_close()
@@ -93,14 +97,14 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict
         opened.close()
 
 
-def session_over(tmp_path: Path, text: str) -> DocumentSession:
+def session_over(tmp_path: Path, text: str) -> DocumentConversation:
     base = create(Home(tmp_path / "home"), "notes", model="test:hashing")
     (tmp_path / "a.md").write_text(text, encoding="utf-8")
     add_paths(base, [tmp_path / "a.md"], IngestReport())
     ingest(base, Embedder(HashingEngine()), Silent())
     base.put(thresholds=None)
     base.close()
-    return DocumentSession(["notes"], MODEL, AnswerOptions("generate"))
+    return DocumentConversation(["notes"], MODEL, AnswerOptions(mode="generate"))
 
 
 def test_citations_of_passages_that_do_not_exist_are_no_sources(tmp_path: Path, asked: list[dict[str, Any]]) -> None:

@@ -102,3 +102,19 @@ def test_a_killed_llama_cpp_worker_s_socket_goes_with_the_next_load(tmp_path: Pa
     assert sockets() != left
     second.communicate("\n", timeout=20)
     assert list(tmp_path.glob(f"{LLAMA_SOCKETS}*")) == []
+
+
+@pytest.mark.slow
+def test_a_long_folder_for_temporary_files_is_no_obstacle(tmp_path: Path) -> None:
+    """A socket's path holds 107 bytes; the system's folder for temporary files may be longer."""
+    model = tiny_models.write_gguf(tmp_path / "tiny.gguf")
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom ninestory.runtimes.llamacpp.library import Library\n"
+        "Library(Path(sys.argv[1]), context=64, slots=1, threads=1, cache_mb=0).close()\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(model)], check=True, env=os.environ | {"TMPDIR": str(long)}, timeout=60
+    )
+    assert list(long.iterdir()) == []

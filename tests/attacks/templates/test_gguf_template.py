@@ -25,7 +25,7 @@ def test_llama_cpp_does_not_run_the_file_s_template_on_loading(tmp_path: Path, t
     code = (
         "import sys, threading\nfrom pathlib import Path\n"
         "from ninestory.core.config import RuntimeSettings\nfrom ninestory.core.errors import NinestoryError\n"
-        "from ninestory.models.resolved import ResolvedModel\nfrom ninestory.runtimes.llamacpp import LlamaCppEngine\n"
+        "from ninestory.models.resolved import ResolvedModel\nfrom ninestory.runtimes.llamacpp.engine import LlamaCppEngine\n"
         "from ninestory.runtimes.protocol import ChatRequest, CompletionRequest, Message\n"
         "path = Path(sys.argv[1])\n"
         "model = ResolvedModel(reference=str(path), path=path, format='gguf', architecture='llama', task='chat', context=64)\n"

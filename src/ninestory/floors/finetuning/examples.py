@@ -370,8 +370,8 @@ def refuse_invalid_rows(examples: Examples, policy: str) -> None:
     listed = "; ".join(f"{invalid.file}, line {invalid.line}: {invalid.why}" for invalid in examples.invalid[:3])
     raise InvalidRequest(
         f"{examples.invalid_count} of {examples.invalid_count + len(examples.good)} rows cannot be used. {listed}.",
-        hint="Correct them, or leave them out with data.on_invalid_row: skip. 'ninestory tune inspect' lists them all.",
-        hint_zh="请修正，或设置 data.on_invalid_row: skip 跳过；运行 ninestory tune inspect 查看全部。",
+        hint="Correct them, or skip them with --set data.on_invalid_row=skip. 'ninestory tune inspect' lists them all.",
+        hint_zh="请修正，或用 --set data.on_invalid_row=skip 跳过；运行 ninestory tune inspect 查看全部。",
         param="data",
         code="invalid_rows",
     )

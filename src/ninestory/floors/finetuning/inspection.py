@@ -65,10 +65,10 @@ class Inspection:
     samples: list[RenderedRow]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON data; the plan with its sum and verdict."""
+        """Plain JSON data; the plan with its sums and devices."""
         table = dataclasses.asdict(self)
         if self.plan:
-            table["plan"] |= {"total_bytes": self.plan.total_bytes, "fits": self.plan.fits}
+            table["plan"] = self.plan.as_dict()
         return table
 
 

@@ -18,6 +18,7 @@ from ninestory.floors.finetuning.example_file import SelectedExamples, SelectedR
 from ninestory.floors.finetuning.examples import Examples, read_examples, refuse_invalid_rows
 from ninestory.floors.finetuning.mixture import Share, held_out_places, mix
 from ninestory.floors.finetuning.recipe import FineTuningRecipe
+from ninestory.runtimes.torch.plan import installed_memory
 from ninestory.training.batches import PreferencePair, TokenRow, micro_batches
 from ninestory.training.plan import TuningJob, TuningPlan, nearest_that_fits, plan_tuning
 
@@ -113,10 +114,12 @@ def refuse_oversized_run(prepared: PreparedRun, *, force: bool) -> None:
     if force or plan is None or plan.fits:
         return
     shape = prepared.base.shape
-    nearest = shape and nearest_that_fits(plan.model, shape, plan.job)
+    nearest = shape and nearest_that_fits(plan.model, shape, plan.job, free=installed_memory())
     changed = _difference(plan.job, nearest.job) if nearest else ""
+    lacking = plan.lacking
+    place = f" on {lacking.device} ({lacking.name})" if lacking.name else ""
     raise DoesNotFit(
-        f"This run needs about {plan.total_bytes / 1e9:.1f} GB; {plan.available_bytes / 1e9:.1f} GB are free.",
+        f"This run needs about {lacking.needed_bytes / 1e9:.1f} GB{place}; {lacking.free_bytes / 1e9:.1f} GB are free.",
         hint=f"This fits: {changed} ({nearest.total_bytes / 1e9:.1f} GB). --force starts it as it is."
         if nearest
         else "Nothing smaller fits either: take a smaller model. --force starts it as it is.",
@@ -178,7 +181,7 @@ def _plan(recipe: FineTuningRecipe, base: Base, batches: Batches) -> TuningPlan 
         method.name, batches.largest, batches.largest_labels, method.rank, method.trainable_layers, method.virtual_tokens,
         recipe.train.gradient_checkpointing, tuple(method.modules_to_save), recipe.train.optimizer,
     )  # fmt: skip
-    return plan_tuning(recipe.model.name, shape, job)
+    return plan_tuning(recipe.model.name, shape, job, free=installed_memory())
 
 
 def _labels(row: TokenRow | PreferencePair) -> int:

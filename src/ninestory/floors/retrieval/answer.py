@@ -28,7 +28,8 @@ _BYTES_A_TOKEN = 2.5  # on the safe side for Chinese and English in small vocabu
 _MOST_PASSAGES = 6
 _QUOTED_PASSAGES = _QUOTED_SENTENCES = 3
 _SHORTEST_SENTENCE, _SENTENCES_A_PASSAGE = 8, 12
-_SENTENCE = re.compile(r"[^。！？!?\n.]*(?:[。！？!?]+|\.+(?=\s|$)|\n|[.]|$)")
+# A dot inside a word ends no sentence: "sources.list", "3.14".
+_SENTENCE = re.compile(r"(?:[^。！？!?\n.]|\.(?![\s.]|$))*(?:[。！？!?]+|\.+|\n|$)")
 _MARK = re.compile(r"\[(\d{1,2})\]")
 _LEAST_SHARED = 0.4  # of a statement's content terms that the sentence it is cited for holds
 

@@ -1,6 +1,6 @@
 """A sentence-transformers directory, or a cross-encoder's, of the BERT and XLM-RoBERTa families → an ONNX folder.
 
-The folder is kept in the cache under what the directory holds; `runtimes/onnx.py` opens it, without torch.
+The folder is kept in the cache under what the directory holds; `runtimes/onnx/engine.py` opens it, without torch.
 """
 
 from __future__ import annotations

@@ -1,5 +1,1 @@
 """GGUF models by llama.cpp: `engine` speaks the protocol, `prompts` makes ids, `library` holds the native server."""
-
-from ninestory.runtimes.llamacpp.engine import LlamaCppEngine
-
-__all__ = ["LlamaCppEngine"]

@@ -28,6 +28,7 @@ _PREFILL_SECONDS = 0.5  # between two chances to cancel
 _PREFILL_RATE = 16e9
 _CANCEL_POLL_SECONDS = 0.05  # only while the library is silent: a long prefill, or all slots taken
 _CLOSE_SECONDS = 5.0
+_SOCKET_PATH_BYTES = 107  # of sockaddr_un.sun_path on Linux, without its end
 
 
 class Library:
@@ -63,7 +64,7 @@ class Library:
         )  # an abort would start gdb and keep the dying process for seconds
         import xllamacpp
 
-        self._directory = ScratchFolder(LLAMA_SOCKETS)  # in the system's folder: a socket's path is short
+        self._directory = ScratchFolder(LLAMA_SOCKETS)
         self._key = secrets.token_urlsafe(24)
         self._closed = threading.Event()
         self._calls: set[threading.Thread] = set()
@@ -112,7 +113,10 @@ class Library:
 
     @property
     def _socket(self) -> Path:
-        return self._directory.path / "llama.sock"
+        path = self._directory.path / "llama.sock"
+        if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
+            return path
+        return Path(f"/proc/self/fd/{self._directory.descriptor}/llama.sock")  # the same folder under a short name
 
     def stream(self, body: dict[str, Any], cancel: threading.Event) -> Iterator[dict[str, Any]]:
         """Run one completion in a thread of its own and yield what it calls back with.

@@ -16,6 +16,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, Self
 
+from ninestory.core.artifacts import ArtifactStore
+from ninestory.core.config import Settings
+from ninestory.core.paths import Home
+from ninestory.core.progress import JobProgress
 from ninestory.core.tasks import Task
 
 # --- requests and chunks ----------------------------------------------------------------------------------------
@@ -156,5 +160,37 @@ class EngineProvider(Protocol):
 
         Raises:
             NotFound: no such model here. Unsupported: it has no such task. DoesNotFit: by the memory plan.
+        """
+        ...
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobContext:
+    """What a job's handler works with; it takes nothing else from its surroundings.
+
+    Attributes:
+        settings: those in force where the job runs, flags of `serve` included.
+        engines: lends models.
+        artifacts: records what the models made.
+    """
+
+    home: Home
+    settings: Settings
+    progress: JobProgress
+    engines: EngineProvider
+    artifacts: ArtifactStore
+
+
+class JobHandler(Protocol):
+    """What a kind of job does."""
+
+    def __call__(self, params: dict[str, Any], context: JobContext, /) -> dict[str, Any] | None:
+        """Do the work and return its result, both plain JSON.
+
+        It may be killed at any moment and is then called again with the same parameters; `context.progress.resume`
+        is its last checkpoint.
         """
         ...

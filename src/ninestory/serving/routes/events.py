@@ -57,7 +57,7 @@ class EventFeed:
 
     async def lines(self) -> AsyncIterator[bytes]:
         yield event({"version": __version__, "started_at": self._context.started_at, "seq": self._last_seq}, "hello")
-        for state in ("queued", "running"):
+        for state in ("queued", "running", "waiting"):
             for job in self._context.jobs.list(state=state, limit=200):
                 self._sent_jobs[job.id] = job.updated_at
                 yield event(job_object(job), "job")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from ninestory.jobs.store import Job
+from ninestory.jobs.store import Job, JobState
 from ninestory.serving.context import GatewayContext
 
 MAX_SEQ = 2**53
@@ -17,7 +17,7 @@ def job_object(job: Job) -> dict[str, Any]:
     """A job as docs/api.md shows it."""
     fields = dataclasses.asdict(job)
     fields.pop("checkpoint")
-    return {"object": "job", **fields}
+    return {"object": "job", **fields, "resumable": job.resumable}
 
 
 def router(context: GatewayContext) -> APIRouter:
@@ -26,7 +26,7 @@ def router(context: GatewayContext) -> APIRouter:
 
     @routes.get("")
     async def list_jobs(
-        state: Literal["queued", "running", "succeeded", "failed", "cancelled"] | None = None,
+        state: JobState | None = None,
         kind: Annotated[str | None, Query(max_length=40)] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         after: Annotated[str | None, Query(max_length=100)] = None,
@@ -54,7 +54,7 @@ def router(context: GatewayContext) -> APIRouter:
 
     @routes.post("/{job_id}/cancel")
     async def cancel(job_id: str) -> dict[str, Any]:
-        """Stop a job: a waiting one at once, a running one within a beat."""
+        """Cancel a job and its children: a running one stops within a beat, others at once."""
         return job_object(jobs.cancel(job_id))
 
     @routes.post("/{job_id}/resume")
@@ -64,7 +64,7 @@ def router(context: GatewayContext) -> APIRouter:
 
     @routes.delete("/{job_id}")
     async def delete(job_id: str) -> dict[str, Any]:
-        """Forget a job that is over, and its log."""
+        """Dismiss a job that is over, with its log and its children."""
         jobs.remove(job_id)
         return {"id": job_id, "object": "job.deleted", "deleted": True}
 

@@ -9,8 +9,8 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from ninestory.models.plan import Plan, largest_that_fits
-from ninestory.models.planning import plans_for
+from ninestory.models.plan import largest_that_fits
+from ninestory.runtimes.plan import plans_for
 from ninestory.serving.context import GatewayContext
 from ninestory.serving.references import requested_name
 from ninestory.serving.routes.installed import ModelName
@@ -26,7 +26,7 @@ def router(context: GatewayContext) -> APIRouter:
 
     @routes.post("/plan")
     async def plan_model(body: PlanRequest) -> dict[str, Any]:
-        """Predicted peak memory of a model, installed or not, part by part; its other variants beside it."""
+        """Predicted peak memory of a model, installed or not, by device and part; its other variants beside it."""
         settings = context.settings.runtime
         settings = dataclasses.replace(
             settings, context=body.context or settings.context, slots=body.concurrency or settings.slots
@@ -36,14 +36,9 @@ def router(context: GatewayContext) -> APIRouter:
         )
         best = largest_that_fits(plans)
         return {
-            **plan_object(plans[0]),
+            **plans[0].as_dict(),
             "largest_that_fits": best.model if best else None,
-            "alternatives": [plan_object(other) for other in plans[1:]],
+            "alternatives": [other.as_dict() for other in plans[1:]],
         }
 
     return routes
-
-
-def plan_object(plan: Plan) -> dict[str, Any]:
-    """A plan as docs/api.md shows it."""
-    return {**dataclasses.asdict(plan), "total_bytes": plan.total_bytes, "fits": plan.fits}

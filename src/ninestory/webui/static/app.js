@@ -6,30 +6,17 @@ import { t } from "./i18n.js";
 import { needsKey, own, pending, signedIn, signedOut } from "./api.js";
 import { listen } from "./live.js";
 import { go, route } from "./router.js";
+import { isView, loadView, titleOf } from "./views.js";
 import { Brand, Rail, Shortcuts, SignIn, TopBar } from "./shell.js";
-
-const VIEWS = {
-  chat: () => import("./floors/chat.js"),
-  documents: () => import("./floors/documents.js"),
-  tune: () => import("./floors/tune.js"),
-  compare: () => import("./floors/compare.js"),
-  prompts: () => import("./views/prompts.js"),
-  models: () => import("./views/models.js"),
-  jobs: () => import("./views/jobs.js"),
-  guides: () => import("./views/guides.js"),
-  system: () => import("./views/system.js"),
-  style: () => import("./views/style.js"),
-};
 
 /** The component of the view in the address; null while it loads, `Outdated` when its module is not to be had. */
 function useView(name) {
   const [view, setView] = useState(null);
   useEffect(() => {
-    const load = VIEWS[name];
-    if (!load) { go("chat", { replace: true }); return undefined; }
+    if (!isView(name)) { go("chat", { replace: true }); return undefined; }
     let wanted = true; // a view that one has left may arrive after the one that is wanted now
     const show = (View) => wanted && setView({ name, View });
-    load().then((module) => show(module.default), () => show(Outdated));
+    loadView(name).then(show, () => show(Outdated));
     return () => { wanted = false; };
   }, [name]);
   return view?.name === name ? view.View : null;
@@ -65,12 +52,12 @@ function App() {
   useEffect(() => { ask(); }, []);
   const ready = Boolean(session) && (session.signed_in || !session.required);
   useEffect(() => { if (ready) listen(); }, [ready]);
-  useEffect(() => { document.title = name === "chat" || !VIEWS[name] ? t("title") : `${t(name)} · ${t("title")}`; });
+  useEffect(() => { document.title = name === "chat" || !isView(name) ? t("title") : `${titleOf(name)} · ${t("title")}`; });
   if (!session) return null;
   if (!ready) return html`<main class="centre"><div class="door"><div class="brand"><${Brand} /></div>
     <${SignIn} onDone=${ask} /></div></main><${Toasts} />`;
   const goOn = () => { signedIn(); listen(); ask(); };
-  return html`<a class="skip" href="#content">${t("skip")}</a><${Rail} built=${VIEWS} />
+  return html`<a class="skip" href="#content">${t("skip")}</a><${Rail} />
     <div class="body"><${TopBar} needsKey=${session.required} />
       <main id="content" tabindex="-1" aria-busy=${!View || pending.value > 0}>
         ${View && html`<${View} query=${query} go=${go} />`}</main></div>

@@ -36,6 +36,9 @@ onconnect = ({ ports: [port] }) => {
         disconnect();
         connect();
       }
+    } else if (data.dismissed) {
+      latest.delete(`job ${data.dismissed}`);
+      tell({ name: "job_dismissed", data: { id: data.dismissed } });
     } else {
       ports.delete(port);
       if (!ports.size) disconnect();

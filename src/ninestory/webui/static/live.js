@@ -8,6 +8,7 @@ export const restarts = signal(0);
 /** The last line of a job's log: {seq, job, time, kind, data}. */
 export const jobEvent = signal(null);
 let startedAt = null;
+let worker = null; // the port to the shared one, where there is one
 
 const HANDLERS = {
   hello(data) {
@@ -17,6 +18,9 @@ const HANDLERS = {
   },
   models: (data) => { loaded.value = data.data; },
   job: (data) => { jobs.value = new Map(jobs.value).set(data.id, data); },
+  job_dismissed({ id }) {
+    jobs.value = new Map([...jobs.value].filter(([other]) => other !== id));
+  },
   job_event: (data) => { jobEvent.value = data; },
   lost: () => { connected.value = false; },
 };
@@ -33,7 +37,14 @@ export function listen() {
   }
   const { port } = new SharedWorker(new URL("./live-worker.js", import.meta.url), { name: "ninestory" });
   port.onmessage = ({ data: { name, data } }) => HANDLERS[name](data);
+  worker = port;
   port.postMessage("hello");
   addEventListener("pagehide", () => port.postMessage("goodbye"));
   addEventListener("pageshow", (event) => { if (event.persisted) port.postMessage("hello"); });
+}
+
+/** Drop a dismissed job here and in all tabs: the event stream does not tell what is gone. */
+export function forgetJob(id) {
+  HANDLERS.job_dismissed({ id });
+  worker?.postMessage({ dismissed: id });
 }

@@ -1,7 +1,8 @@
 // Streaming Markdown without quadratic cost: only blocks whose source changed are rebuilt, and coloured when done.
 import { marked } from "./vendor/marked.js";
 import DOMPurify from "./vendor/purify.js";
-import { copyText, LONGEST_LINE } from "./parts.js";
+import { copyText } from "./parts.js";
+import { commandsOf, formulasIn, shorten } from "./parts/markdown-text.js";
 
 const MOST_BLOCKS = 2000;
 const MOST_COLOURED_CHARACTERS = 50000;
@@ -42,18 +43,6 @@ export function render(element, text, live, labels) {
   while (element.children.length > tokens.length) element.lastChild.remove();
 }
 
-function shorten(text) {
-  if (text.length < LONGEST_LINE) return text;
-  const cut = (line) => (line.length > LONGEST_LINE ? `${line.slice(0, LONGEST_LINE)} …` : line);
-  return text.split("\n").map(cut).join("\n");
-}
-
-/** What one types of a console session: the lines after the prompt, without it. */
-function commandsOf(text) {
-  const commands = text.split("\n").filter((line) => line.startsWith("$ ")).map((line) => line.slice(2));
-  return commands.join("\n") || text;
-}
-
 function enrich(block, labels) {
   for (const code of block.querySelectorAll("pre > code")) enrichCode(code, labels);
   for (const table of block.querySelectorAll("table")) {
@@ -86,24 +75,21 @@ function enrichCode(code, labels) {
   });
 }
 
-const FORMULA = /\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[([\s\S]+?)\\\]/g;
 function formulas(block, katex) {
   const walker = document.createTreeWalker(block, NodeFilter.SHOW_TEXT);
   const nodes = [];
   while (walker.nextNode()) if (!walker.currentNode.parentElement.closest("code")) nodes.push(walker.currentNode);
   for (const node of nodes) {
-    const parts = [...node.data.matchAll(FORMULA)];
+    const parts = formulasIn(node.data);
     if (!parts.length) continue;
     const fragment = document.createDocumentFragment();
     let at = 0;
-    for (const match of parts) {
-      fragment.append(node.data.slice(at, match.index));
+    for (const { source, displayMode, start, end } of parts) {
+      fragment.append(node.data.slice(at, start));
       const span = document.createElement("span");
-      const source = match[1] ?? match[2] ?? match[3] ?? match[4];
-      const displayMode = match[1] !== undefined || match[4] !== undefined;
       katex.render(source, span, { displayMode, throwOnError: false, trust: false, maxSize: 20, maxExpand: 200 });
       fragment.append(span);
-      at = match.index + match[0].length;
+      at = end;
     }
     fragment.append(node.data.slice(at));
     node.replaceWith(fragment);

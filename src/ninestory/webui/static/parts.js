@@ -6,6 +6,7 @@ export { html };
 export { Icon, IconButton } from "./parts/icons.js";
 export { Menu } from "./parts/menu.js";
 export { Dialog, Ask, Confirm } from "./parts/dialog.js";
+export { Devices, usesCards } from "./parts/devices.js";
 export { Tabs } from "./parts/tabs.js";
 export { toast, complain, told, Toasts } from "./parts/toasts.js";
 export { Drop, FilePicker, readTexts, TEXT_FILES } from "./parts/files.js";

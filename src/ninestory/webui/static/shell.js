@@ -2,13 +2,12 @@
 import { useState } from "./vendor/hooks.js";
 import { signal } from "./vendor/signals.js";
 import { html, Dialog, Field, Icon, IconButton, complain } from "./parts.js";
-import { t, language, setLanguage } from "./i18n.js";
+import { inLanguage, t, language, setLanguage } from "./i18n.js";
 import { own } from "./api.js";
 import { connected } from "./live.js";
 import { link, route } from "./router.js";
+import { FLOORS, TOOLS, isView } from "./views.js";
 
-const FLOORS = ["chat", "documents", "draw", "look", "listen", "speak", "agents", "tune", "fields"];
-const TOOLS = ["prompts", "compare", "models", "jobs", "guides", "system"];
 const THEMES = [["auto", "themeAuto"], ["light", "themeLight"], ["dark", "themeDark"]];
 const SHORTCUTS = [["Enter", "shortcutSend"], ["Shift+Enter", "shortcutBreak"], ["Esc", "shortcutStop"],
   ["Alt+N", "shortcutNew"], ["?", "shortcutHelp"]];
@@ -24,16 +23,16 @@ function chooseTheme(value) {
   window.applyTheme(value);
 }
 
-/** The nine floors, the ninth at the top, then the tools; `built` has the views that exist. */
-export function Rail({ built }) {
+/** The nine floors, the ninth at the top, then the tools. */
+export function Rail() {
   const close = () => { railOpen.value = false; };
-  const item = (name, label) => (name in built
+  const item = (name, label) => (isView(name)
     ? html`<li><a ...${link(name, close)} aria-current=${route.value.view === name ? "page" : undefined}>
         <${Icon} name=${name} /><span>${label}</span></a></li>`
     : html`<li><span class="is-absent" title=${t("notYet")}><${Icon} name=${name} /><span>${label}</span>
         <span class="hidden">${t("notYet")}</span></span></li>`);
   return html`<nav class=${`rail ${railOpen.value ? "is-open" : ""}`} aria-label=${t("floors")}>
-    <ul class="floors">${FLOORS.map((name, i) => item(name, t(`floor${i + 1}`))).reverse()}</ul>
+    <ul class="floors">${FLOORS.map((floor) => item(floor.view, inLanguage(floor.title))).reverse()}</ul>
     <ul>${TOOLS.map((name) => item(name, t(name)))}</ul></nav>
     ${railOpen.value && html`<div class="curtain" onClick=${close}></div>`}`;
 }

@@ -23,7 +23,7 @@ export function thinned(points) {
 }
 
 /** Round numbers that divide low…high into about `count` parts. */
-function ticks(low, high, count) {
+export function ticks(low, high, count) {
   const raw = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = power * [1, 2, 5, 10].find((m) => m * power >= raw);

@@ -1,7 +1,7 @@
 // Asking the model and keeping what comes of it: streamed into a message, stopped, gone on with, stored.
 import { useRef, useState } from "../../vendor/hooks.js";
 import { complain } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { messageFields, replyTo } from "./reply.js";
 import { requestBody } from "./request.js";
 import { newMessage, pathOf } from "./tree.js";

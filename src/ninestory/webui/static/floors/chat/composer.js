@@ -2,7 +2,7 @@
 import { useEffect, useRef } from "../../vendor/hooks.js";
 import { signal } from "../../vendor/signals.js";
 import { html, Icon, IconButton, Name, TEXT_FILES, bytes, readTexts } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 
 const TALLEST_PX = 220;
 /** What is written and not sent yet; other views may put a text here. */

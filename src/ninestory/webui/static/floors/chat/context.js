@@ -1,6 +1,6 @@
 // How full the context is with what stands here, and what would be left out of the next question.
 import { html, Dialog, Name } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { textOf, wordsOf } from "./tree.js";
 
 const CHARACTERS_OF_A_WORD_PIECE = 4;

@@ -1,7 +1,7 @@
 // All conversations: search over every text, rename, pin, delete with undo, export and import.
 import { useEffect, useRef, useState } from "../../vendor/hooks.js";
 import { html, Ask, Empty, Icon, Menu, complain, download, toast } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { own } from "../../api.js";
 import { fromMarkdown, toMarkdown } from "./markdown-file.js";
 

@@ -1,7 +1,8 @@
 // The messages of the path, kept at their end while the reader is there; and what a first visitor reads.
 import { useEffect, useRef, useState } from "../../vendor/hooks.js";
 import { html } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
+import { titleOf } from "../../views.js";
 import { link } from "../../router.js";
 import { Message } from "./message.js";
 import { painted } from "./paint.js";
@@ -39,7 +40,7 @@ export function Log({ path, versions, reply, busy, leaf, canAsk, canGoOn, act, c
   const scrolled = ({ target }) => {
     atEnd.current = target.scrollHeight - target.scrollTop - target.clientHeight < NEAR_THE_END_PX;
   };
-  return html`<div class="log" ref=${box} onScroll=${scrolled} tabindex="0" aria-label=${t("floor1")} role="region">
+  return html`<div class="log" ref=${box} onScroll=${scrolled} tabindex="0" aria-label=${titleOf("chat")} role="region">
     <div ref=${inner}>${path.length === 0 ? children : path.slice(-shown).map((m) => html`<${Message} key=${m.id}
       message=${m} state=${reply?.id === m.id ? reply : null} versions=${versions.get(m.id)} isTip=${leaf === m.id}
       busy=${busy} canAsk=${canAsk} canGoOn=${canGoOn} act=${act} />`)}</div></div>`;

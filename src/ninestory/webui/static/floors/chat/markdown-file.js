@@ -1,5 +1,5 @@
 // A conversation as a Markdown file that one can read, and that can be imported again.
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { newMessage, pathOf, textOf } from "./tree.js";
 
 // A comment, which readers of Markdown do not show, says where a message begins and whose it is.

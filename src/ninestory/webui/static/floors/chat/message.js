@@ -1,7 +1,7 @@
 // One message with what belongs to it: thinking, tool calls, probabilities, versions, figures and what one can do.
 import { useEffect, useLayoutEffect, useRef, useState } from "../../vendor/hooks.js";
 import { html, Icon, IconButton, Name, bytes, copyText, isShortened, toast } from "../../parts.js";
-import { t, language } from "../../i18n.js";
+import { t, language } from "./i18n.js";
 import { isComposing } from "./composer.js";
 import { paint } from "./paint.js";
 import { Probabilities } from "./probabilities.js";

@@ -1,6 +1,6 @@
 // Markdown of finished messages, painted in slices from the newest up, so that a long conversation opens at once.
 import { LONGEST_LINE } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 
 const SLICE_MS = 12;
 const waiting = []; // the last one in is painted first: the end of the conversation is what one sees

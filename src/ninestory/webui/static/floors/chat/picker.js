@@ -1,7 +1,7 @@
 // Which model answers: the installed ones with their load state, or a remote one by name.
 import { useEffect, useState } from "../../vendor/hooks.js";
 import { html, Ask, bytes, complain } from "../../parts.js";
-import { t, language } from "../../i18n.js";
+import { t, language } from "./i18n.js";
 import { own } from "../../api.js";
 import { loaded, restarts } from "../../live.js";
 import { isRemote } from "./request.js";

@@ -1,7 +1,7 @@
 // How sure the model was of every token, and what else it might have said.
 import { useState } from "../../vendor/hooks.js";
 import { html } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 
 const MOST = 2000; // buttons that a page can hold with ease
 

@@ -1,7 +1,7 @@
 // System message, sampling, tools and presets. What is set here is remembered in this browser.
 import { useEffect, useState } from "../../vendor/hooks.js";
 import { html, Ask, Field, IconButton, complain, toast } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { own } from "../../api.js";
 import { NUMBERS } from "./request.js";
 

@@ -2,7 +2,7 @@
 // cannot take now waits in this browser.
 import { useEffect, useRef, useState } from "../../vendor/hooks.js";
 import { complain, toast } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { own, signedOut } from "../../api.js";
 import { connected, restarts } from "../../live.js";
 import { wordsOf } from "./tree.js";

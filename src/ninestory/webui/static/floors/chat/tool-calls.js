@@ -1,6 +1,6 @@
 // The calls a model makes of the tools that the settings offer: folded, with a place for what each tool gave.
 import { html, Name } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 
 function pretty(json) {
   try { return JSON.stringify(JSON.parse(json), null, 2); } catch { return json; }

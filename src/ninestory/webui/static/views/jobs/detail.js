@@ -2,7 +2,7 @@
 import { useEffect, useState } from "../../vendor/hooks.js";
 import { html, complain, clock } from "../../parts.js";
 import { Curve, thinned } from "../../parts/curve.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { own } from "../../api.js";
 import { jobEvent } from "../../live.js";
 

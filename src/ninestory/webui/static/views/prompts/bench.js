@@ -1,7 +1,7 @@
 // What stands on the workbench: versions of a prompt and cases, kept on the server; and how they are run.
 import { signal } from "../../vendor/signals.js";
 import { complain, toast } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { call, own } from "../../api.js";
 import { messagesOf } from "./template.js";
 

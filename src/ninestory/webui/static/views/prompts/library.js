@@ -1,7 +1,7 @@
 // The prompts that one keeps: found, written, tried with values, and taken into the chat or the workbench.
 import { useEffect, useState } from "../../vendor/hooks.js";
 import { html, Empty, Field, Icon, Name, complain, toast } from "../../parts.js";
-import { t, inLanguage } from "../../i18n.js";
+import { t, inLanguage } from "./i18n.js";
 import { draft } from "../../floors/chat/composer.js";
 import { EXAMPLES } from "./examples.js";
 import { deletePrompt, emptyPrompt, listPrompts, storePrompt } from "./store.js";

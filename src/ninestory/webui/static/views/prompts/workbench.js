@@ -3,7 +3,7 @@ import { useEffect, useState } from "../../vendor/hooks.js";
 import {
   html, Field, FilePicker, Icon, IconButton, Name, complain, download, readTexts, toast,
 } from "../../parts.js";
-import { t } from "../../i18n.js";
+import { t } from "./i18n.js";
 import { own } from "../../api.js";
 import { LONGEST_ANSWER, addCase, addVersion, bench, canAddVersion, change, letter, loadBench, remove, run } from "./bench.js";
 import { parseCsv, toCsv } from "./csv.js";

@@ -1,0 +1,1 @@
+"""Verbs of floor 1: conversations, prompts, judges and the arena."""

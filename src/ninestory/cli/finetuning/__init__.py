@@ -1,0 +1,1 @@
+"""Verbs of floor 8: tuning."""

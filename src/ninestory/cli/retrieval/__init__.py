@@ -1,0 +1,1 @@
+"""Verbs of floor 2: knowledge bases and answers from them."""
