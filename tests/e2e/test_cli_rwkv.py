@@ -62,7 +62,7 @@ def test_one_command_in_a_pipe_is_the_same_for_the_same_seed(tmp_path: Path, rel
     ("flags", "cause"),
     [
         (("--strategy", "cuda:9 fp16i8 *2 -> cpu fp32"), "'cuda:9'"),
-        (("--strategy", "gpu fp16"), "is no strategy"),
+        (("--strategy", "gpu fp16"), "strategy 'gpu fp16' is invalid"),
         (("--min-p", "0.1"), "has no --min-p"),
     ],
 )

@@ -80,8 +80,8 @@ def _broken(folder: Path, name: str) -> Path:
         ("no weights", "has no weights"),
         ("cut", "the file's size"),
         ("pointer", "Git LFS pointer"),
-        ("json", "tokenizer.json is no JSON"),
-        ("config", "config.json is no JSON object"),
+        ("json", "tokenizer.json is not a JSON"),
+        ("config", "config.json is not a JSON object"),
         ("layers", "num_hidden_layers is many"),
     ],
 )

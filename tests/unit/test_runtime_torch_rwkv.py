@@ -148,7 +148,7 @@ def test_a_state_is_kept_forked_and_read_again(version: str, tmp_path: Path) -> 
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     tiny_model("7").new_state().save(tmp_path / "state.safetensors")
-    with pytest.raises(InvalidRequest, match="other sizes"):
+    with pytest.raises(InvalidRequest, match="other shapes"):
         tiny_model("7", width=128).new_state().read(tmp_path / "state.safetensors")
     (tmp_path / "none.safetensors").write_bytes(b"no state")
     with pytest.raises(Damaged):

@@ -1,1 +1,1 @@
-"""nn.Modules that transformers lacks, one readable file a family."""
+"""nn.Modules of model families that transformers lacks, one file per family."""

@@ -5,7 +5,7 @@ the context before `<sop>` is bidirectional; every token has two positions, each
 residual branch is the *normed* input times alpha; query, key and value rows are grouped per head; attention scores
 of the original are scaled by layer in float16, which is plain scaling in exact arithmetic.
 
-Takes token ids and knows nothing of text (tokenizers/chatglm.py). Weights are read by whoever builds the model.
+The model works on token ids only (text: tokenizers/chatglm.py); its caller loads the weights.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class ChatGLMConfig(PreTrainedConfig):
 
 @dataclass(frozen=True)
 class PositionsAndMask:
-    """Where each token stands and what it may see.
+    """Position ids and attention mask of a batch.
 
-    positions: int64 [batch, 2, seq]: the place in the text, and the place in the answer (0 before it).
+    positions: int64 [batch, 2, seq]: position in the context, and position in the answer (0 before it).
     hidden: bool [batch, seq, seq], True = column not visible to the row.
     """
 
@@ -68,11 +68,11 @@ class PositionsAndMask:
 def positions_and_mask(
     input_ids: torch.Tensor, config: ChatGLMConfig, attention_mask: torch.Tensor | None = None
 ) -> PositionsAndMask:
-    """Positions and visibility of a batch [batch, seq], by the rules of the final revision.
+    """Compute positions and mask of a batch [batch, seq], following the final revision.
 
     Args:
-        attention_mask: [batch, seq] with 0 at left padding, which then is hidden and not counted (what the
-            original tokenizer makes); None counts and shows every position (what the original model makes).
+        attention_mask: [batch, seq], 0 at left padding, which is masked and not counted (as the original tokenizer
+            does); None treats every position as a token (as the original model does).
     """
     batch, length = input_ids.shape
     rows = torch.arange(length, device=input_ids.device)
@@ -247,11 +247,11 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         return [(expanded[2 * i], expanded[2 * i + 1]) for i in range(config.num_layers)]
 
     def packed(self, input_ids: torch.Tensor, position_ids: torch.Tensor, step: Any) -> torch.Tensor:
-        """Hidden states [1, T, hidden] of tokens of several texts written one after another.
+        """Hidden states [1, T, hidden] of several sequences packed into one.
 
         Args:
             input_ids: [1, T]; position_ids: [1, 2, T].
-            step: its `attend(layer, q, k, v)` knows which tokens see which; a prefix stands in its store.
+            step: provides `attend(layer, q, k, v)`, which masks the sequences from one another; its cache holds a prefix.
         """
         x = self.word_embeddings(input_ids)
         rotary = _rotary_table(position_ids, self._half_head, x.dtype)
@@ -278,9 +278,9 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         if position_ids is None or hidden is None:
             if input_ids is None:
                 raise ValueError("inputs_embeds needs position_ids and a boolean attention_mask: both follow from ids")
-            made = positions_and_mask(input_ids, self.config, padding_mask)
-            position_ids = made.positions if position_ids is None else position_ids
-            hidden = made.hidden if hidden is None else hidden
+            default = positions_and_mask(input_ids, self.config, padding_mask)
+            position_ids = default.positions if position_ids is None else position_ids
+            hidden = default.hidden if hidden is None else hidden
         first = past_key_values is None or past_key_values.get_seq_length() == 0
         prefixes = self.prefix_keys_values(x.shape[0], x.dtype) if self.config.pre_seq_len and first else None
 
@@ -295,7 +295,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
 
 
 class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
-    """The model with its head, which shares the embedding's memory."""
+    """ChatGLM-6B with its language-model head, which is tied to the embedding."""
 
     _tied_weights_keys = {"lm_head.weight": "transformer.word_embeddings.weight"}
 

@@ -1,4 +1,4 @@
-"""GPTQ: choosing 4- or 8-bit weights for one linear so that its outputs on calibration inputs change least.
+"""GPTQ: 4- or 8-bit quantisation of one linear that minimises the change of its outputs on calibration inputs.
 
 Source: "GPTQ: Accurate Post-Training Quantization" (Frantar et al. 2022), with the order of operations of
 GPTQ-for-LLaMa, so that the same inputs give the same packed integers. `gptq_linear` holds the layout and the linear.
@@ -21,7 +21,7 @@ class Hessian:
         self.sequences = 0
 
     def add(self, x: torch.Tensor) -> None:
-        """Take in `x` [sequences, tokens, in], or [tokens, in] as one sequence."""
+        """Accumulate `x` [sequences, tokens, in], or [tokens, in] as one sequence."""
         count = x.shape[0] if x.dim() == 3 else 1
         x = x.flatten(0, -2).float()  # [rows, in]
         self.matrix *= self.sequences / (self.sequences + count)
@@ -53,7 +53,7 @@ class Grid:
         return cls(scale, zero, top)
 
     def snap(self, weight: torch.Tensor) -> torch.Tensor:
-        """`weight` [out, n] moved to the nearest step (halves to even)."""
+        """Round `weight` [out, n] to the nearest step (halves to even)."""
         scale, zero = self.scale[:, None], self.zero[:, None]
         return scale * (torch.clamp(torch.round(weight / scale) + zero, 0, self.top) - zero)
 

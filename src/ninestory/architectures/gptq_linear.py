@@ -80,7 +80,9 @@ class GPTQLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int, bits: int, group_size: int, bias: bool) -> None:
         super().__init__()
         if bits not in (4, 8) or in_features % (32 // bits) or out_features % (32 // bits):
-            raise ValueError(f"{in_features} × {out_features} weights cannot be packed in {bits} bits")
+            raise ValueError(
+                f"{in_features} × {out_features} at {bits} bits; expected 4 or 8 bits and sizes divisible by 32 / bits"
+            )
         self.in_features, self.out_features, self.bits = in_features, out_features, bits
         size = in_features if group_size == -1 else group_size
         groups = -(-in_features // size)
@@ -150,7 +152,7 @@ class LLMTuneLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         if in_features % 256:
-            raise ValueError(f"LLMTune packs inputs by 256; {in_features} is no multiple of it")
+            raise ValueError(f"in_features is {in_features}; expected a multiple of 256 (LLMTune's packing)")
         self.in_features, self.out_features, self.bits = in_features, out_features, 4
         words = torch.zeros(in_features // 8, out_features, dtype=torch.int32)
         self.qweight = nn.Parameter(words, requires_grad=False)

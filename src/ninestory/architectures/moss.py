@@ -37,7 +37,7 @@ class MossForCausalLM(CodeGenForCausalLM):
 
 
 def _pack(module: nn.Module, names: tuple[str, ...], config: MossConfig) -> None:
-    """Put packed linears in the place of plain ones; the head stays plain."""
+    """Replace linears by packed ones, except the head."""
     for name in names:
         linear = getattr(module, name)
         made = GPTQLinear(
@@ -47,7 +47,7 @@ def _pack(module: nn.Module, names: tuple[str, ...], config: MossConfig) -> None
 
 
 def patch_keys(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The checkpoint's tensors without the causal masks that the original stored as buffers."""
+    """Drop the causal masks that the original stored as buffers."""
     kept = {name: tensor for name, tensor in weights.items() if not name.endswith("attn.causal_mask")}
     if dropped := len(weights) - len(kept):
         log.info("MOSS checkpoint: %d stored causal masks dropped, they are computed", dropped)

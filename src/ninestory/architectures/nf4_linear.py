@@ -148,7 +148,7 @@ def dequantize(packed: torch.Tensor, state: QuantState, dtype: torch.dtype | Non
 
 @cache
 def _pair_values(code: str) -> torch.Tensor:
-    """[256, 2]: the two values that each byte stands for."""
+    """[256, 2]: the two values that each byte encodes."""
     values = torch.tensor(CODE_VALUES[code])
     byte = torch.arange(256)
     return torch.stack((values[byte >> 4], values[byte & 15]), dim=1)
@@ -184,7 +184,7 @@ class NF4Linear(nn.Module):
 
     @classmethod
     def empty(cls, state: QuantState, bias: bool) -> NF4Linear:
-        """A linear with the scales of `state`, whose packed weight is still to come (it takes no memory)."""
+        """An NF4Linear on the meta device with the scales of `state`; the packed weight is loaded later."""
         outputs, inputs = state.shape
         made = cls.__new__(cls)
         nn.Module.__init__(made)
@@ -279,10 +279,12 @@ def read_state(parts: dict[str, torch.Tensor]) -> QuantState:
         raise ValueError(f"unknown 4-bit header {header}")
     blocks = -(-shape[0] * shape[1] // blocksize)
     if parts["absmax"].numel() != blocks:
-        raise ValueError(f"{parts['absmax'].numel()} scales for {blocks} blocks of {blocksize}")
+        raise ValueError(
+            f"absmax has {parts['absmax'].numel()} scales; expected {blocks}, one per block of {blocksize}"
+        )
     nested = "nested_absmax" in parts
     if nested and header["nested_blocksize"] != NESTED_BLOCK:
-        raise ValueError(f"second-level blocks of {header['nested_blocksize']}, not {NESTED_BLOCK}")
+        raise ValueError(f"nested_blocksize is {header['nested_blocksize']}; expected {NESTED_BLOCK}")
     return QuantState(
         code,
         blocksize,

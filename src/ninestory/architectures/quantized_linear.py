@@ -1,7 +1,7 @@
 """Weight-only quantised linears that keep their packed weights: one row scale, int8 or int4 (ChatGLM-6B's layout).
 
 The packed weight is widened for one matrix product at a time and widened again in the backward pass, so a model
-never stands unpacked in memory, and adapters or prefixes can be trained on top.
+is never unpacked as a whole, and adapters or prefixes can be trained on top.
 
 Layout (THUDM/chatglm-6b, quantization.py): symmetric, a float16 scale per output row; int4 byte j of a row holds
 column 2j in its high nibble and column 2j+1 in its low one, both signed.

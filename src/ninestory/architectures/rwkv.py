@@ -1,7 +1,7 @@
-"""RWKV 4, 5, 6 and 7: recurrent language models whose memory does not grow with the text.
+"""RWKV 4, 5, 6 and 7: recurrent language models with a state of constant size.
 
 One class for all versions; they differ in the time mixing (`rwkv_mixing.py`). The state (`rwkv_state.py`) takes the
-place of a key-value cache: pass it as `state`, and it is brought up to date in place. Reading `.pth` files and their
+place of a key-value cache: pass it as `state`, and it is updated in place. Reading `.pth` files and their
 version is `rwkv_checkpoint.py`; splitting a model over devices and dtypes is `rwkv_strategy.py`.
 """
 
@@ -30,12 +30,12 @@ from ninestory.architectures.rwkv_state import LayerSizes, LayerState, PackedSeq
 
 
 class RwkvConfig(PreTrainedConfig):
-    """What the keys and shapes of a checkpoint say.
+    """Configuration of an RWKV model, derived from a checkpoint's keys and shapes.
 
     Attributes:
         version: "4", "5.0", "5.1", "5.2", "6" or "7".
         embedding_normed: ln0 is folded into the embedding's table (done once when loading for inference).
-        halved_every: the residual is halved after every so many layers, against overflow in float16; 0 = never.
+        halved_every: halve the residual after this many layers, against overflow in float16; 0 = never.
         ranks: of version 6's and 7's low-rank pairs.
     """
 
@@ -101,7 +101,7 @@ class RwkvBlock(GradientCheckpointingLayer):
 
 
 class RwkvForCausalLM(PreTrainedModel, GenerationMixin):
-    """The whole model, with the names of the original's keys: emb, blocks, ln_out, head."""
+    """RWKV with its language-model head. Parameters keep the original's names: emb, blocks, ln_out, head."""
 
     config: RwkvConfig
     config_class = RwkvConfig
@@ -134,7 +134,7 @@ class RwkvForCausalLM(PreTrainedModel, GenerationMixin):
         self.head = value
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Values from which a new model learns; a checkpoint replaces all of them."""
+        """Initialise a new model; a checkpoint replaces every value."""
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=0.02)
         elif isinstance(module, nn.LayerNorm):
@@ -145,7 +145,7 @@ class RwkvForCausalLM(PreTrainedModel, GenerationMixin):
                 nn.init.constant_(parameter, -2.0 if name in ("time_decay", "w0") else 0.5)
 
     def new_state(self, slots: int = 1) -> RwkvState:
-        """States of texts of which nothing was read yet."""
+        """States before the first token."""
         weights = [block.ln1.weight for block in self.blocks]
         places = [(self.streams.get(i, weight.device), weight.dtype) for i, weight in enumerate(weights)]
         return RwkvState.empty(self.config.sizes, places, slots, self.start_memory)
@@ -179,7 +179,7 @@ class RwkvForCausalLM(PreTrainedModel, GenerationMixin):
         return RwkvOutput(loss=loss, logits=logits, state=state)
 
     def hidden(self, x: torch.Tensor, rows: PackedSequences, state: RwkvState | None) -> torch.Tensor:
-        """Embedded tokens [T, C] → what the head takes, [T, C]."""
+        """Run the blocks and the final norm: embeddings [T, C] → hidden states [T, C]."""
         if state is not None and torch.is_grad_enabled() and x.requires_grad:
             state = state.fork()  # autograd keeps what it saw; a caller's state must not become part of a graph
         if not self.config.embedding_normed:
@@ -202,7 +202,7 @@ class RwkvForCausalLM(PreTrainedModel, GenerationMixin):
         return self._run(len(self.blocks), self.head, hidden)
 
     def _run(self, layer: int, module: nn.Module, *inputs: Any) -> Any:
-        """Call a module; a streamed one with its weights brought to its device for this call only."""
+        """Call a module; move a streamed module's weights to its device for this call only."""
         if layer not in self.streams:
             return module(*inputs)
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
@@ -234,7 +234,7 @@ class RwkvForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, *rest: Any) -> None:
         if generation_config.num_beams > 1:
-            raise ValueError("RWKV generates without beams: a state cannot follow a beam that changes its past")
+            raise ValueError(f"num_beams is {generation_config.num_beams}; expected 1 (states cannot follow beams)")
         super()._validate_generation_mode(generation_mode, generation_config, *rest)
 
     def _prepare_cache_for_generation(self, *_: Any, **__: Any) -> None:

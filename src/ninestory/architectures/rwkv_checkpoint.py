@@ -1,6 +1,6 @@
-"""RWKV's releases: one flat `.pth` (or safetensors) whose keys say which version it is.
+"""RWKV checkpoints: a flat `.pth` (or safetensors) whose keys determine the version.
 
-Read without unpickling; each tensor goes to its place once, in the dtype it will be used in.
+Read without unpickling; each tensor is converted once, to the dtype and device of its layer.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _CONVERTED = ("_strategy", "_version", "_rescale_layer")
 
 
 def config_of(shapes: Shapes) -> RwkvConfig:
-    """Version and sizes from names and shapes.
+    """Derive version and sizes from tensor names and shapes.
 
     Raises:
-        Unsupported: no RWKV. Damaged: a tensor that says a size is missing.
+        Unsupported: not an RWKV checkpoint. Damaged: a tensor that determines a size is missing.
     """
     version = detect_version(shapes)
     att = "blocks.0.att."
@@ -62,10 +62,10 @@ def config_of(shapes: Shapes) -> RwkvConfig:
 
 
 class RwkvCheckpoint:
-    """The tensors of a release, by name; nothing is read before it is asked for.
+    """An RWKV checkpoint file; tensors are read lazily, by name.
 
     Raises:
-        Damaged: not such a file, or one that asks for code.
+        Damaged: the file is malformed, or its pickle would run code.
         Unsupported: a file converted for one strategy of the original program.
     """
 
@@ -79,7 +79,7 @@ class RwkvCheckpoint:
         self.config = config_of(self.shapes)
 
     def names(self) -> list[str]:
-        """The tensors that the model has a place for."""
+        """Names of the tensors that the model uses."""
         tuned = ".att.time_state" if self.config.version in ("5.0", "5.1", "5.2", "6") else "\0"
         return [name for name in self.shapes if not _UNUSED.match(name) and not name.endswith(tuned)]
 
@@ -96,15 +96,15 @@ def load_rwkv(
     strategy: str = "",
     for_training: bool = False,
 ) -> RwkvForCausalLM:
-    """The model of a release.
+    """Load an RWKV model from a checkpoint file.
 
     Args:
-        dtype, device: of the whole model; or `strategy`, which says both for every layer.
-        for_training: keep the first layer norm apart from the embedding, so that both can learn.
+        dtype, device: used for the whole model; or `strategy`, which sets both per layer.
+        for_training: keep the first layer norm separate from the embedding, so that both are trainable.
 
     Raises:
         Damaged, Unsupported: see `RwkvCheckpoint`; Damaged too where a tensor is missing, surplus or of another shape.
-        InvalidRequest: not a strategy. Unsupported: it asks for a device that is not here.
+        InvalidRequest: the strategy is malformed. Unsupported: its device is not available.
     """
     checkpoint = RwkvCheckpoint(path)
     config = checkpoint.config
@@ -133,14 +133,14 @@ def load_rwkv(
 
 
 def _layer_of(name: str, blocks: int) -> int:
-    """Which entry of a strategy a tensor belongs to: its block, the embedding the first, the head the last."""
+    """Strategy index of a tensor: its block's; the embedding has the first, the head the last."""
     if name.startswith("blocks."):
         return int(name.split(".")[1])
     return 0 if name.startswith("emb.") else blocks
 
 
 def _make_room_for_int8(model: RwkvForCausalLM, plan: Strategy) -> None:
-    """Replace the matrices of the layers that are kept in 8 bits; low-rank pairs stay as they are."""
+    """Replace the matrices of 8-bit layers by int8 modules; low-rank pairs are kept."""
     for name, module in list(model.named_modules()):
         layer = plan.layers[_layer_of(name, len(plan.layers) - 1)]
         if isinstance(module, nn.Linear) and layer.int8 and not _LOW_RANK_MODULE.search(name):
@@ -150,7 +150,7 @@ def _make_room_for_int8(model: RwkvForCausalLM, plan: Strategy) -> None:
 
 
 def _kept(key: str, tensor: torch.Tensor, model: RwkvForCausalLM, plan: LayerPlan) -> dict[str, torch.Tensor]:
-    """A tensor as its layer keeps it, in memory of its own: quantised, or cast. Streamed layers wait on the processor."""
+    """Copy a tensor to its layer's format: quantised or cast. Streamed layers stay in CPU memory."""
     device = "cpu" if plan.streamed else plan.device
     module = key.rpartition(".")[0]
     if plan.int8 and key.endswith(".weight") and isinstance(_module(model, module), RwkvInt8Linear):
@@ -170,7 +170,7 @@ def _module(model: nn.Module, name: str) -> nn.Module | None:
 
 
 def _placed(name: str, checkpoint: RwkvCheckpoint) -> list[tuple[str, torch.Tensor]]:
-    """(parameter's name, tensor) of one tensor of the file: low-rank pairs are linears in the model."""
+    """Map a tensor of the file to (parameter name, tensor); low-rank pairs are linears in the model."""
     tensor = checkpoint.read(name)
     if not _LOW_RANK.search(name):
         return [(name, tensor)]
@@ -180,14 +180,14 @@ def _placed(name: str, checkpoint: RwkvCheckpoint) -> list[tuple[str, torch.Tens
 
 
 def _normed_embedding(checkpoint: RwkvCheckpoint) -> torch.Tensor:
-    """ln0 over the table, in the file's dtype: a bfloat16 file gives a table rounded to it, as the original has it."""
+    """Apply ln0 to the embedding table in the file's dtype, with the original's rounding in bfloat16."""
     table = checkpoint.read("emb.weight")
     weight, bias = checkpoint.read("blocks.0.ln0.weight"), checkpoint.read("blocks.0.ln0.bias")
     return F.layer_norm(table, (table.shape[1],), weight, bias)
 
 
 def _start_memory(checkpoint: RwkvCheckpoint, plan: Strategy) -> list[torch.Tensor | None]:
-    """Tuned first states [heads, key, value], by layer; the file holds them [heads, value, key]."""
+    """Tuned initial states per layer, [heads, key, value]; the file stores [heads, value, key]."""
     found: list[torch.Tensor | None] = []
     for i in range(checkpoint.config.num_hidden_layers):
         name = f"blocks.{i}.att.time_state"
@@ -203,9 +203,9 @@ def _assign(model: RwkvForCausalLM, weights: dict[str, torch.Tensor]) -> None:
         if name not in weights:
             raise _damaged(f"the tensor {name} is missing")
         if name not in expected:
-            raise _damaged(f"the tensor {name} has no place in an RWKV-{model.config.version}")
+            raise _damaged(f"the tensor {name} is not part of an RWKV-{model.config.version}")
         if weights[name].numel() != expected[name].numel():
-            raise _damaged(f"{name} has the shape {tuple(weights[name].shape)}, not {tuple(expected[name].shape)}")
+            raise _damaged(f"{name} has shape {tuple(weights[name].shape)}; expected {tuple(expected[name].shape)}")
     model.load_state_dict({k: v.reshape(expected[k].shape) for k, v in weights.items()}, assign=True)
 
 
@@ -215,8 +215,8 @@ def _pickle(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], tor
     file = read_pickle(path)
     if converted := [name for name in _CONVERTED if name in file.values]:
         raise Unsupported(
-            f"{path.name} was converted by the original program for one strategy ({file.values[converted[0]]}).",
-            hint="Take the file as its publisher released it; ninestory applies a strategy while loading.",
+            f"{path.name} was converted by the original program for one strategy ({file.values[converted[0]]}); expected an unconverted file.",
+            hint="Use the publisher's original file; ninestory applies a strategy while loading.",
             hint_zh="请使用发布者的原始文件；ninestory 在加载时应用策略。",
             param="model",
         )
@@ -236,12 +236,12 @@ def _safetensors(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str]
         file = safe_open(path, framework="pt")
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, file.get_tensor  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise _damaged(f"{path.name} is no safetensors file: {error}") from error
+        raise _damaged(f"{path.name} is not a safetensors file: {error}") from error
 
 
 def _damaged(why: str) -> Damaged:
     return Damaged(
-        f"This checkpoint is not whole: {why}.",
-        hint="Fetch the file from its publisher again.",
+        f"The checkpoint is incomplete or damaged: {why}.",
+        hint="Download the file again from its publisher.",
         hint_zh="请从发布者处重新获取该文件。",
     )

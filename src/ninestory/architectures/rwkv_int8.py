@@ -1,4 +1,4 @@
-"""ChatRWKV's 8-bit matrices: a minimum and a scale for every row and every column, one byte an entry."""
+"""ChatRWKV's 8-bit matrices: a minimum and a scale per row and per column, one byte per entry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def quantize(weight: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A linear's weight [out, in] as the original keeps it, computed in float32.
+    """Quantise a linear's weight [out, in] in the original's format, computed in float32.
 
     Returns:
         weight uint8 [in, out]; mx, rx float32 [out]; my, ry float32 [in, 1], with

@@ -1,7 +1,8 @@
-"""RWKV's two halves of a block, versions 4 to 7: time mixing (over tokens) and channel mixing (within one).
+"""The two halves of an RWKV block, versions 4 to 7: time mixing (over tokens) and channel mixing (within one).
 
-Parameters keep the names of the `.pth` releases (low-rank pairs are linears here, so transposed). Every input is a flat [T, C] of tokens; `PackedSequences` knows which belong
-together. The recurrences are those of BlinkDL/ChatRWKV's model.py, one token after another in float32.
+Parameters keep the names of the `.pth` releases (low-rank pairs are linears here, so transposed). Every input is a
+flat [T, C] of tokens; `PackedSequences` has the sequence boundaries. The recurrences are those of BlinkDL/ChatRWKV's
+model.py, token by token in float32.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def wkv7(inputs: list[torch.Tensor], memory: list[torch.Tensor]) -> tuple[torch.
 
 
 class TimeMixing(nn.Module):
-    """What all versions share: the four projections, and heads."""
+    """Base of every version: the four projections and the heads."""
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()
@@ -193,7 +194,7 @@ class TimeMixing6(TimeMixing):
 
 
 class TimeMixing7(TimeMixing):
-    """Takes the first layer's values from `shared["v_first"]`, and puts them there when it is the first."""
+    """Version 7. Reads the first layer's values from `shared["v_first"]`; the first layer stores them there."""
 
     def __init__(self, sizes: LayerSizes, ranks: dict[str, int], first: bool) -> None:
         super().__init__(sizes)

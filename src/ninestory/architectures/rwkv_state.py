@@ -1,8 +1,8 @@
-"""RWKV's memory of a text: a few tensors a layer whose size does not depend on how much was read.
+"""RWKV's recurrent state: a few tensors per layer, of a size independent of the text's length.
 
-`RwkvState` holds it for several texts at once, one a slot; a slot can be copied (forked), cleared, saved and read
-again. `PackedSequences` says which tokens of one forward belong to which slot, so that rows of any lengths run packed together
-without padding, and each row's numbers depend on its own tokens only.
+`RwkvState` holds the states of several texts, one per slot; a slot can be copied (forked), cleared, saved and read.
+`PackedSequences` maps the tokens of one forward to slots, so that sequences of any lengths are packed without padding
+and the results of each depend on its own tokens only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Recurrence = Callable[[list[torch.Tensor], list[torch.Tensor]], tuple[torch.Tens
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """What one layer remembers. Version 4: attention_size numbers thrice; later: heads × head_size × head_size."""
+    """Sizes of one layer's state. Version 4: three vectors of attention_size; later: heads × head_size × head_size."""
 
     version: str
     hidden_size: int
@@ -46,7 +46,7 @@ class LayerState:
     ffn_prev: torch.Tensor
 
     def tensors(self) -> list[torch.Tensor]:
-        """In the original's order."""
+        """The layer's tensors in the original's order."""
         return [self.att_prev, *self.memory, self.ffn_prev]
 
 
@@ -89,7 +89,7 @@ class RwkvState:
         return sum(t[0].numel() * t.element_size() for layer in self.layers for t in layer.tensors())
 
     def clear(self, slot: int) -> None:
-        """Forget: the state before the first token (the tuned one where the checkpoint brings it)."""
+        """Reset to the state before the first token (the tuned initial state if the checkpoint has one)."""
         for layer, start in zip(self.layers, self._start, strict=True):
             for tensor in layer.tensors():
                 tensor[slot].zero_()
@@ -99,13 +99,13 @@ class RwkvState:
                 layer.memory[0][slot].copy_(start)
 
     def copy_slot(self, source: int, target: int) -> None:
-        """Fork: slot `target` goes on from where `source` stands."""
+        """Copy the state of slot `source` to slot `target` (a fork)."""
         for layer in self.layers:
             for tensor in layer.tensors():
                 tensor[target].copy_(tensor[source])
 
     def fork(self, slots: Sequence[int] | None = None) -> RwkvState:
-        """An independent copy of these slots (all of them when left out)."""
+        """Copy these slots (default: all) to a new state."""
         index = list(range(self.slots)) if slots is None else list(slots)
         layers = [LayerState(a[index], [m[index] for m in memory], f[index]) for a, memory, f in _parts(self.layers)]
         return RwkvState(layers, self._start)
@@ -128,7 +128,7 @@ class RwkvState:
         """Read what `save` wrote into one slot.
 
         Raises:
-            Damaged: no safetensors file. InvalidRequest: the state of another model.
+            Damaged: the file is not safetensors. InvalidRequest: the state belongs to another model.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -137,13 +137,13 @@ class RwkvState:
             saved = load_file(path)
         except (SafetensorError, OSError) as error:
             raise Damaged(
-                f"{path.name} is no saved state: {error}.", hint="Save one again.", hint_zh="请重新保存状态。"
+                f"{path.name} is not a saved state: {error}.", hint="Save the state again.", hint_zh="请重新保存状态。"
             ) from error
         mine = {f"{i}.{j}": t[slot] for i, layer in enumerate(self.layers) for j, t in _numbered(layer)}
         if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in mine.items()}:
             raise InvalidRequest(
-                f"{path.name} is the state of a model with other sizes.",
-                hint="A state fits only the model that made it.",
+                f"{path.name} has tensors of other shapes; expected the state of this model.",
+                hint="Use a state that this model has saved.",
                 hint_zh="状态只能用于生成它的模型。",
             )
         for name, tensor in mine.items():
@@ -197,22 +197,24 @@ class PackedSequences:
             return cls([(b, b * length, length) for b in range(batch)], batch * length, device)
         mask = attention_mask[:, -length:].bool()
         if bool((mask[:, :-1] & ~mask[:, 1:]).any()):
-            raise ValueError("RWKV takes padding at the left only: padding at the right would enter the state")
+            raise ValueError(
+                "attention_mask has padding on the right; expected it on the left, because padding would enter the state"
+            )
         counts = [int(n) for n in mask.sum(1)]
         rows = [(b, (b + 1) * length - n, n) for b, n in enumerate(counts) if n]
         return cls(rows, batch * length, device)
 
     def to(self, device: torch.device) -> PackedSequences:
-        """The same rows for a layer on another device."""
+        """Move the index tensors to another device."""
         moved = PackedSequences.__new__(PackedSequences)
         moved.device = device
         moved._groups = [_EqualLengths(g.tokens.to(device), g.slots.to(device), g.whole) for g in self._groups]
         return moved
 
     def previous(self, x: torch.Tensor, prev: torch.Tensor | None) -> torch.Tensor:
-        """For each token the one before it in its row, [T, C]; `prev` [slots, C] holds the last row's ends.
+        """Token shift: for each token the previous one of its sequence, [T, C]; `prev` [slots, C] precedes each sequence.
 
-        `prev` is brought up to date in place. None stands for rows that begin here and are not continued.
+        `prev` is updated in place. None means that the rows start here and are not continued.
         """
         out = torch.zeros_like(x) if not self._groups or not self._groups[0].whole else x
         for group in self._groups:
@@ -230,18 +232,18 @@ class PackedSequences:
         self,
         recurrence: Recurrence,
         inputs: list[torch.Tensor],  # each [T, …]
-        memory: list[torch.Tensor] | None,  # each [slots, …]; brought up to date in place
+        memory: list[torch.Tensor] | None,  # each [slots, …]; updated in place
         fresh: Callable[[int], list[torch.Tensor]],  # number of rows → their memory before the first token
     ) -> torch.Tensor:
         """The recurrence over each row's tokens in order; [T, …] like the first input."""
         out = torch.zeros_like(inputs[0]) if not self._groups or not self._groups[0].whole else inputs[0]
         for group in self._groups:
             shape = group.tokens.shape
-            given = [t.unflatten(0, shape) if group.whole else t[group.tokens] for t in inputs]
-            before = fresh(shape[0]) if memory is None else [m[group.slots] for m in memory]
-            result, after = recurrence(given, before)
-            for kept, new in zip(memory or [], after, strict=False):
-                kept[group.slots] = new
+            batch = [t.unflatten(0, shape) if group.whole else t[group.tokens] for t in inputs]
+            initial = fresh(shape[0]) if memory is None else [m[group.slots] for m in memory]
+            result, final = recurrence(batch, initial)
+            for tensor, new in zip(memory or [], final, strict=False):
+                tensor[group.slots] = new
             if group.whole:
                 return result.flatten(0, 1)
             out[group.tokens] = result

@@ -1,8 +1,8 @@
 """ChatRWKV's strategy strings: which layer runs where, in which dtype ("cuda fp16i8 *10 -> cpu fp32").
 
-A part is `device dtype[i8] [*N[+]]`: the next N layers, or an equal share of those that no part names. `*N+` keeps N
-layers on the device and streams all others through it from the memory of the processor. The final norm and the head
-count as one more layer.
+A part is `device dtype[i8] [*N[+]]`: the next N layers, or without N an equal share of the remaining layers. `*N+`
+keeps N layers on the device and streams all others through it from CPU memory. The final norm and the head count as
+one more layer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HALVED_EVERY = 6  # layers, where any part computes in float16
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One layer: its device ("cuda:1", …), the dtype of its activations, and how its matrices are kept."""
+    """Placement of one layer: device ("cuda:1", …), dtype of activations, and storage of its matrices."""
 
     device: str
     dtype: torch.dtype
@@ -52,11 +52,11 @@ def parse_strategy(text: str, blocks: int) -> Strategy:
     `i4` and `i3` are accepted and change nothing, as there.
 
     Raises:
-        InvalidRequest: not a strategy.
+        InvalidRequest: the strategy is malformed.
     """
     parts = [_part(piece, text) for piece in re.split(r" *-> *", text)]
     if sum(part.streams for part in parts) > 1:
-        raise _wrong(text, "two parts stream")
+        raise _wrong(text, "two parts have a '+'; expected at most one")
     left = blocks + 1
     counts: list[int] = [0] * len(parts)
     for i, part in enumerate(parts):
@@ -80,10 +80,10 @@ def parse_strategy(text: str, blocks: int) -> Strategy:
 
 
 def refuse_missing_devices(strategy: Strategy) -> None:
-    """Say so before anything is loaded when a device of the strategy is not here.
+    """Check that every device of the strategy is available, before anything is loaded.
 
     Raises:
-        Unsupported: which device, and what to write instead.
+        Unsupported: a device is missing; the hint names a strategy for the CPU.
     """
     for device in sorted({plan.device for plan in strategy.layers}):
         kind, _, number = device.partition(":")
@@ -94,7 +94,7 @@ def refuse_missing_devices(strategy: Strategy) -> None:
         }.get(kind, False)
         if not here:
             raise Unsupported(
-                f"The strategy asks for the device {device!r}, which this machine or this build of torch does not have.",
+                f"The strategy's device {device!r} is not available on this machine or in this build of torch.",
                 hint="Write 'cpu fp32', or 'cpu fp32i8' for a quarter of the memory.",
                 hint_zh="请改用 cpu fp32；若内存紧张可用 cpu fp32i8（约为四分之一）。",
                 param="strategy",
@@ -104,15 +104,15 @@ def refuse_missing_devices(strategy: Strategy) -> None:
 def _part(piece: str, text: str) -> _StrategyPart:
     match = _PART.fullmatch(piece)
     if match is None:
-        raise _wrong(text, f"{piece!r} is no part")
+        raise _wrong(text, f"{piece!r} is not `device dtype`")
     device, dtype, suffix, count, plus = match.groups()
     return _StrategyPart(device, dtype, suffix or "", None if count is None else int(count), bool(plus))
 
 
 def _wrong(text: str, why: str) -> InvalidRequest:
     return InvalidRequest(
-        f"{text!r} is no strategy: {why}.",
-        hint="Parts are 'device dtype[i8] [*N[+]]', for example 'cuda fp16i8 *10 -> cpu fp32'.",
+        f"The strategy {text!r} is invalid: {why}.",
+        hint="Write parts as 'device dtype[i8] [*N[+]]', for example 'cuda fp16i8 *10 -> cpu fp32'.",
         hint_zh="每段形如 device dtype[i8] [*N[+]]，例如 cuda fp16i8 *10 -> cpu fp32。",
         param="strategy",
     )

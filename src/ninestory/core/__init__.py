@@ -1,1 +1,1 @@
-"""Small shared things: errors, config, paths, progress, tools, logs. Imports nothing of ninestory."""
+"""Shared basics: errors, config, paths, progress, tools, logs. Imports no other package of ninestory."""

@@ -1,4 +1,4 @@
-"""Settings: defaults < user file < project file < environment < flags; the later wins, and each value knows its origin.
+"""Settings: defaults < user file < project file < environment < flags; later ones win; each value keeps its origin.
 
 A setting is a field of one of the frozen dataclasses below: its type, default and meaning in one place. The same
 object feeds CLI, server and page (`ninestory config`). Unknown keys are refused with the nearest known one.
@@ -136,7 +136,7 @@ class HubSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that can be set."""
+    """All settings, by section."""
 
     language: str = _doc("", "en, zh or empty (from the environment)", "en、zh 或留空（取自环境）")
     server: str = _doc(
@@ -163,7 +163,7 @@ _NOT_SETTINGS = {"NINESTORY_HOME", "NINESTORY_FIXTURES"}
 
 @dataclass(frozen=True)
 class Loaded:
-    """The effective settings, and for every dotted key where its value came from."""
+    """Effective settings, and the origin of every value by dotted key."""
 
     settings: Settings
     origins: dict[str, str]
@@ -285,8 +285,8 @@ def _convert(kind: type, key: str, value: Any, origin: str) -> Any:
     except (ValueError, TypeError, KeyError):
         shown = "(secret)" if key in SECRETS else repr(value)
         raise InvalidRequest(
-            f"The setting {key} in {origin} is {shown}, which is not a {getattr(kind, '__name__', kind)}.",
-            hint="'ninestory config' shows every setting with its type.",
+            f"The setting {key} in {origin} is {shown}; expected {getattr(kind, '__name__', kind)}.",
+            hint="Run 'ninestory config' to see every setting with its type.",
             hint_zh="运行 ninestory config 查看每个设置及其类型。",
             param=key,
             code="bad_setting",

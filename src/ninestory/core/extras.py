@@ -1,4 +1,4 @@
-"""Optional dependencies: import one, or say in one line which extra brings it."""
+"""Optional dependencies: import one, or name the extra that installs it."""
 
 from __future__ import annotations
 

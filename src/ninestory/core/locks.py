@@ -1,4 +1,4 @@
-"""One process at a time: a lock on a file, freed by the system when its holder ends in any way."""
+"""A lock on a file for one process at a time; the system releases it when the holder ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def waiting_lock(path: Path, waiting: Callable[[], None], poll_seconds: float = 0.2) -> Iterator[None]:
-    """Hold the lock at `path`; while another process holds it, call `waiting` at every look (it may raise)."""
+    """Hold the lock at `path`; call `waiting` on every poll while another process holds it (it may raise)."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with path.open("a") as file:
         while True:

@@ -1,4 +1,4 @@
-"""Logs: readable on a terminal, one JSON object a line elsewhere when asked. Never a prompt's text, never a key."""
+"""Logs: readable on a terminal, or one JSON object per line. Never a prompt's text, never a key."""
 
 from __future__ import annotations
 

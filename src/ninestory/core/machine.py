@@ -1,4 +1,4 @@
-"""What this machine has: memory, and the GPUs that its drivers speak of. No torch."""
+"""Memory and GPUs of this machine, from /proc and the drivers, without torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Gpu:
-    """A graphics card. `cuda`: it is NVIDIA's."""
+    """A GPU. `cuda`: whether it is NVIDIA's."""
 
     name: str
     total_bytes: int
@@ -58,7 +58,7 @@ def _card_numbers(visible: str) -> list[int] | None:
 
 
 def available_bytes() -> int:
-    """Memory that can be taken without swapping, within the control group's limit."""
+    """Available memory without swapping, within the control group's limit."""
     import psutil
 
     return min(int(psutil.virtual_memory().available), _cgroup_left())
@@ -71,7 +71,7 @@ def total_bytes() -> int:
 
 
 def gpus() -> list[Gpu]:
-    """NVIDIA GPUs by their driver's own tool, AMD's by the kernel's figures; an empty list where there is none."""
+    """List NVIDIA GPUs (from nvidia-smi) and AMD GPUs (from sysfs); empty if there are none."""
     return _nvidia() + amd_gpus(Path("/sys/class/drm"))
 
 
@@ -103,7 +103,7 @@ def _nvidia() -> list[Gpu]:
 
 
 def _cgroup_left() -> int:
-    """Bytes left under a version-2 control group's limit; very many where there is none."""
+    """Bytes left under the cgroup v2 memory limit; a very large number if there is no limit."""
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
         used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))

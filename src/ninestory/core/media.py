@@ -139,7 +139,7 @@ class MediaSpool:
         return StoredMedia(digest, media_type_of(target), size)
 
     def get(self, digest: str) -> StoredMedia:
-        """What is known of a stored file.
+        """Describe a stored file.
 
         Raises:
             InvalidRequest: `digest` is malformed. NotFound: no such file is stored.
@@ -170,7 +170,7 @@ class MediaSpool:
         """A binary stream of the referenced bytes.
 
         Raises:
-            NotFound: neither the spool nor the machine has it. InvalidRequest: the path is not a regular file.
+            NotFound: the file does not exist. InvalidRequest: the path is not a regular file.
         """
         if reference.digest is not None:
             return self.path(reference.digest).open("rb")

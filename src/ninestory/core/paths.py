@@ -1,4 +1,4 @@
-"""Where things are on the user's machine, and how they are written: atomically, inside NINESTORY_HOME only.
+"""Paths on the user's machine, and how files are written: atomically, inside NINESTORY_HOME only.
 
 `Home` is the one place that knows the data layout of DESIGN.md.
 """
@@ -119,12 +119,12 @@ def inside(base: Path, *parts: str) -> Path:
 
 
 def part_of(path: Path) -> Path:
-    """The temporary neighbour of a file that this process writes."""
+    """Path of the temporary file next to `path` that this process writes."""
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def sweep_parts(folder: Path) -> None:
-    """Remove what processes that are gone left of files half written directly below `folder`."""
+    """Remove temporary files directly below `folder` that ended processes left behind."""
     for part in folder.glob(".*.part"):
         process = _PART.fullmatch(part.name)
         if process and not _is_alive(int(process[1])):
@@ -196,7 +196,7 @@ def replace_directory(made: Path, target: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step; False where the system cannot."""
+    """Swap two paths atomically; returns False if the system does not support it."""
     libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(one), os.fsencode(other)
     if hasattr(libc, "renameat2"):

@@ -1,4 +1,4 @@
-"""How long work reports, checkpoints and is cancelled, without knowing who watches.
+"""Progress protocol: how long-running work reports, checkpoints and is cancelled.
 
 The command line draws a bar, `jobs/` writes rows, a test records. Work is handed one `Progress` and calls it
 often; `update` raises `Cancelled` when the watcher asked to stop, so a loop needs no check of its own.

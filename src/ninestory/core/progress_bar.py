@@ -1,4 +1,4 @@
-"""A `Progress` that a person watches: a bar on a terminal (stderr) or in a notebook."""
+"""A `Progress` that draws a bar on a terminal (stderr) or in a notebook."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file of ballast: when the disk is full, giving it up leaves room to read databases and to delete."""
+"""A ballast file: deleting it on a full disk leaves room to read databases and to delete files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ LOW_BYTES = 256 << 10  # below this SQLite cannot open a database in WAL mode, o
 
 
 class DiskReserve:
-    """The ballast of a home. Given up for the time of a read or a deletion when there is hardly any room."""
+    """The ballast file of a home, released while little disk space is left."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def make(self) -> None:
-        """Write the ballast unless it is there; where the room is short, a smaller one."""
+        """Write the ballast file if it is missing, smaller if disk space is short."""
         try:
             size = min(RESERVE_BYTES, self._free_bytes())
             if self._path.exists() or size < LOW_BYTES:
@@ -27,7 +27,7 @@ class DiskReserve:
             self._path.unlink(missing_ok=True)
 
     def release_if_low(self) -> None:
-        """Give the ballast up when the disk is full."""
+        """Delete the ballast file if the disk is full."""
         if self._path.exists() and self._free_bytes() < LOW_BYTES:
             self._path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""What is text: strings that every encoder takes. JSON's escapes also write halves of characters."""
+"""Validity of text: JSON escapes can produce lone surrogates, which no encoder accepts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 
 def broken_string(value: Any, where: str = "") -> str | None:
-    """The place of the first string of plain JSON data that holds half a character (a lone surrogate), or None.
+    """Path of the first string in plain JSON data with a lone surrogate, or None.
 
-    A client that cuts an emoji in two sends one; no tokenizer, database or encoder takes it. Keys count too.
+    A client that cuts an emoji in two sends one; no tokenizer, database or encoder accepts it. Keys are checked too.
 
     Args:
-        value: what `json.loads` gives.
-        where: the place of `value` itself.
+        value: plain data, as from `json.loads`.
+        where: path of `value` itself.
 
     >>> broken_string({"messages": [{"content": "whole"}, {"content": chr(0xD83D)}]})
     'messages.1.content'

@@ -1,1 +1,1 @@
-"""Tasks, metrics, judges and paired reports. Takes callables (generate, score, search); imports no floor."""
+"""Tasks, metrics, judges and paired reports. Models are passed in as callables (generate, score, search); imports no floor."""

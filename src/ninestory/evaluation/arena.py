@@ -1,7 +1,7 @@
 """Ratings from votes between two answers: Elo in the order of the votes, Bradley-Terry with bootstrap intervals.
 
-The arithmetic of Chatbot Arena (Chiang et al. 2024, arXiv:2403.04132): a rating difference of `SCALE` points means odds
-of 10 to 1, a tie is half a win, and 1000 is where everybody starts.
+Follows Chatbot Arena (Chiang et al. 2024, arXiv:2403.04132): a rating difference of `SCALE` points means odds of 10 to
+1, a tie counts as half a win, and ratings start at 1000.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Standing:
-    """A model's place. `rating` is Bradley-Terry's; the intervals are what bootstrap says of it and of Elo's."""
+    """One leaderboard row: Bradley-Terry `rating` and online `elo`, each with its bootstrap interval."""
 
     model: str
     battles: int
@@ -83,10 +83,10 @@ def bootstrap_bradley_terry(
 
 
 def bootstrap_elo(battles: Sequence[Battle], draws: np.ndarray, k: float = K) -> dict[str, Interval]:
-    """95 % intervals of online Elo over drawings with replacement; best median first.
+    """95 % bootstrap intervals of online Elo; best median first.
 
     Args:
-        draws: [battles, rounds]: which battle comes when in each round. All rounds are played together.
+        draws: [battles, rounds], battle indices drawn with replacement. All rounds are computed together.
     """
     names = _names(battles)
     index = {name: i for i, name in enumerate(names)}
@@ -111,7 +111,7 @@ def style_controlled(
         ridge: strength of the L2 penalty on ratings (in 400 points) and coefficients.
 
     Returns:
-        ratings, best first, and one coefficient a style: how much a standard deviation more of it wins, in logits.
+        ratings, best first, and one coefficient per style: the gain in logits per standard deviation.
     """
     names = _names(battles)
     a, b = (np.array([battle.style_a for battle in battles], float), np.array([x.style_b for x in battles], float))
@@ -129,7 +129,7 @@ def style_controlled(
 
 
 def win_fractions(battles: Sequence[Battle]) -> dict[str, dict[str, float | None]]:
-    """[row][column]: the part of the row model's battles with the column model that it won; a tie is no win."""
+    """[row][column]: share of battles against the column model that the row model won; a tie does not count as a win."""
     names = sorted(_names(battles))
     won: dict[tuple[str, str], int] = {}
     met: dict[tuple[str, str], int] = {}
@@ -175,7 +175,7 @@ def _tallies(battles: Sequence[Battle]) -> dict[str, tuple[int, int, int, int]]:
 
 
 def _names(battles: Sequence[Battle]) -> list[str]:
-    """Models by first appearance, all first places before all second ones."""
+    """Model names in order of appearance: all `model_a` first, then `model_b`."""
     return list(dict.fromkeys([b.model_a for b in battles] + [b.model_b for b in battles]))
 
 
@@ -235,10 +235,10 @@ def _rated(names: Sequence[str], strengths: np.ndarray, anchor: tuple[str, float
 
 
 def _intervals(names: Sequence[str], ratings: np.ndarray) -> dict[str, Interval]:
-    """Of ratings [models, rounds]."""
+    """Intervals per model from ratings [models, rounds], best median first."""
     quantiles = np.quantile(ratings, [0.025, 0.5, 0.975], axis=1).T
-    found = {name: Interval(*map(float, row)) for name, row in zip(names, quantiles, strict=True)}
-    return dict(sorted(found.items(), key=lambda item: -item[1].median))
+    intervals = {name: Interval(*map(float, row)) for name, row in zip(names, quantiles, strict=True)}
+    return dict(sorted(intervals.items(), key=lambda item: -item[1].median))
 
 
 def _best_first(ratings: dict[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""One vote between two answers: what the ratings (`arena`) count and the server keeps."""
+"""Votes between two answers, as rated by `arena` and stored by the server."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ class Battle:
 
     Attributes:
         winner: one of `WINNERS`.
-        style_a, style_b: counts of what makes an answer look good without being so (tokens, headers, lists, bold);
-            only `arena.style_controlled` reads them.
+        style_a, style_b: counts of style features (tokens, headers, lists, bold), for `arena.style_controlled`.
     """
 
     model_a: str

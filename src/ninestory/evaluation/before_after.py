@@ -1,4 +1,4 @@
-"""A model before and after tuning, on the same held-out rows: what changed, and whether that could be chance."""
+"""Comparison of a model before and after tuning on the same held-out rows, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_FORGOTTEN = 0.05  # growth of the general text's loss above which the verdi
 
 @dataclass(frozen=True)
 class HeldOutExample:
-    """One held-out row: what the model is given, and what it should answer."""
+    """One held-out row: a prompt and its target answer."""
 
     prompt: str
     target: str
@@ -24,7 +24,7 @@ class HeldOutExample:
 
 @dataclass(frozen=True)
 class OverlapMetrics:
-    """Each in 0 … 1. Words, or characters where the text is Chinese; BLEU over characters."""
+    """Overlap with the target, each in [0, 1]. ROUGE over words (characters for Chinese), BLEU over characters."""
 
     rouge_1: float
     rouge_2: float
@@ -38,9 +38,9 @@ class ModelScores:
     """Losses, answers and metrics of one model over all cases.
 
     Attributes:
-        loss: mean −log p of a token; where preferences are learned, the mean loss of a pair.
-        general_loss: on text that has nothing to do with the task.
-        preferred: where preferences are learned: share of the pairs whose better answer gained more on the base.
+        loss: mean negative log-likelihood per token; in preference tuning, the mean loss per pair.
+        general_loss: loss on text unrelated to the task.
+        preferred: in preference tuning, the reward accuracy: share of pairs whose chosen answer gained more.
     """
 
     loss: float
@@ -54,7 +54,7 @@ class ModelScores:
         return math.exp(min(self.loss, 700.0))
 
     def mean(self, name: str) -> float:
-        """Mean of one field of `OverlapMetrics` over the cases; 0 where no answers were made."""
+        """Mean of one field of `OverlapMetrics` over the cases; 0 if no answers were generated."""
         return fmean(getattr(metrics, name) for metrics in self.each) if self.each else 0.0
 
 
@@ -67,13 +67,13 @@ class Comparison:
 
     @property
     def forgotten(self) -> float | None:
-        """Growth of the loss on general text, as a share of it."""
+        """Relative growth of the loss on general text, or None if it was not measured."""
         before, after = self.base.general_loss, self.tuned.general_loss
         return None if before is None or after is None else after / before - 1
 
     @property
     def verdict(self) -> str:
-        """better, worse or unclear: by the loss, and by ROUGE-L where answers were made and are what is learned."""
+        """ "better", "worse" or "unclear", by the loss and, if answers were generated, by ROUGE-L."""
         gained = self.tuned.loss < self.base.loss
         if self.tuned.preferred is not None:
             return "better" if gained else "worse"
@@ -85,12 +85,12 @@ class Comparison:
 
 
 def score(target: str, prediction: str) -> OverlapMetrics:
-    """The overlap of one answer with what was wanted."""
-    wanted, made = mixed_tokens(target), mixed_tokens(prediction)
+    """Compute the overlap of one prediction with its target."""
+    target_tokens, predicted = mixed_tokens(target), mixed_tokens(prediction)
     return OverlapMetrics(
-        rouge_n(wanted, made, 1).f1,
-        rouge_n(wanted, made, 2).f1,
-        rouge_l(wanted, made).f1,
+        rouge_n(target_tokens, predicted, 1).f1,
+        rouge_n(target_tokens, predicted, 2).f1,
+        rouge_l(target_tokens, predicted).f1,
         bleu4(target.strip(), prediction.strip()),
         float(target.strip() == prediction.strip()),
     )
@@ -102,13 +102,13 @@ def measure(
     general_loss: float | None,
     generate: Callable[[str], str] | None,
 ) -> ModelScores:
-    """One side of the comparison. Without `generate` only the losses are kept."""
+    """Evaluate one model on the cases. Without `generate` only the losses are kept."""
     answers = [generate(case.prompt) for case in cases] if generate else []
     each = [score(case.target, answer) for case, answer in zip(cases, answers, strict=False)]
     return ModelScores(loss, general_loss, answers, each)
 
 
 def compare(cases: Sequence[HeldOutExample], base: ModelScores, tuned: ModelScores, seed: int = 0) -> Comparison:
-    """Put two sides together; the interval resamples cases, the same ones for both (paired bootstrap)."""
+    """Compare two models; the interval is a paired bootstrap over cases."""
     before, after = ([metrics.rouge_l for metrics in side.each] for side in (base, tuned))
     return Comparison(list(cases), base, tuned, bootstrap_difference(before, after, seed))

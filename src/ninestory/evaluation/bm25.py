@@ -1,4 +1,4 @@
-"""BM25 over a growing pool of short texts (Robertson's Okapi form, k1 1.5, b 0.75)."""
+"""BM25 index over a growing set of short texts (Robertson's Okapi form, k1 1.5, b 0.75)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ K1, B = 1.5, 0.75
 
 
 class BM25:
-    """Texts as token sequences; more can be added at any time, and scores are always of the pool as it stands."""
+    """BM25 index of tokenised texts; scores always reflect all texts added so far."""
 
     def __init__(self) -> None:
         self.texts: list[Counter[str]] = []
@@ -18,18 +18,18 @@ class BM25:
         self.tokens = 0
 
     def add(self, text: Sequence[str]) -> None:
-        """Take one text into the pool."""
+        """Add one tokenised text."""
         counts = Counter(text)
         self.texts.append(counts)
         self.holders.update(counts.keys())
         self.tokens += counts.total()
 
     def scores(self, query: Sequence[str]) -> list[float]:
-        """The score of each text of the pool, in the order they were added."""
+        """Score every text against `query`, in insertion order."""
         return [self._score(query, counts) for counts in self.texts]
 
     def ceiling(self, query: Sequence[str]) -> float:
-        """What `query` would score against a copy of itself."""
+        """Score of `query` against a copy of itself: the upper bound."""
         return self._score(query, Counter(query))
 
     def _score(self, query: Sequence[str], counts: Counter[str]) -> float:
@@ -38,6 +38,6 @@ class BM25:
         return sum(self._idf(t) * counts[t] * (K1 + 1) / (counts[t] + room) for t in query if t in counts)
 
     def _idf(self, token: str) -> float:
-        """Never negative: the form with 1 inside the logarithm."""
+        """Inverse document frequency, non-negative (the variant with 1 + inside the logarithm)."""
         held = self.holders[token]
         return math.log(1 + (len(self.texts) - held + 0.5) / (held + 0.5))

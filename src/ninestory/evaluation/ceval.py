@@ -1,4 +1,4 @@
-"""C-Eval: Chinese multiple-choice questions, in the form in which Chinese-LLaMA-Alpaca asks and reads them."""
+"""C-Eval: Chinese multiple-choice questions, with Chinese-LLaMA-Alpaca's prompts and answer extraction."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Item:
 
 
 def shown(item: Item, cue: str = "plain") -> str:
-    """A question with its choices, and what the model goes on from.
+    """Format a question with its choices and the answer cue.
 
     Args:
         cue: a key of `CUES`.
@@ -50,7 +50,7 @@ def shown(item: Item, cue: str = "plain") -> str:
 
 
 def solved(item: Item, *, steps: bool = False) -> str:
-    """A question with its answer, as an example for others."""
+    """Format a question with its answer, as a few-shot example."""
     if not steps:
         return f"{shown(item)}{item.answer}\n\n"
     reasoned = f"让我们一步一步思考，\n{item.explanation}\n所以答案是{item.answer}。"
@@ -58,13 +58,13 @@ def solved(item: Item, *, steps: bool = False) -> str:
 
 
 def examples(subject: str, items: Sequence[Item], *, steps: bool = False) -> str:
-    """The head of a few-shot prompt."""
+    """Build the few-shot part of a prompt."""
     head = f"以下是中国关于{subject}考试的单项选择题，请选出其中的正确答案。\n\n"
     return head + "".join(solved(item, steps=steps) for item in items)
 
 
 def extract(generated: str, item: Item) -> tuple[str | None, bool]:
-    """(the letter that an answer means, whether it came to an explicit conclusion); None where none can be read."""
+    """Extract (letter, whether the conclusion is explicit) from an answer; None if there is no letter."""
     conclusions = _CONCLUSION.findall(generated)
     if conclusions and conclusions[-1] in LETTERS:
         return conclusions[-1], True
@@ -80,24 +80,24 @@ def extract(generated: str, item: Item) -> tuple[str | None, bool]:
 
 
 def read_items(file: Path) -> list[Item]:
-    """Items of one of C-Eval's CSV files (question, A, B, C, D and, where they are known, answer and explanation).
+    """Read one of C-Eval's CSV files (question, A, B, C, D and, if known, answer and explanation).
 
     Raises:
-        InvalidRequest: not such a file; names the row.
+        InvalidRequest: the file is not a C-Eval file; the message has the row number.
     """
     items = []
     try:
         with open_regular_text(file, "utf-8-sig", newline="") as stream:
             for number, row in enumerate(csv.DictReader(stream), 2):
                 if not row.get("question") or any(row.get(letter) is None for letter in LETTERS):
-                    raise ValueError(f"row {number} has no question or no four choices")
+                    raise ValueError(f"row {number} is incomplete; expected a question and four choices")
                 answer = (row.get("answer") or "").strip()
                 choices = {letter: row[letter] for letter in LETTERS}
                 items.append(Item(row["question"], choices, answer, row.get("explanation") or ""))
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise InvalidRequest(
-            f"{file} is not a file of C-Eval: {error}.",
-            hint="Its columns are question, A, B, C, D and answer.",
+            f"{file} is not a C-Eval file: {error}.",
+            hint="Use a CSV file with the columns question, A, B, C, D and answer.",
             hint_zh="其列为 question、A、B、C、D 与 answer。",
             param="data",
         ) from error
@@ -105,14 +105,14 @@ def read_items(file: Path) -> list[Item]:
 
 
 def task(subject: str, items: Sequence[Item], head: str = "", cue: str = "plain", max_tokens: int = 32) -> EvalTask:
-    """The items of a subject that have an answer, as a task with the metrics `correct` and `read`.
+    """Build a task from a subject's answered items, with the metrics `correct` and `read`.
 
     An answer from which no letter can be read counts as wrong, where the original guesses.
 
     Args:
         head: few-shot examples before each question.
         cue: a key of `CUES`.
-        max_tokens: of an answer; part of the key of its stored result.
+        max_tokens: limit per answer; part of the stored result's key.
     """
     known = {f"{subject}/{number}": item for number, item in enumerate(items) if item.answer in LETTERS}
 

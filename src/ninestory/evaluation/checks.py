@@ -1,8 +1,8 @@
-"""Checks of one answer, as data: what a test case of a prompt demands, and the part of it that an answer fulfils.
+"""Declarative checks of one answer, and the score of an answer against them.
 
 A check is a table with one key: `equals` a text (case, outer blanks and a final full stop aside); `contains` or
 `excludes` a list of texts; `max_words`, `max_sentences`, `max_characters` a number; `json` a table whose values the
-answer's JSON object must have ("" stands for null); `rouge_l` a text the answer should be like.
+answer's JSON object must have ("" means null); `rouge_l` a reference text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SENTENCE_END = re.compile(r"[.!?。！？…]+(?=\s|$|[^\s.!?。！？…])")
 
 
 def score(answer: str, checks: Sequence[dict[str, Any]]) -> float:
-    """Mean of the checks, 0 to 1; 1 where there are none.
+    """Mean score over the checks, in [0, 1]; 1 if there are none.
 
     Raises:
         InvalidRequest: a check of an unknown kind or with a value of the wrong type.
@@ -48,8 +48,8 @@ def _one(answer: str, check: dict[str, Any]) -> float:
         return float(_KINDS[kind](answer, wanted))
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise InvalidRequest(
-            f"The check {str(check)[:80]} is not one: {type(error).__name__} {error}.",
-            hint=f"A check is a table with one of {', '.join(_KINDS)}.",
+            f"The check {str(check)[:80]} is invalid: {type(error).__name__} {error}.",
+            hint=f"Write each check as a table with one of {', '.join(_KINDS)}.",
             hint_zh=f"每项检查是含有以下一个键的表：{'、'.join(_KINDS)}。",
             param="checks",
         ) from error
@@ -64,7 +64,7 @@ def _contained(answer: str, wanted: Sequence[str]) -> float:
 
 
 def _json(answer: str, wanted: dict[str, Any]) -> float:
-    """The part of the wanted values that the answer's object has; 0 where it is no JSON object."""
+    """Share of the expected values that the answer's object has; 0 if it is not a JSON object."""
     fence = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n?```\s*", answer, re.DOTALL)
     try:
         found = json.loads(fence[1] if fence else answer)

@@ -1,4 +1,4 @@
-"""A model judges answers, in MT-bench's form (Zheng et al. 2023, arXiv:2306.05685).
+"""LLM-as-a-judge in MT-bench's format (Zheng et al. 2023, arXiv:2306.05685).
 
 `single`: one answer gets 1 to 10. `pairwise`: two answers are compared twice with their places exchanged, and only a
 verdict that both games agree on counts. Answers and judgements come from callables; nothing here knows a model.
@@ -38,7 +38,7 @@ _SLOT = re.compile(r"\{([a-z_0-9]+)\}")
 
 @dataclass(frozen=True)
 class JudgeQuestion:
-    """One or two turns. `reference`: an answer to each, where there is one."""
+    """A question of one or two turns. `reference`: a reference answer per turn, or empty."""
 
     id: str
     category: str
@@ -48,7 +48,7 @@ class JudgeQuestion:
 
 @dataclass(frozen=True)
 class Grade:
-    """A judge's rating of one turn; `score` is `NO_RATING` when none could be read."""
+    """A judge's rating of one turn; `score` is `NO_RATING` if the reply has none."""
 
     model: str
     question: str
@@ -74,20 +74,20 @@ class Match:
 
     @property
     def winner(self) -> Winner:
-        """What both games agree on; a disagreement is a tie, an unreadable verdict an error."""
+        """The winner if both games agree; a disagreement is a tie, an unparsable verdict an error."""
         if "error" in (self.g1_winner, self.g2_winner):
             return "error"
         return self.g1_winner if self.g1_winner == self.g2_winner else "tie"
 
 
 def parse_rating(reply: str) -> float:
-    """The first `[[number]]`, else the first `[number]`, else `NO_RATING`."""
-    found = re.search(rf"\[\[{_NUMBER}\]\]", reply) or re.search(rf"\[{_NUMBER}\]", reply)
-    return float(found[1]) if found else NO_RATING
+    """Parse the first `[[number]]`, else the first `[number]`, else return `NO_RATING`."""
+    rating = re.search(rf"\[\[{_NUMBER}\]\]", reply) or re.search(rf"\[{_NUMBER}\]", reply)
+    return float(rating[1]) if rating else NO_RATING
 
 
 def parse_verdict(reply: str) -> str:
-    """`A`, `B`, `tie` or `error`; of several verdicts `[[A]]` goes before `[[B]]` before `[[C]]`."""
+    """Parse a verdict as `A`, `B`, `tie` or `error`; `[[A]]` takes precedence over `[[B]]`, and that over `[[C]]`."""
     for letter, verdict in (("A", "A"), ("B", "B"), ("C", "tie")):
         if f"[[{letter}]]" in reply:
             return verdict
@@ -95,27 +95,27 @@ def parse_verdict(reply: str) -> str:
 
 
 def parse_two_ratings(reply: str) -> str:
-    """The same of `[[x,y]]`; a tie when they differ by no more than `TIE_DELTA`."""
+    """Parse `[[x,y]]` as a verdict; ratings within `TIE_DELTA` of each other are a tie."""
     pair = rf"{_NUMBER},\s?{_NUMBER}"
-    found = re.search(rf"\[\[{pair}\]\]", reply) or re.search(rf"\[{pair}\]", reply)
-    if not found:
+    ratings = re.search(rf"\[\[{pair}\]\]", reply) or re.search(rf"\[{pair}\]", reply)
+    if not ratings:
         return "error"
-    difference = float(found[1]) - float(found[2])
+    difference = float(ratings[1]) - float(ratings[2])
     if abs(difference) <= TIE_DELTA:
         return "tie"
     return "A" if difference > 0 else "B"
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """Slots filled in one pass, so that braces in an answer stay what they are."""
+    """Fill the template's slots in one pass, so that braces inside an answer are not expanded."""
     return _SLOT.sub(lambda slot: values.get(slot[1], slot[0]), template)
 
 
 def load_questions(source: str) -> list[JudgeQuestion]:
-    """Questions of a JSON-lines file in MT-bench's form, or the built-in set `en` or `zh`.
+    """Load questions from a JSON-lines file in MT-bench's format, or the built-in set `en` or `zh`.
 
     Raises:
-        InvalidRequest: no such file, or a line that is no question; says which.
+        InvalidRequest: the file cannot be read, or a line is not a question (the message has its number).
     """
     if source in ("en", "zh"):
         rows = [row for row in _data()["questions"] if row["language"] == source]
@@ -136,7 +136,7 @@ def load_questions(source: str) -> list[JudgeQuestion]:
 
 
 def answer(question: JudgeQuestion, ask: Ask) -> list[str]:
-    """A model's answers, turn by turn; each sees those before. The temperature follows the category."""
+    """Ask a model every turn, with the previous turns as context. The temperature depends on the category."""
     messages: list[dict[str, str]] = []
     answers = []
     for turn in question.turns:
@@ -163,7 +163,7 @@ def match(
     ask: Ask,
     language: str,
 ) -> list[Match]:
-    """Compare every turn of two models' answers, twice."""
+    """Compare two models' answers turn by turn, each pair in both orders."""
     matches = []
     for turn in range(1, len(question.turns) + 1):
         first = ask(judge_messages(question, answers, turn, language), 0.0)
@@ -174,7 +174,7 @@ def match(
 
 
 def winner_of(verdict: str, *, swapped: bool = False) -> Winner:
-    """Whose the verdict is: A is model 1, or model 2 where the places were exchanged."""
+    """Map a verdict to its model: A is model 1, or model 2 if the positions were swapped."""
     if verdict in ("A", "B"):
         return "model_1" if (verdict == "A") != swapped else "model_2"
     return "tie" if verdict == "tie" else "error"
@@ -183,10 +183,10 @@ def winner_of(verdict: str, *, swapped: bool = False) -> Winner:
 def judge_messages(
     question: JudgeQuestion, answers: Sequence[Sequence[str]], turn: int, language: str
 ) -> list[dict[str, str]]:
-    """What the judge is shown about one turn: instructions, the question, a reference where one is needed, answers.
+    """Build the judge's prompt for one turn: instructions, question, reference (if needed) and answers.
 
     Args:
-        answers: of one model (rating) or two (comparison), each a list of turns.
+        answers: answers of one model (rating) or two (comparison), each a list of turns.
     """
     words = _data()[language]
     reference = question.reference if question.category in NEEDS_REFERENCE else []
@@ -216,7 +216,7 @@ def judge_messages(
 
 
 def score_table(grades: Iterable[Grade], turn: int | None = None) -> list[tuple[str, float]]:
-    """(model, mean rating), best first, of one turn or of all; what could not be read is left out."""
+    """(model, mean rating) over one turn or all, best first; grades without a rating are excluded."""
     scores: dict[str, list[float]] = {}
     for row in grades:
         if row.score != NO_RATING and turn in (None, row.turn):
@@ -248,7 +248,7 @@ class WinRow:
 
 
 def win_table(matches: Iterable[Match], baseline: str | None = None) -> list[WinRow]:
-    """Best first. With a `baseline` only its matches count, and its own row is left out."""
+    """Win rates, best first. With a `baseline`, only its matches count and its own row is omitted."""
     counts: dict[str, list[int]] = {}
     for row in matches:
         if row.winner == "error" or (baseline and baseline not in (row.model_1, row.model_2)):
@@ -265,7 +265,7 @@ def _question(line: str, source: str, number: int) -> JudgeQuestion:
         row = json.loads(line)
         turns, reference = row["turns"], row.get("reference") or []
         if not turns or len(turns) > 2 or not all(isinstance(text, str) for text in [*turns, *reference]):
-            raise ValueError("turns holds one or two texts, and reference as many")
+            raise ValueError("turns and reference must be lists of one or two strings")
         return JudgeQuestion(str(row.get("question_id", number)), str(row.get("category", "general")), turns, reference)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""Two models on the same cases: is the difference more than chance?"""
+"""Significance of the difference between two models on the same cases."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class McNemar:
     """Exact McNemar test of right/wrong answers.
 
     Attributes:
-        gained: cases that only the second model answers rightly.
-        lost: cases that only the first model answers rightly.
-        p_value: two-sided, from the binomial distribution with p = 1/2; 1 where no case differs.
+        gained: cases that only the second model answers correctly.
+        lost: cases that only the first model answers correctly.
+        p_value: two-sided, from the binomial distribution with p = 1/2; 1 if no case differs.
     """
 
     gained: int
@@ -58,7 +58,7 @@ class McNemar:
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
-    """Compare two models' right and wrong answers on the same cases (McNemar 1947, exact form).
+    """Compare two models' correct and wrong answers on the same cases (McNemar 1947, exact form).
 
     >>> mcnemar([False] * 6, [True] * 6)
     McNemar(gained=6, lost=0, p_value=0.03125)

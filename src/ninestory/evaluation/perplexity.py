@@ -1,4 +1,4 @@
-"""How well a model predicts a text: perplexity per token, and bits per byte, which compare across vocabularies."""
+"""Perplexity per token, and bits per byte, which is comparable across vocabularies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ninestory.evaluation.task import EvalCase, EvalTask, TaskResult
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Over `tokens` of a text of `nbytes` bytes of UTF-8."""
+    """Perplexity of a text of `tokens` tokens and `nbytes` UTF-8 bytes."""
 
     tokens: int
     nbytes: int
@@ -19,10 +19,10 @@ class Perplexity:
 
 
 def task(text: str, window: int = 1000) -> EvalTask:
-    """A text as a task: each piece of whole lines is scored; an output is the log-probability of each of its tokens.
+    """Build a scoring task from a text, split at line ends; an output is a list of token log-probabilities.
 
     Args:
-        window: characters of a piece, at most; a longer line is cut.
+        window: maximum characters per piece; longer lines are split.
     """
     return EvalTask(
         name="perplexity",

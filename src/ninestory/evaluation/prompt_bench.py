@@ -1,4 +1,4 @@
-"""Prompts compared by measurement: every variant on every case with every model, scored, with what it cost."""
+"""Prompt comparison: every prompt variant on every case with every model, with scores, tokens and cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class TrialAnswer:
-    """What a model wrote, and the tokens it took."""
+    """A model's answer with its token usage."""
 
     text: str
     prompt_tokens: int = 0
@@ -23,7 +23,7 @@ class TrialAnswer:
 
 @dataclass(frozen=True)
 class Trial:
-    """One variant, model and case. `fault`: why there is no answer; its score is 0."""
+    """Result of one variant, model and case. `fault`: why there is no answer (the score is then 0)."""
 
     variant: str
     model: str
@@ -64,9 +64,9 @@ def trials(
 
     Args:
         variants: name → the messages of case number n.
-        checks: of each case.
+        checks: the checks of each case.
         ask: (variant's name, messages) → the model's answer.
-        expected: an error of this kind is a fault of the trial, any other ends the run.
+        expected: errors of this type are recorded as a fault of the trial; others end the run.
     """
     for name, messages in variants.items():
         for number, demanded in enumerate(checks):
@@ -81,21 +81,23 @@ def trials(
             yield Trial(name, model, number, score(answer.text, demanded), answer.text, *tokens, seconds)
 
 
-def table(made: Sequence[Trial], price_in: float = 0.0, price_out: float = 0.0) -> list[TrialSummary]:
-    """The trials by variant and model, best mean first.
+def table(results: Sequence[Trial], price_in: float = 0.0, price_out: float = 0.0) -> list[TrialSummary]:
+    """Summarise the trials by variant and model, best mean first.
 
     Args:
-        price_in, price_out: of a million prompt and completion tokens.
+        price_in, price_out: price per million prompt and completion tokens.
     """
     groups: dict[tuple[str, str], list[Trial]] = {}
-    for trial in made:
+    for trial in results:
         groups.setdefault((trial.variant, trial.model), []).append(trial)
     rows = []
     for (variant, model), group in groups.items():
         scores = [trial.score for trial in group]
-        asked, written = sum(t.prompt_tokens for t in group), sum(t.completion_tokens for t in group)
+        prompt, completion = sum(t.prompt_tokens for t in group), sum(t.completion_tokens for t in group)
         seconds, faults = sum(t.seconds for t in group), sum(bool(t.fault) for t in group)
-        cost = (asked * price_in + written * price_out) / 1e6
+        cost = (prompt * price_in + completion * price_out) / 1e6
         mean = sum(scores) / len(scores)
-        rows.append(TrialSummary(variant, model, len(group), mean, min(scores), faults, asked, written, seconds, cost))
+        rows.append(
+            TrialSummary(variant, model, len(group), mean, min(scores), faults, prompt, completion, seconds, cost)
+        )
     return sorted(rows, key=lambda row: (-row.mean, row.cost, row.seconds))

@@ -1,7 +1,7 @@
 """Stored results of evaluations: an append-only file of JSON lines, so a run that was cut off continues.
 
 A line's key is a hash of everything that an output depends on: the model, its adapter, the runtime and data type, the
-task with its settings, and the case. A changed prompt or checkpoint therefore never meets an old result.
+task with its settings, and the case. A changed prompt or checkpoint therefore never reuses an old result.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """ROUGE-N and ROUGE-L between two texts, for English words and Chinese characters.
 
 Sources: Lin 2004; the English tokeniser is rouge_score's (lower case, everything but a–z and 0–9 separates, no stemmer).
-That one sees nothing in Chinese, so `mixed_tokens` is what evaluation uses: words, and each CJK character by itself.
+It finds no tokens in Chinese, so evaluation uses `mixed_tokens`: words, and each CJK character as its own token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _MIXED = re.compile(r"[㐀-䶿一-鿿豈-﫿぀-ヿ가-힯]|[^\W_㐀-䶿一-鿿�
 
 
 class RougeScore(NamedTuple):
-    """Each in 0 … 1."""
+    """Precision, recall and F1, each in [0, 1]."""
 
     precision: float
     recall: float

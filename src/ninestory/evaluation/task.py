@@ -1,4 +1,4 @@
-"""One form of evaluation for every floor: cases, what the model is asked for, and metrics per case.
+"""Evaluation tasks for every floor: cases, the kind of request, and metrics per case.
 
 A floor brings cases and metrics, and hands in the callable that asks its engine; running, storing and resuming are
 here and in `results.py`, comparing two models is in `paired.py`.
@@ -23,8 +23,8 @@ class EvalCase:
 
     Attributes:
         id: unique within the task.
-        request: what the model is given (a prompt, a path, token ids …).
-        target: what a right answer holds; None where nothing is compared.
+        request: the model's input (a prompt, a path, token ids …).
+        target: the reference answer; None if nothing is compared.
     """
 
     id: str
@@ -38,7 +38,7 @@ class EvalTask:
 
     Attributes:
         name: as the reports show it, for example `ceval/law`.
-        asked: which ability of an engine answers it.
+        asked: kind of request that the engine has to support.
         cases: in the order of the report.
         metrics: name → function of a case and the model's output; NaN where a case has no value.
         settings: everything else that an output depends on (few-shot examples, token limits); part of the key under

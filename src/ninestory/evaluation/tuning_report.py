@@ -68,7 +68,7 @@ class RowCounts:
 
 @dataclass(frozen=True)
 class TuningReport:
-    """What a report is made of. `training`, `evaluations`: (step, loss). `recipe`: as it was run, plain data."""
+    """Contents of a report. `training`, `evaluations`: (step, loss). `recipe`: the resolved recipe as plain data."""
 
     title: str
     recipe: dict[str, Any]
@@ -118,8 +118,8 @@ class TuningReport:
 
     def samples(self) -> list[tuple[str, str, str, str]]:
         """(prompt, wanted, before, after) of the first cases."""
-        made = self.comparison
-        answers = zip(made.cases, made.base.answers, made.tuned.answers, strict=False)
+        comparison = self.comparison
+        answers = zip(comparison.cases, comparison.base.answers, comparison.tuned.answers, strict=False)
         return [(case.prompt, case.target, before, after) for case, before, after in answers][:SAMPLES]
 
 

@@ -1,4 +1,4 @@
-"""Which weights an adapter was trained on, and whether it is put onto those: the same shapes are not the same model."""
+"""Check that an adapter is applied to the weights it was trained on: equal shapes do not mean an equal model."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def render_segments(
 
 
 class _Spellings:
-    """The spellings of special tokens, prepared for the search in a user's text. White space does not count."""
+    """Special-token texts, prepared for searching user text. White space is ignored."""
 
     def __init__(self, spellings: Iterable[str]) -> None:
         squeezed = {"".join(spelling.split()) for spelling in spellings} - {""}
@@ -67,7 +67,7 @@ class _Spellings:
         self._first = re.compile(f"(?=({'|'.join(pairs + cut_off)}))") if squeezed else None
 
     def starts(self, text: str) -> list[int]:
-        """Where in `text` a spelling begins: a whole one, or one that the text's end cuts off."""
+        """Offsets in `text` at which a special token starts, complete or cut off by the end of the text."""
         if self._first is None:
             return []
         squeezed = "".join(text.split())
@@ -90,7 +90,7 @@ def _spellings(spellings: tuple[str, ...]) -> _Spellings:
 
 
 class _Disguise:
-    """Puts a private-use character in the place of each character that begins a spelling in a user's text.
+    """Replaces each character that starts a special token in user text by a private-use character.
 
     One character for one, so that lengths, slices and `trim` are as they were.
 
@@ -104,7 +104,7 @@ class _Disguise:
         self._free: Iterator[str] | None = None
 
     def hide(self, value: Any) -> Any:
-        """The same JSON value with every string in disguise."""
+        """Disguise every string of a JSON value."""
         if isinstance(value, str):
             return self._hidden(value)
         if isinstance(value, dict):
@@ -114,7 +114,7 @@ class _Disguise:
         return value
 
     def reveal(self, text: str) -> list[tuple[str, bool]]:
-        """[(text, may hold special tokens)]: what begins a spelling in a user's text stands by itself."""
+        """Undo the disguise: [(text, may contain special tokens)], with each disguised character as its own segment."""
         if not self._stand_ins:
             return [(text, True)] if text else []
         original = {stand_in: character for character, stand_in in self._stand_ins.items()}

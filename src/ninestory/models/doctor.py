@@ -1,4 +1,4 @@
-"""`doctor`: what is wrong on this machine or with a checkpoint, and the cure, in both languages."""
+"""`doctor`: diagnosis of this machine or of a checkpoint, with a cure for each problem, in both languages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint: its files, its vocabulary, the ids of its marks, and the known traps of its family."""
+"""Diagnosis of a checkpoint: files, vocabulary, special-token ids, and the known pitfalls of its family."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _tensors(path: Path) -> Mapping[str, Tensor]:
 
 
 def _vocabulary(path: Path, config: Mapping[str, Any], rows: int) -> list[Finding]:
-    """Tokenizer, config and embedding must speak of one vocabulary."""
+    """Check that tokenizer, config and embedding agree on the vocabulary size."""
     from ninestory.tokenizers.load import load_tokenizer
 
     stated = config.get("vocab_size")
@@ -110,7 +110,7 @@ def _vocabulary(path: Path, config: Mapping[str, Any], rows: int) -> list[Findin
 
 
 def _marks(path: Path, config: Mapping[str, Any]) -> list[Finding]:
-    """Old converters of LLaMA wrote wrong ids of the begin and end tokens; training with them gives gibberish."""
+    """Check BOS and EOS ids: old LLaMA converters wrote wrong ones, and training with them gives gibberish."""
     if config.get("model_type") != "llama" or not (path / "tokenizer.model").is_file():
         return []
     named = config.get("bos_token_id", 1), config.get("eos_token_id", 2)
@@ -130,7 +130,7 @@ def _marks(path: Path, config: Mapping[str, Any]) -> list[Finding]:
 
 
 def _number_formats(path: Path, config: Mapping[str, Any]) -> list[Finding]:
-    """Half precision and pickles: each runs, but not as one might think."""
+    """Notes on half precision and pickles, which load but behave unexpectedly."""
     found = []
     if config.get("torch_dtype", config.get("dtype")) in ("float16", "bfloat16"):
         found.append(
@@ -157,7 +157,7 @@ def _number_formats(path: Path, config: Mapping[str, Any]) -> list[Finding]:
 
 
 def _family(path: Path, architecture: str, config: Mapping[str, Any], template: str = "") -> list[Finding]:
-    """Which systems it may be, in which format it is asked, its known traps, and the fast road."""
+    """Notes on the family: candidate systems, prompt format, known pitfalls, and the fastest runtime."""
     systems = _systems(architecture)
     if not systems:
         return []
@@ -186,7 +186,7 @@ def _family(path: Path, architecture: str, config: Mapping[str, Any], template: 
 
 
 def _release_of_rwkv(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> list[Finding]:
-    """What the names and shapes of its tensors say: version, vocabulary, prompt format, and who can run it."""
+    """Notes on an RWKV file from tensor names and shapes: version, vocabulary, prompt format, runtimes."""
     version, rows = detect_version(shapes), shapes["emb.weight"][0]
     kind = _RWKV_ROWS.get(rows, "unknown")
     found = [
@@ -259,7 +259,7 @@ def _fast_road(architecture: str) -> list[Finding]:
 
 
 def _seen(sign: str, path: Path, config: Mapping[str, Any]) -> bool:
-    """Whether a pitfall's sign can be seen here: a file name pattern, a key of the config, or key=value."""
+    """Whether a pitfall's sign is present: a file name pattern, a config key, or key=value."""
     if not sign:
         return False
     if "=" in sign:

@@ -1,4 +1,4 @@
-"""The form a checkpoint comes in: whole, or a delta, an adapter, a prefix, slices, packed, encrypted, of another age."""
+"""Form of a checkpoint: complete, delta, adapter, prefix, model-parallel shards, quantised, encrypted, or outdated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _IN_CHINESE = {"its own form": "自有格式", "GPTQ": "GPTQ"}
 
 
 def forms_of(path: Path, config: Mapping[str, Any]) -> list[Finding]:
-    """What is no model by itself, or no file of today, by names and settings; and how many bits a packed one has."""
+    """Findings about incomplete or outdated forms, from file names and settings, and the bits of quantised ones."""
     folder = path if path.is_dir() else path.parent
     return [*_no_models(path, folder, config), *_adapters(path), *_packed(config), *_chatglm(path, config)]
 
@@ -64,7 +64,7 @@ def _no_models(path: Path, folder: Path, config: Mapping[str, Any]) -> list[Find
 
 
 def _adapters(path: Path) -> list[Finding]:
-    """A LoRA with its base, and the empty file that some trainers left."""
+    """Findings about LoRA adapters: the base they need, and the empty file that some trainers wrote."""
     files = [f for f in (path / "adapter_model.bin", path / "adapter_model.safetensors") if f.is_file()]
     if not path.is_dir() or not files:
         return []
@@ -105,7 +105,7 @@ def _packed(config: Mapping[str, Any]) -> list[Finding]:
 
 
 def _chatglm(path: Path, config: Mapping[str, Any]) -> list[Finding]:
-    """Which of ChatGLM-6B's vocabularies it speaks, and a P-Tuning prefix, which is no model."""
+    """Notes on ChatGLM-6B: the vocabulary version, and P-Tuning prefixes, which need a base model."""
     if config.get("model_type") != "chatglm" or "num_layers" not in config:
         return []
     old = config.get("vocab_size") == _OLD_CHATGLM_ROWS

@@ -1,4 +1,4 @@
-"""One file from a hub onto the disk: resumed by ranges, bounded in size, checked by its sum, then renamed."""
+"""Download of one file: resumed with range requests, bounded in size, verified by checksum, then renamed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHUNK = 1 << 20
 def fetch_file(
     client: httpx.Client, url: str, token: str, file: HubFile, target: Path, report: Callable[[int], None]
 ) -> None:
-    """Bring `file` to `target`. A `.part` beside it is continued, and kept when this fails.
+    """Download `file` to `target`. An existing `.part` file is resumed, and kept if the download fails.
 
     Args:
         report: called with the bytes of this file that are there; may raise to stop.
@@ -65,7 +65,7 @@ def fetch_file(
 def _append(
     client: httpx.Client, url: str, token: str, file: HubFile, part: Path, report: Callable[[int], None]
 ) -> None:
-    """One request: continue `part` where it ends, or from the start when the hub takes no ranges."""
+    """Send one request: continue `part` at its end, or restart if the hub does not support ranges."""
     have = part.stat().st_size
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with open_url(client, url, token, headers) as response:
@@ -115,7 +115,7 @@ def disk_full(needed_bytes: int, free_bytes: int) -> DiskFull:
 
 
 def _first_byte(response: httpx.Response) -> int:
-    """Of "bytes 100-199/200"; -1 when the header is missing or malformed."""
+    """First byte of a Content-Range ("bytes 100-199/200"); -1 if the header is missing or malformed."""
     digits = response.headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
     return int(digits) if digits.isdigit() else -1
 

@@ -1,4 +1,4 @@
-"""One finding of the doctor: how bad, what, and the cure, in both languages."""
+"""A finding of the doctor: severity, title and cure, in both languages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tensors, of which shapes, a GGUF of each known architecture holds: llama.cpp's graphs as tables.
+"""Expected tensors and shapes of each supported GGUF architecture, as tables from llama.cpp's graphs.
 
 `required` must be there with exactly that shape, `optional` may be there. Checked in the tests by loading a file made
 from each table. Names: gguf.constants.
@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Sizes:
-    """The numbers a table is made of. `head` is the width of a key, `value` of a value."""
+    """Sizes that determine a table. `head`: key size of a head; `value`: its value size."""
 
     layers: int
     width: int
@@ -43,7 +43,7 @@ class Expected:
 
 
 def _ends(s: Sizes, *, bias: bool = False) -> Expected:
-    """Embedding, last norm, and a head that may be tied to the embedding."""
+    """Tensors outside the blocks: embedding, final norm, and a head that may be tied."""
     expected = Expected()
     expected.need("token_embd", s.vocabulary, s.width)
     expected.need("output_norm", s.width, bias=bias)
@@ -67,7 +67,7 @@ def _attention(e: Expected, block: str, s: Sizes, *, bias: str = "", normed: boo
 
 
 def _fused(e: Expected, block: str, s: Sizes, *, bias: bool) -> None:
-    """Query, key and value in one matrix."""
+    """Fused query, key and value in one matrix."""
     e.need(f"{block}.attn_qkv", s.width + 2 * s.kv_heads * s.head, s.width, bias=bias)
     e.need(f"{block}.attn_output", s.width, s.width, bias=bias)
 

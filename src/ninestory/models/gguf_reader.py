@@ -1,7 +1,7 @@
-"""A strict reader of GGUF headers: nothing is believed before it is checked against the bytes that are there.
+"""A strict reader of GGUF headers: every stated length is checked against the file before use.
 
 llama.cpp aborts the process on some damaged headers and the gguf package accepts 40 % of mutated files, so no file
-reaches native code before it passed here. Reads the header only; tensor data stays on disk.
+reaches native code before this check. Reads the header only; tensor data stays on disk.
 Format: ggml/docs/gguf.md.
 """
 
@@ -76,7 +76,7 @@ class GgufFile:
         return str(self.metadata["general.architecture"])
 
     def field(self, name: str, default: Any = None) -> Any:
-        """A key of the file's own architecture, e.g. field("block_count")."""
+        """Value of a key with the architecture's prefix, e.g. field("block_count")."""
         return self.metadata.get(f"{self.architecture}.{name}", default)
 
 

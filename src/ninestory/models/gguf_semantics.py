@@ -1,6 +1,6 @@
-"""What a GGUF header means: sizes that agree, a tokenizer that cannot abort llama.cpp, the tensors of the architecture.
+"""Semantic checks of a GGUF header: consistent sizes, a tokenizer that llama.cpp accepts, the architecture's tensors.
 
-`gguf_reader` has made sure that the header can be read; this makes sure that native code can believe it.
+`gguf_reader` checks that the header is well-formed; this module checks that native code can rely on it.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def _sizes(file: GgufFile, layers: int, width: int, vocabulary: int) -> Sizes:
 
 
 def _difference(file: GgufFile, expected: Expected) -> str:
-    """The first way in which a file differs from a table; "" when it does not."""
+    """First difference between a file and a table, or ""."""
     missing = [name for name in expected.required if name not in file.tensors]
     if missing:
         return f"the tensor {missing[0]!r} is missing"

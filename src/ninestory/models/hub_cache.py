@@ -1,4 +1,4 @@
-"""Models that other tools already fetched, used where they lie: the Hugging Face and Ollama caches."""
+"""Models in the caches of other tools (Hugging Face, Ollama), used in place."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _blob(manifest: Path) -> Path | None:
 
 
 def _hugging_face_root() -> Path:
-    """As huggingface_hub finds it: HF_HUB_CACHE, its older name, or HF_HOME/hub."""
+    """Cache directory as in huggingface_hub: HF_HUB_CACHE, its older name, or HF_HOME/hub."""
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     return Path(os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub").expanduser()
 

@@ -1,4 +1,4 @@
-"""Which files of a repository a model needs: one form of its weights, its configuration, never code."""
+"""Selection of a repository's files: one format of the weights, the configuration, never code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "mmproj")
 
 
 def choose_files(files: list[HubFile], variant: str | None, what: str) -> list[HubFile]:
-    """The files to fetch.
+    """Choose the files to download.
 
     A GGUF is one file (or its shards) and needs nothing beside it; otherwise safetensors win over pickles, and the
     small files of the same folders come along. Never scripts, hidden files or paths that leave the folder.
@@ -49,7 +49,7 @@ def choose_files(files: list[HubFile], variant: str | None, what: str) -> list[H
 
 
 def pick_variant(files: list[HubFile], variant: str | None, what: str) -> list[HubFile]:
-    """The one file, or the one set of shards, that the variant names: as a whole word, else as a part of the name."""
+    """Pick the file or set of shards that matches the variant, as a whole word, else as a substring."""
     sets = _sets(files)
     if variant:
         word = re.compile(rf"(?<![A-Za-z0-9]){re.escape(variant)}(?![A-Za-z0-9_])", re.IGNORECASE)
@@ -70,7 +70,7 @@ def pick_variant(files: list[HubFile], variant: str | None, what: str) -> list[H
 
 
 def _weights(files: list[HubFile]) -> list[HubFile]:
-    """The first form that is there: safetensors, then .bin, then .pth and .pt; standard names before others."""
+    """Choose the weights format: safetensors, then .bin, then .pth and .pt; standard names first."""
     for suffixes in ((".safetensors",), (".bin",), (".pth", ".pt")):
         found = [f for f in files if f.path.endswith(suffixes) and not _is_other(f.path)]
         standard = [f for f in found if _STANDARD.fullmatch(PurePosixPath(f.path).name)]

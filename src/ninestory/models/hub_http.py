@@ -1,4 +1,4 @@
-"""How hubs are talked to: redirects that never carry the token elsewhere, and refusals put into words.
+"""HTTP access to hubs: redirects that never carry the token to another origin, and errors for refusals.
 
 Proxies come from the environment (HTTPS_PROXY, NO_PROXY …), as httpx reads them.
 """
@@ -40,7 +40,7 @@ class Listing:
 
 
 class Hub(Protocol):
-    """What `pull` needs of a hub."""
+    """Interface of a hub, as `pull` uses it."""
 
     token: str
 
@@ -83,7 +83,7 @@ def open_url(
 
 
 def get_json(client: httpx.Client, url: str, token: str, what: str) -> Any:
-    """The JSON answer of a hub's API.
+    """Fetch JSON from a hub's API.
 
     Raises:
         NinestoryError: what the hub refused, by `refuse`. RemoteFailed: the answer is too long or no JSON.

@@ -1,4 +1,4 @@
-"""MOSS's wire text with plugins: its thoughts, its commands, their results and the answer, to the byte.
+"""MOSS's plugin format, byte for byte: thoughts, commands, results and the answer.
 
 A round goes through two passes: the prompt ends after the question, and the model writes thoughts and commands up to
 `<eoc>`; with the commands' results before it the model writes the answer up to `<eom>`. Source: the SFT data and README
@@ -33,7 +33,7 @@ COMMANDS = {form.partition("(")[0]: name for name, form in PLUGINS.items() if fo
 
 @dataclass(frozen=True)
 class Command:
-    """`written` as the model wrote it."""
+    """A plugin call. `written`: the text as the model generated it."""
 
     name: str
     argument: str
@@ -42,7 +42,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Result:
-    """What a command gave: lines, numbered across the round where they can be cited. `error`: why there are none."""
+    """Result of a command: lines, numbered across the round if they can be cited. `error`: why there are none."""
 
     command: Command
     lines: list[str]
@@ -66,7 +66,7 @@ class Round:
 
 
 def meta_instruction(enabled: Any = (), *, inner_thoughts: bool | None = None, system: str = "") -> str:
-    """The fixed text and the switches.
+    """MOSS's meta instruction: the fixed text and the plugin switches.
 
     Args:
         enabled: plugins, by the names in `PLUGINS`.
@@ -84,7 +84,7 @@ def question_segments(question: str) -> list[Segment]:
 
 
 def switches(enabled: set[str], inner_thoughts: bool | None) -> str:
-    """One line a plugin."""
+    """Plugin switches, one line per plugin."""
     lines = [] if inner_thoughts is None else [f"- Inner thoughts: {'enabled' if inner_thoughts else 'disabled'}."]
     for name, form in PLUGINS.items():
         lines.append(f"- {name}: enabled. API: {form}" if name in enabled else f"- {name}: disabled.")
@@ -103,14 +103,14 @@ def round_segments(made: Round, *, answered: bool = True) -> list[Segment]:
 
 
 def parse_thoughts(text: str) -> tuple[str, str]:
-    """The thoughts and the commands of a first pass, `None` where there are none."""
+    """Parse the thoughts and the commands of a first pass; `None` for a missing one."""
     thoughts, _, commands = text.partition("<|Commands|>:")
     thoughts = thoughts.partition("<|Inner Thoughts|>:")[2] or thoughts
     return thoughts.replace("<eot>", "").strip() or "None", commands.replace("<eoc>", "").strip() or "None"
 
 
 def parse_commands(text: str) -> list[Command]:
-    """The first `MOST_COMMANDS` commands; `None`, and what is no command, gives none.
+    """Parse the first `MOST_COMMANDS` commands; anything that is not a command is skipped.
 
     >>> [c.argument for c in parse_commands('Search("tea"), Calculate("1+1")')]
     ['tea', '1+1']

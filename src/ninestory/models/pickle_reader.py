@@ -1,8 +1,8 @@
 """Read torch's `.bin` / `.pth` checkpoints without unpickling: no code of the file can run, and none is imported.
 
 A small stack machine walks the pickle's opcodes (`pickletools.genops` only decodes them) and knows three callables by
-name: `OrderedDict`, `_rebuild_tensor_v2` and `_rebuild_parameter`. Anything else that the file asks for is refused by
-its name. Not even Python's own unpickler with an allow-list is safe here: nine bytes make it allocate 4 GB.
+name: `OrderedDict`, `_rebuild_tensor_v2` and `_rebuild_parameter`. Any other global is refused by
+name. Not even Python's own unpickler with an allow-list is safe here: nine bytes make it allocate 4 GB.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class PickleFile:
 
 @dataclass(frozen=True)
 class _Name:
-    """Something the file asks for by module and name; never imported."""
+    """A global that the file references by module and name; never imported."""
 
     module: str
     name: str
@@ -120,7 +120,7 @@ def read_pickle(path: Path) -> PickleFile:
 
 
 def read_tensor(file: PickleFile, name: str) -> Any:
-    """A tensor as a read-only view of the file, or a contiguous copy when its strides ask for it. BF16 → uint16."""
+    """A tensor as a read-only view of the file, or a contiguous copy if its strides need one. BF16 → uint16."""
     import numpy as np
 
     view = view_tensor(file, name)
@@ -141,7 +141,7 @@ def view_tensor(file: PickleFile, name: str) -> Any:
 
 
 def _what_it_is(path: Path) -> str:
-    """Why a file is no checkpoint of today's torch, by its first bytes."""
+    """Why a file is not a zip-format torch checkpoint, by its first bytes."""
     with path.open("rb") as file:
         start = file.read(16)
     if start[:1] == b"\x80" or b"\xfc\x9cF\xf9 j\xa8P\x19" in start:  # a bare pickle; torch's magic number
@@ -152,7 +152,7 @@ def _what_it_is(path: Path) -> str:
 
 
 def _check_directory(path: Path) -> None:
-    """`zipfile` makes an object of every member before one can look: bound their table first (APPNOTE 4.3.16)."""
+    """Bound the central directory before `zipfile` creates an object per member (APPNOTE 4.3.16)."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 16) - 98))
         tail = file.read()
@@ -227,7 +227,7 @@ def _checked(path: Path, name: str, tensor: _Tensor, places: dict[str, tuple[int
 
 
 def _span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """Elements from the first to the last that a strided tensor touches."""
+    """Number of elements from the first to the last that a strided tensor covers."""
     return 0 if 0 in shape else 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Which prompt format a model is asked in, and a conversation rendered in it.
+"""Selection of a model's prompt format, and rendering of conversations in it.
 
 The choice is never made by a model's name: what the user says holds (`--template`), else what the catalogue says of the
 system, else the Jinja template that the checkpoint brings. A model of which none of these speaks has no chat, and the
@@ -28,7 +28,7 @@ Source = Literal["catalogue", "checkpoint", "--template", "adapter"]
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """A chosen format.
+    """The selected prompt format.
 
     Attributes:
         id: of the catalogue's template, or "checkpoint".
@@ -86,7 +86,7 @@ class PromptFormat:
 
 
 def choose_format(model: ResolvedModel, explicit: str = "", own: str = "") -> PromptFormat | None:
-    """The format of a model, or None for a model without chat.
+    """Select the format of a model; None for a model without chat.
 
     Args:
         explicit: `--template`: a template's id, or "checkpoint".
@@ -135,7 +135,7 @@ def _as_trained(form: PromptFormat, model: ResolvedModel) -> PromptFormat:
 
 
 def no_format(model: ResolvedModel) -> InvalidRequest:
-    """The error for a chat with a model of which nobody says in which format it was trained."""
+    """The error for chatting with a model whose prompt format is unknown."""
     family = [s for s in load_catalogue().values() if s.family == model.architecture and s.template]
     fitting = sorted({s.template for s in family} - {CHECKPOINT})
     offered = f" ({model.architecture} systems use {', '.join(fitting)})" if fitting else ""
@@ -150,7 +150,7 @@ def no_format(model: ResolvedModel) -> InvalidRequest:
 
 
 def own_template(directory: Path) -> str:
-    """The Jinja template that a checkpoint directory brings, "" for none.
+    """Read a checkpoint directory's Jinja template; "" if it has none.
 
     Raises:
         Damaged: a file that holds it cannot be read.
@@ -174,7 +174,7 @@ def own_template(directory: Path) -> str:
 
 
 def _system(model: ResolvedModel) -> System | None:
-    """The catalogue's entry that the model came by, else the only one of its architecture."""
+    """The model's catalogue entry, else the only entry of its architecture."""
     catalogue = load_catalogue()
     if model.system:
         return catalogue.get(model.system)

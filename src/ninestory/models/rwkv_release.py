@@ -1,4 +1,4 @@
-"""What a release of RWKV says of itself: nothing but the names and shapes of its tensors."""
+"""Version and prompt format of an RWKV checkpoint, from the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def chat_template(rows: int) -> str:
-    """The prompt format that models of this vocabulary (rows of the embedding) were trained with."""
+    """Prompt format of the models with this number of embedding rows."""
     return "rwkv-world" if rows == WORLD_ROWS else "rwkv-raven"
 
 

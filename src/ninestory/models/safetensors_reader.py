@@ -66,7 +66,7 @@ def read_header(path: Path) -> SafetensorsFile:
 
 
 def read_index(directory: Path) -> list[Path]:
-    """The shards that `model.safetensors.index.json` names, or the plain files when there is none.
+    """List the shards of `model.safetensors.index.json`, or the files themselves if there is no index.
 
     Raises:
         Damaged: the index is no JSON, names a missing file or one outside the directory.
@@ -78,7 +78,7 @@ def read_index(directory: Path) -> list[Path]:
 
 
 def read_weight_map(index: Path) -> dict[str, str] | None:
-    """tensor → file beside the index, or None when there is no such index.
+    """Read the weight map, tensor → file name; None if there is no index.
 
     Raises:
         Damaged: the index is no JSON, names a missing file or one outside its directory.

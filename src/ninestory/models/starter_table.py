@@ -56,7 +56,7 @@ class Starter:
 
 
 def _from_folder(package: str, version: str, folder: str, *files: tuple[str, int, str]) -> tuple[StarterFile, ...]:
-    """Files (name, bytes, sha256) that lie together in one package."""
+    """Build the files (name, bytes, sha256) of one package folder."""
     return tuple(
         StarterFile(name, nbytes, sha256, (PackagedFile(package, version, f"{folder}/{name}"),))
         for name, nbytes, sha256 in files

@@ -29,7 +29,7 @@ POLL_SECONDS = 0.1
 
 
 def find_starter(name: str) -> Starter:
-    """The starter called `name`, also by its first word when that is unambiguous.
+    """Find a starter by its name, or by the first word of it if unambiguous.
 
     Raises:
         NotFound: with the names there are.
@@ -121,7 +121,7 @@ def _home_folder(starter: Starter, home: Home) -> Path:
 
 
 def _installed_parts(starter: Starter) -> dict[PackagedFile, Path] | None:
-    """Where the installed packages put every part; None when one is missing or of another version."""
+    """Paths of all parts in the installed packages; None if one is missing or has another version."""
     found = {}
     for part in (part for file in starter.files for part in file.parts):
         try:
@@ -202,7 +202,7 @@ def _assemble(starter: Starter, parts: dict[PackagedFile, Path], home: Home) -> 
 
 
 def _verify_once(path: Path, file: StarterFile, starter: Starter, home: Home) -> None:
-    """Check size and sum; remembered by size and modification time, so that a start does not hash 100 MB again."""
+    """Check size and checksum; cached by size and mtime, so that a start does not hash 100 MB again."""
     if not path.is_file():
         raise _damaged(f"{path.name} of {starter.name} is missing", starter, path)
     status = path.stat()

@@ -1,4 +1,4 @@
-"""What is installed: the home's own models, the starters, and what other tools already fetched."""
+"""Installed models: those of the home, the starters, and those in other tools' caches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OWNERS = {
 
 @dataclass(frozen=True)
 class InstalledModel:
-    """One model that can be asked for without fetching anything."""
+    """A model that can be used without a download."""
 
     reference: str
     source: str  # "store", "starter", "hf-cache" or "ollama"
@@ -40,7 +40,7 @@ class InstalledModel:
 
 
 def list_installed(home: Home) -> list[InstalledModel]:
-    """All of them; what is half written is never listed (it lies under names that start with a dot)."""
+    """List all installed models. Incomplete ones are never listed: their names start with a dot."""
     models = [
         InstalledModel(
             f"starter:{s.name}",
@@ -110,7 +110,7 @@ def discard(path: Path) -> None:
 
 
 def import_path(home: Home, path: Path, name: str) -> InstalledModel:
-    """Take a model file or a checkpoint directory into the home under a catalogue name and variant.
+    """Import a model file or a checkpoint directory into the home under a catalogue name and variant.
 
     Files are linked where the file system allows it and copied otherwise. Verified first.
 
@@ -150,7 +150,7 @@ def import_path(home: Home, path: Path, name: str) -> InstalledModel:
 
 
 def folder_of(home: Home, reference: Reference) -> Path:
-    """Where a pulled or imported model lies.
+    """Folder of a pulled or imported model.
 
     Raises:
         InvalidRequest: this kind of reference has no folder in the home.
@@ -193,7 +193,7 @@ def _row(reference: str, path: Path) -> InstalledModel:
 
 
 def _task(path: Path) -> str:
-    """What the model in a folder is mainly for; "other" for adapters and for what cannot be told."""
+    """Main task of the model in a folder; "other" for adapters and unknown models."""
     if (path / "adapter_config.json").is_file():
         return "other"
     try:

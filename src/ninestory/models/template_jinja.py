@@ -12,16 +12,16 @@ _SLOT = re.compile(r"\{(content|round|system)\}")
 
 
 def as_jinja(form: Template) -> str:
-    """The same prompts, as transformers and llama.cpp render them; "" for a format that Jinja cannot write.
+    """Jinja template for transformers and llama.cpp with the same prompts; "" if Jinja cannot express the format.
 
-    The begin token is written where the format has one.
+    The template writes BOS if the format has one.
     """
     if form.joins_paragraphs:
         return ""
     slots = {"content": "m['content']", "round": f"({form.first_round} + ns.asked)", "system": "ns.system"}
 
     def text(value: str) -> str:
-        """An expression of the text with its slots."""
+        """Jinja expression of a text with its slots."""
         parts = _SLOT.split(value)
         made = [slots[part] if i % 2 else json.dumps(part) for i, part in enumerate(parts) if i % 2 or part]
         return " ~ ".join(made) or "''"
@@ -51,7 +51,7 @@ def as_jinja(form: Template) -> str:
 
 
 def _turn(form: Template, text: Callable[[str], str], value: str, user: str) -> str:
-    """One turn that the format always begins with."""
+    """Jinja source of a turn that every prompt starts with."""
     return f"{{%- for m in [{value}] -%}}{''.join(_body(form, text, user))}{{%- endfor -%}}"
 
 

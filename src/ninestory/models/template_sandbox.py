@@ -1,4 +1,4 @@
-"""A Jinja environment in which a stranger's chat template can neither run for ever nor fill the memory.
+"""A Jinja sandbox that bounds the time and memory of an untrusted chat template.
 
 A template is data from a downloaded file, yet Jinja is a language: nested loops, recursive macros, `'A' * 10**10` and
 lists that hold each other twice grow without end. Jinja's own sandbox keeps a template from Python's internals and
@@ -68,11 +68,11 @@ _SEQUENCES: tuple[type[Iterable[Any]], ...] = (list, tuple, type({}.keys()), typ
 
 
 class TemplateLimit(Exception):
-    """The template asks for more than a rendering may take."""
+    """A template exceeds the limits of a rendering."""
 
 
 class Budget:
-    """What one rendering may still spend.
+    """Remaining steps, characters and seconds of one rendering.
 
     Args:
         variables: what the template is given; its size raises the limit of characters.
@@ -105,12 +105,12 @@ class Budget:
             raise TemplateLimit(f"it writes more than {self.largest:,} characters")
 
     def check(self, characters: int) -> None:
-        """Refuse a value before it is made."""
+        """Raise `TemplateLimit` if a value of this size would exceed the budget."""
         if characters > self._characters:
             raise TemplateLimit(f"it writes more than {self.largest:,} characters")
 
     def account(self, value: Value) -> Value:
-        """Charge for a value that was just made."""
+        """Charge the budget for a new value."""
         if isinstance(value, str):
             self.allocate(len(value))
         elif isinstance(value, (list, tuple, dict)):
@@ -232,7 +232,7 @@ def _filtered(name: str, value: nodes.Expr) -> nodes.Filter:
 
 
 class _Namespace(Namespace):
-    """Namespaces can hold each other in a ring, so one is never written out."""
+    """A namespace, which never prints its content because namespaces can reference one another in a cycle."""
 
     def __repr__(self) -> str:
         return "<namespace>"
@@ -308,7 +308,7 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
         return limited
 
     def concat(self, pieces: list[str]) -> str:  # type: ignore[override]
-        """What a macro or a block wrote."""
+        """Join the output of a macro or block."""
         budget = _current.get()
         budget.check(sum(map(len, pieces)))
         return budget.account("".join(pieces))
@@ -337,7 +337,7 @@ def _metered(function: Any, check: Callable[..., None] | None = None) -> Callabl
 
 
 def _text(context: Context, value: Any) -> str:
-    """What `{{ value }}` writes; the output is charged where it is collected."""
+    """Text of `{{ value }}`; it is charged when the output is collected."""
     _current.get().step()
     return value if type(value) is str else _written(_current.get(), value)
 
@@ -364,7 +364,7 @@ def _join(context: Context, value: Iterable[Any], d: str = "", attribute: str | 
 
 
 def _parts(budget: Budget, items: Iterable[Any], separator: str) -> list[str]:
-    """The texts of what is to be joined, when the result fits."""
+    """Convert the values to join to text, if the result fits the budget."""
     texts, size = [], 0
     for item in items:
         texts.append(_written(budget, item))
@@ -380,7 +380,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """As transformers has it: no HTML escapes, and Chinese characters as they are."""
+    """`tojson` as in transformers: no HTML escapes, and Chinese characters unescaped."""
     budget = _current.get()
     budget.check(budget.check_weight(value))
     if indent is not None and not (isinstance(indent, int) and indent <= _MAX_INDENT):

@@ -1,4 +1,4 @@
-"""The chat families' prompt formats: data in `catalog/chat_templates`, rendered to the byte as the originals did.
+"""The chat families' prompt formats: data in `catalog/chat_templates`, rendered byte for byte like the originals.
 
 A checkpoint that brings its own Jinja is rendered by `chat_template`; this module is for the families of 2023 whose
 format stood in their code. `segments` also tells which characters are the assistant's, so that training learns those.
@@ -24,7 +24,7 @@ _ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class Template:
-    """One prompt format. Texts may hold the slots {content}, {input}, {system} and {round}.
+    """A prompt format. Its texts may contain the slots {content}, {input}, {system} and {round}.
 
     Attributes:
         aliases: the names that other programs give to the same format, as "program:name".
@@ -67,7 +67,7 @@ class Template:
 
     @property
     def lead(self) -> str:
-        """What stands between the words before an answer and the answer: part of the format, not of the answer."""
+        """Text between the assistant's role prefix and the answer: part of the format, not of the answer."""
         return self.assistant.removeprefix(self.generation) if self.assistant.startswith(self.generation) else ""
 
 
@@ -93,7 +93,7 @@ def load_templates() -> dict[str, Template]:
 
 
 def find_template(template_id: str) -> Template:
-    """A template by its id.
+    """Find a template by its id.
 
     Raises:
         NotFound: with the nearest ids.
@@ -112,19 +112,19 @@ def find_template(template_id: str) -> Template:
 
 
 def render(template: Template | str, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
-    """The prompt as one string; see `segments`."""
+    """Render the prompt as one string; see `segments`."""
     return "".join(text for text, _ in segments(template, messages, add_generation_prompt))
 
 
 def stops(template: Template | str) -> list[str]:
-    """The strings at which an answer in this format ends, besides the model's own end token."""
+    """Stop strings of this format, in addition to the model's EOS token."""
     return list((find_template(template) if isinstance(template, str) else template).stops)
 
 
 def segments(
     template: Template | str, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
 ) -> list[tuple[str, bool]]:
-    """[(text, whether training learns it)] in order: the answers and their end are learned, all else is not.
+    """[(text, whether it is trained on)] in order: answers and their end tokens are, everything else is masked.
 
     Args:
         messages: OpenAI-shaped, with string content; a user's may carry `input`, as instruction data do. The last
@@ -142,7 +142,7 @@ def segments(
 def prompt_segments(
     template: Template | str, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
 ) -> list[tuple[str, bool]]:
-    """[(text, whether the format wrote it)] in order: special tokens are looked for in the format's own text only.
+    """[(text, whether the format wrote it)] in order: special tokens are parsed only in the format's own text.
 
     Raises:
         InvalidRequest: as `segments`.
@@ -230,7 +230,7 @@ def _joined(text: str) -> str:
 
 
 def _fill(text: str, own: Sequence[str] = ("round",), **values: str) -> list[tuple[str, bool]]:
-    """[(text, whether the format wrote it)] with the slots filled in one pass: braces in a message stay what they are.
+    """Fill the slots in one pass, so that braces in a message are kept: [(text, whether the format wrote it)].
 
     Args:
         own: slots whose value is the format's own text.

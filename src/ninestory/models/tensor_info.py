@@ -1,4 +1,4 @@
-"""Where one tensor lies in a model file. Given by the GGUF and the safetensors reader alike."""
+"""Location of a tensor in a model file, shared by the GGUF and the safetensors reader."""
 
 from __future__ import annotations
 

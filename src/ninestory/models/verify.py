@@ -1,6 +1,6 @@
 """Check a model's files before anything native opens them: every tensor named, typed and in bounds, tokenizer sane.
 
-No torch, no unpickling. What it cannot see are changed weight bytes: compare sha256 for those.
+No torch, no unpickling. It cannot detect changed weight values: compare the sha256 for those.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PIECE_TYPES = range(1, 7)  # sentencepiece_model.proto: NORMAL … BYTE
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was checked."""
+    """Result of a verification."""
 
     path: Path
     files: list[str]
@@ -128,7 +128,7 @@ def _verify_directory(path: Path) -> VerifyReport:
 
 
 def _verify_parts(path: Path) -> VerifyReport:
-    """A pipeline: every folder in it that holds weights."""
+    """Verify a pipeline: every subfolder with weights."""
     reports = [_verify_directory(part) for part in sorted(path.iterdir()) if part.is_dir() and weight_files(part)]
     if not reports:
         raise Damaged(
@@ -157,7 +157,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def _pickles(path: Path) -> list[Path]:
-    """Weights of torch's own format; what a training run leaves beside them is no model."""
+    """Weights in torch's format, without the other files of a training run (optimizer, scheduler)."""
     for index in path.glob("*.bin.index.json"):
         weight_map = safetensors_reader.read_weight_map(index) or {}
         return [path / name for name in sorted(set(weight_map.values()))]
@@ -166,7 +166,7 @@ def _pickles(path: Path) -> list[Path]:
 
 
 def _check_index(path: Path, reports: list[VerifyReport]) -> None:
-    """Every tensor of an index must be in the file that it names."""
+    """Check that every tensor of an index is in its listed file."""
     held = {report.path.name: set(report.names) for report in reports}
     for index in sorted(path.glob("*.index.json")):
         for tensor, name in (safetensors_reader.read_weight_map(index) or {}).items():
@@ -179,7 +179,7 @@ def _check_index(path: Path, reports: list[VerifyReport]) -> None:
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:
-    """Sizes that code multiplies, divides and allocates by must be plain numbers of a sane size."""
+    """Check that the sizes in config.json are plain numbers in a sane range."""
     for names, (least, most) in _CONFIG_LIMITS.items():
         for name in names:
             value = config.get(name)
@@ -211,7 +211,7 @@ def _unsound(path: Path, why: str) -> Damaged:
 
 
 def _check_sentencepiece(path: Path) -> None:
-    """A SentencePiece model is a protocol-buffer message: its pieces must be readable, different and scored."""
+    """Check a SentencePiece model (a protocol-buffer message): readable, unique and scored pieces."""
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 

@@ -1,1 +1,1 @@
-"""From one file format to another, streaming: sizes first, then one block of rows at a time, then a rename."""
+"""Streaming conversion between checkpoint formats: header first, then blocks of rows, then a rename."""

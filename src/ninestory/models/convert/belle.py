@@ -1,4 +1,4 @@
-"""BELLE's encrypted releases: weights XORed with LLaMA's own file, which its readers must have.
+"""Decryption of BELLE's releases, whose weights are XORed with LLaMA's original file.
 
 A file NAME.SHA256.enc holds the 32 bytes of the plain file's sha256, then the plain bytes XOR the key file, both read
 in steps of 10 MiB; a short step of the key is repeated, and the key starts again at its end.
@@ -25,11 +25,11 @@ _NAME = re.compile(r"(?P<name>.+)\.[0-9a-f]{64}\.enc")
 def decrypt(source: Path, key: Path, folder: Path, progress: Progress | None = None) -> list[Path]:
     """Decrypt one `.enc` file, or all of a folder, into `folder`; returns the files written.
 
-    Files that are there are kept if their sum is right, so the same command goes on after a kill.
+    Existing files with the right checksum are kept, so the same command resumes after a kill.
 
     Raises:
-        NotFound: no `.enc` file, or no key. InvalidRequest: a name that is not of this format, or an empty key.
-        Damaged: the sha256 differs: another key. Conflict: another file lies where one is to be written.
+        NotFound: there is no `.enc` file or no key file. InvalidRequest: a malformed file name, or an empty key file.
+        Damaged: the sha256 differs (wrong key). Conflict: the target exists with other content.
     """
     files = [source] if source.is_file() else sorted(source.glob("*.enc")) if source.is_dir() else []
     if not files or not key.is_file():

@@ -1,6 +1,6 @@
 """A BERT encoder as an ONNX graph of ONNX Runtime's fused operators, without torch: embeddings and cross-encoders.
 
-One text a run and no padding: larger runs are slower on one core and would need masks.
+One text per run and no padding: larger batches are slower on one core and would need masks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MS = "com.microsoft"
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """What a graph is made of.
+    """Configuration and tensors of an encoder.
 
     Attributes:
         words: float32 rows of the word table in blocks, from the first row on: in float32 the whole table of a
@@ -81,7 +81,7 @@ def write_encoder(encoder: Encoder, path: Path, precision: Precision) -> None:
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """`folder`, filled by `make` in a temporary one and renamed when it is whole; several processes may ask at once."""
+    """Fill `folder` with `make`, in a temporary folder that is renamed when complete; safe across processes."""
     if not (folder / "ninestory.json").is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with ScratchFolder(".making-", folder.parent) as made:
@@ -99,7 +99,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
 
 
 def quantized_rows(blocks: Callable[[], Iterator[Any]]) -> tuple[Any, Any, Any]:
-    """A table in uint8 with one scale (float32) and zero point (uint8), read twice, a block at a time.
+    """Quantise a table to uint8 with one scale (float32) and zero point (uint8), in two passes over its blocks.
 
     value ≈ (quantised - zero point) · scale over [smallest, largest], as ONNX Runtime's own quantisation has it.
     """
@@ -116,7 +116,7 @@ def quantized_rows(blocks: Callable[[], Iterator[Any]]) -> tuple[Any, Any, Any]:
 
 
 class _Graph:
-    """Builds the graph; names of nodes are those of the tensors."""
+    """Builder of the graph; nodes are named after their output tensors."""
 
     def __init__(self, encoder: Encoder, precision: Precision) -> None:
         self._encoder, self._precision = encoder, precision
@@ -139,7 +139,7 @@ class _Graph:
         return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
     def _embedded(self) -> tuple[str, str]:
-        """The embeddings' sum, normalised; and the number of tokens as the attention's mask."""
+        """Add the normalised sum of the embeddings, and the token count that the attention uses as its mask."""
         import numpy as np
         from onnx import TensorProto
 
@@ -162,7 +162,7 @@ class _Graph:
         return x, self._node("Cast", [tokens], "lengths", to=TensorProto.INT32)
 
     def _words(self) -> str:
-        """The rows of the word table that the ids name, float32."""
+        """Add the lookup of the ids in the word embedding, float32."""
         import numpy as np
 
         if self._precision == "fp32":

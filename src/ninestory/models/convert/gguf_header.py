@@ -1,6 +1,6 @@
 """A GGUF header as bytes, from plain Python values. Format: ggml/docs/gguf.md, version 3.
 
-The same values always give the same bytes, so that a conversion that was killed can see what it had begun.
+The encoding is deterministic, so that a killed conversion recognises its own partial file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Metadata = dict[str, Any]
 
 
 def encode_header(metadata: Metadata, tensors: list[tuple[str, tuple[int, ...], str]]) -> bytes:
-    """The header up to the first tensor's bytes, padded.
+    """Encode the header up to the first tensor's bytes, padded.
 
     Args:
         metadata: str, bool, int (as u32), float (as f32), or collections of str, int (as i32) or float.
@@ -39,12 +39,12 @@ def encode_header(metadata: Metadata, tensors: list[tuple[str, tuple[int, ...], 
 
 
 def flag_offset(header: bytes, key: str) -> int:
-    """The byte of a boolean value, to be set in place once it is known."""
+    """Byte offset of a boolean value, which is set in place once it is known."""
     return header.index(_text(key) + struct.pack("<I", _BOOL)) + len(_text(key)) + 4
 
 
 def _add_value(out: bytearray, value: Any) -> None:
-    """Appended piece by piece: a vocabulary has half a million strings."""
+    """Append a value piece by piece: a vocabulary has half a million strings."""
     if isinstance(value, Collection) and not isinstance(value, str):
         kind = _kind(next(iter(value))) if value else _STRING
         kind = _I32 if kind == _U32 else kind

@@ -1,4 +1,4 @@
-"""GGUF → a checkpoint directory in float32, so that a model that came as GGUF (the starter) can be tuned.
+"""Conversion of a GGUF to a float32 checkpoint directory, so that a GGUF model (the starter) can be tuned.
 
 Row blocks are widened one after another (54 MB at the peak for any size); every tensor is bit-identical to what
 llama.cpp's own formulas give. llama.cpp's order of the rows of q and k is undone.
@@ -40,7 +40,7 @@ _BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 
 
 def float_checkpoint(source: Path, sha256: str, home: Home, progress: Progress) -> Path:
-    """The float32 directory of the GGUF `source`, made once and kept under the home's cache by the source's sum."""
+    """Convert the GGUF `source` to a float32 directory, cached in the home by the source's checksum."""
     target = home.cache / "float32" / sha256[:16]
     if not target.is_dir():
         write_checkpoint(source, target, progress)
@@ -114,7 +114,7 @@ def _new_tensor(header: GgufFile, tensor: TensorInfo) -> NewTensor:
 
 
 def _widened(path: Path, tensor: TensorInfo, heads: int) -> Iterator[Any]:
-    """The tensor as float32, some rows at a time; with `heads`, whole and in the checkpoint's order of rows."""
+    """Dequantise the tensor to float32 in blocks of rows; with `heads`, as a whole in the checkpoint's row order."""
     import gguf
     import numpy as np
 

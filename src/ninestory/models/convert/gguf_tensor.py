@@ -1,4 +1,4 @@
-"""One tensor of a GGUF file to be: its name, its shape, and its rows as float32 when they are asked for."""
+"""A tensor of a GGUF file that is being written: name, shape, and lazily computed float32 rows."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def take(checkpoint: Checkpoint, key: str, name: str, order: Any = None, role: R
 
 
 def computed(name: str, shape: tuple[int, ...], make: Callable[[], Any]) -> GgufTensor:
-    """A small float32 array that is made when it is written: of many layers, none is kept."""
+    """A small float32 array computed when it is written, so that no layer's array stays in memory."""
     return GgufTensor(name, shape, "small", lambda start, stop: make()[start:stop])
 
 
 def whole(checkpoint: Checkpoint, key: str) -> Any:
-    """A small tensor's float32 values at once."""
+    """Read a small tensor completely, as float32."""
     tensor = checkpoint.tensor(key)
     return widen(tensor.view(), tensor.dtype, key)
 

@@ -1,7 +1,7 @@
 """A checkpoint's tokenizer as GGUF metadata, read from its own files: SentencePiece, byte-level BPE, or RWKV's list.
 
-llama.cpp aborts on equal tokens and on a missing byte token, and takes a BPE's splitting rule by a name: what it could
-not read to the letter is refused here.
+llama.cpp aborts on duplicate tokens and on a missing byte token, and selects a BPE's pre-tokenizer by name: a tokenizer
+that it could not reproduce exactly is refused here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SPLITS["punctuation", BYTE_LEVEL, "runs of digits", "[0-9][0-9][0-9]"] = "falcon
 
 @dataclass
 class Vocabulary:
-    """Tokens by id, and what llama.cpp must know about them."""
+    """Tokens by id, with the types, scores and merges that llama.cpp needs."""
 
     model: str
     pre: str
@@ -41,7 +41,7 @@ class Vocabulary:
 
 
 def tokenizer_metadata(folder: Path, rows: int, config: dict[str, Any]) -> dict[str, Any]:
-    """The keys `tokenizer.…` for an embedding of `rows` rows.
+    """Build the `tokenizer.…` keys for an embedding of `rows` rows.
 
     Args:
         folder: holds tokenizer.model, tokenizer.json, vocab.json and merges.txt, or RWKV's list.
@@ -89,7 +89,7 @@ def tokenizer_metadata(folder: Path, rows: int, config: dict[str, Any]) -> dict[
 
 
 def tokenizer_notes(folder: Path) -> list[str]:
-    """Where llama.cpp's ids differ from the checkpoint's own although the vocabulary is the same."""
+    """Notes on cases where llama.cpp's ids differ from the checkpoint's although the vocabulary is the same."""
     legacy = read_json(folder / "tokenizer_config.json").get("legacy")
     if legacy is False and (folder / "tokenizer.model").is_file():
         return [
@@ -177,7 +177,7 @@ def _tokenizers(path: Path, settings: dict[str, Any]) -> Vocabulary:
 
 
 def _steps(path: Path, pre: dict[str, Any]) -> tuple[str, ...]:
-    """The pre-tokenizer as plain words and regular expressions; byte levels that cut nothing are left out."""
+    """The pre-tokenizer's steps as names and regular expressions, without ByteLevel steps that do not split."""
     kind = pre.get("type")
     if kind == "Sequence":
         return tuple(step for part in pre["pretokenizers"] for step in _steps(path, part))
@@ -221,7 +221,7 @@ def _rwkv(path: Path) -> Vocabulary:
 
 
 def _escaped(raw: bytes) -> str:
-    """Bytes as llama.cpp's RWKV vocabulary writes them."""
+    """Escape bytes in the format of llama.cpp's RWKV vocabulary."""
     return repr(raw)[2:-1]
 
 
@@ -246,7 +246,7 @@ def _pad(tokens: list[str], types: list[int], rows: int) -> None:
 
 
 def _added(folder: Path, settings: dict[str, Any]) -> dict[str, tuple[int, bool]]:
-    """token → (id, special) of what was added behind or over the vocabulary."""
+    """Added tokens: token → (id, special)."""
     added = {
         token: (number, _looks_special(token)) for token, number in read_json(folder / "added_tokens.json").items()
     }
@@ -272,7 +272,7 @@ def _add_tokens(vocabulary: Vocabulary, added: dict[str, tuple[int, bool]]) -> N
 
 
 def _add_marks(vocabulary: Vocabulary, settings: dict[str, Any], marks: dict[str, Any], rows: int) -> None:
-    """Marks that are named and in no vocabulary come behind it, as transformers puts them: Chinese-Alpaca's [PAD]."""
+    """Append special tokens that the vocabulary lacks, as transformers does (Chinese-Alpaca's [PAD])."""
     for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
         for value in (settings.get(name), marks.get(name)):
             text = value.get("content") if isinstance(value, dict) else value

@@ -2,7 +2,7 @@
 
 llama.cpp computes W x + scale · B A x with scale = weight · alpha / rank, or the weight alone where alpha is 0. peft's
 scale may differ from module to module (rank_pattern, alpha_pattern, rsLoRA), so it is multiplied into B and alpha is 0.
-LLaMA's q and k rows stand in another order in a GGUF file (pairs interleaved for its rotary embedding): so must B's.
+A GGUF file permutes LLaMA's q and k rows (interleaved pairs for its rotary embedding), so B is permuted as well.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Pair:
 
 
 def adapter_gguf(adapter: Path, base: GgufFile, home: Home) -> Path:
-    """The GGUF form of a peft folder for `base`, made once and kept in the home's cache. A `.gguf` is used as it is.
+    """Convert a peft folder to a GGUF adapter for `base`, cached in the home. A `.gguf` file is returned unchanged.
 
     Raises:
         Unsupported: not a LoRA, an option beyond plain LoRA, or a base of another architecture; by name.
@@ -76,7 +76,7 @@ def adapter_gguf(adapter: Path, base: GgufFile, home: Home) -> Path:
 
 
 def read_pairs(config_path: Path, weights: SafetensorsFile, base: GgufFile) -> dict[str, _Pair]:
-    """GGUF tensor name → its A and its scaled, permuted B."""
+    """Read the adapter: GGUF tensor name → A and the scaled, permuted B."""
     import numpy as np
 
     config = _config(config_path)

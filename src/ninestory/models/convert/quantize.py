@@ -1,4 +1,4 @@
-"""GGUF's quantised types, made by ggml's own code through ctypes or by the gguf package; the bytes are the same.
+"""Quantisation to GGUF types, by ggml through ctypes or by the gguf package; both give the same bytes.
 
 llama.cpp's library is an extension module that is installed anyway and exports `ggml_quantize_chunk`; it is twice as
 fast as numpy and knows the K-quants. A type that ggml would abort the process on (some IQ types without an importance
@@ -37,7 +37,7 @@ sys.stdout.buffer.write(by_ggml(rows, "{kind}"))
 
 
 def check_kind(kind: str) -> None:
-    """Refuse, before a file is begun, a type that cannot be made here.
+    """Check that a type is supported, before a file is started.
 
     Raises:
         InvalidRequest: no such type. Unsupported: ggml needs an importance matrix for it, is not there, or fails.
@@ -59,7 +59,7 @@ def check_kind(kind: str) -> None:
 
 
 def kind_of_rows(kind: str, columns: int) -> str:
-    """The type for rows of `columns` values: `kind`, or what takes its place when they do not divide into blocks.
+    """The type for rows of `columns` values: `kind`, or its fallback if the row does not divide into blocks.
 
     >>> kind_of_rows("Q4_K", 4096), kind_of_rows("Q4_K", 576), kind_of_rows("Q8_0", 40)
     ('Q4_K', 'Q5_0', 'F16')
@@ -80,7 +80,7 @@ def nbytes_of(shape: tuple[int, ...], kind: str) -> int:
 
 
 def encode(values: Any, kind: str, name: str = "") -> Any:
-    """float32 rows [rows, columns] in `kind`'s bytes; the columns must divide into its blocks.
+    """Quantise float32 rows [rows, columns] to `kind`; the columns must divide into its blocks.
 
     Raises:
         Damaged: a value is NaN or infinite, or too large for float16.
@@ -105,7 +105,7 @@ def encode(values: Any, kind: str, name: str = "") -> Any:
 
 
 def by_ggml(values: Any, kind: str) -> bytes:
-    """The same by ggml, in this process."""
+    """Quantise with ggml, in this process."""
     import numpy as np
 
     library = _library()
@@ -123,7 +123,7 @@ def by_ggml(values: Any, kind: str) -> bytes:
 
 @lru_cache(maxsize=1)
 def _library() -> Any:
-    """ggml inside llama.cpp's extension module, or None where it exports no such function."""
+    """Load ggml from llama.cpp's extension module, or None if it does not export the function."""
     found = importlib.util.find_spec("xllamacpp")
     folders = found.submodule_search_locations if found else None
     for path in sorted(Path(folders[0]).glob("xllamacpp*.so")) if folders else []:
@@ -145,7 +145,7 @@ def _library() -> Any:
 
 @lru_cache(maxsize=1)
 def _agrees() -> bool:
-    """Whether ggml is there and gives the gguf package's bytes: a change of its calling convention would show here."""
+    """Whether ggml gives the same bytes as the gguf package (detects a changed calling convention)."""
     import gguf
     import numpy as np
 
@@ -158,7 +158,7 @@ def _agrees() -> bool:
 
 @lru_cache(maxsize=16)
 def _survives(kind: str) -> bool:
-    """Whether a child process can make a few rows of this type."""
+    """Whether a child process can quantise a few rows to this type."""
     library = _library()
     if library is None or library.ggml_quantize_requires_imatrix(_IDS[kind]):
         return False

@@ -19,7 +19,7 @@ _ROWS = 2048  # of one block; 2048 rows of 576 float32 values are 4.7 MB
 
 
 def requantized(source: Path, sha256: str, home: Home) -> Path:
-    """The Q8_0 form of `source`, made once and kept under the home's cache by the source's sum."""
+    """Requantise `source` to Q8_0, cached in the home by the source's checksum."""
     target = home.cache / "q8_0" / f"{sha256[:16]}.gguf"
     if not target.is_file():
         write_q8_0(source, target)
@@ -27,7 +27,7 @@ def requantized(source: Path, sha256: str, home: Home) -> Path:
 
 
 def write_q8_0(source: Path, target: Path) -> None:
-    """Requantise `source` into `target` (atomic). Tensors whose rows are no multiple of 32 keep their type."""
+    """Requantise `source` into `target` (atomic). Tensors whose row size is not a multiple of 32 keep their type."""
     header = read_gguf(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -68,7 +68,7 @@ def _write(source: Path, header: GgufFile, part: Path) -> None:
 
 
 def _blocks(raw: Any, tensor: TensorInfo, kind: Any) -> Any:
-    """The tensor's bytes in its new type, some rows at a time."""
+    """Yield the tensor's bytes in its new type, in blocks of rows."""
     import gguf
 
     old = gguf.GGMLQuantizationType[tensor.dtype]

@@ -30,7 +30,7 @@ _COMPANIONS = (
 
 @dataclass(frozen=True)
 class NewTensor:
-    """A tensor to be written; `blocks` gives its row-major bytes anew at every call."""
+    """A tensor to write; every call of `blocks` yields its row-major bytes again."""
 
     name: str
     dtype: str
@@ -43,14 +43,14 @@ class NewTensor:
 
 
 def write_safetensors(target: Path, tensors: list[NewTensor], metadata: dict[str, str], progress: Progress) -> None:
-    """One file; atomic, and continued where an earlier run with the same header was killed."""
+    """Write one file atomically; resumes an earlier killed run with the same header."""
     write_stream(target, _header(tensors, metadata), [FilePart(t.name, t.nbytes, t.blocks) for t in tensors], progress)
 
 
 def write_shards(
     folder: Path, tensors: list[NewTensor], metadata: dict[str, str], progress: Progress, shard_bytes: int = SHARD_BYTES
 ) -> list[Path]:
-    """model.safetensors, or shards of about `shard_bytes` and their index. Shards that are there already are kept."""
+    """Write model.safetensors, or shards of about `shard_bytes` with an index. Existing shards are kept."""
     shards = list(_shards(tensors, shard_bytes))
     headers = [_header(shard, metadata) for shard in shards]
     total = sum(t.nbytes for t in tensors)
@@ -73,7 +73,7 @@ def write_shards(
 
 @contextmanager
 def output_folder(target: Path, job: dict[str, Any]) -> Iterator[Path]:
-    """A hidden folder beside `target` that becomes it at the end; a killed run of the same `job` is continued in it.
+    """A hidden folder next to `target` that is renamed to it at the end; a killed run of the same `job` resumes in it.
 
     Raises:
         Conflict: there is something at `target` already.
@@ -103,7 +103,7 @@ def write_json(path: Path, table: dict[str, Any]) -> None:
 
 
 def copy_companions(source: Checkpoint | Path, folder: Path) -> list[str]:
-    """Copy the tokenizer and the like; returns the names of what there was."""
+    """Copy the tokenizer and other side files; returns the names of the copied files."""
     origin = source if isinstance(source, Path) else source.folder
     names = [name for name in _COMPANIONS if (origin / name).is_file()]
     for name in names:
@@ -137,7 +137,7 @@ def _shards(tensors: list[NewTensor], shard_bytes: int) -> Iterator[list[NewTens
 
 
 def _is_there(path: Path, header: bytes) -> bool:
-    """Whether a finished shard of this very job lies there; names only ever mean whole files."""
+    """Whether this job has already finished the shard (a file's final name always means a complete file)."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -145,7 +145,7 @@ def _is_there(path: Path, header: bytes) -> bool:
 
 
 class _FileProgress:
-    """A `Progress` of one file inside that of the whole folder."""
+    """Progress of one file as a part of the folder's progress."""
 
     resume: dict[str, Any] | None = None
 

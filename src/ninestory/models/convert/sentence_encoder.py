@@ -50,14 +50,14 @@ class _Tensors:
 
 
 def is_sentence_encoder(config: dict[str, Any]) -> bool:
-    """Whether a config.json is of an encoder that this can open."""
+    """Whether a config.json describes a supported encoder."""
     architectures = config.get("architectures") or ["BertModel"]
     kinds = ("Model", "ForMaskedLM", "ForSequenceClassification")
     return config.get("model_type") in FAMILIES and str(architectures[0]).endswith(kinds)
 
 
 def sentence_encoder_folder(path: Path, config: dict[str, Any], home: Home) -> Path:
-    """The converted folder, in float32.
+    """Convert the directory to an ONNX folder in float32.
 
     Raises:
         Unsupported: a part of the directory that is not built in, by name.
@@ -148,7 +148,7 @@ def _names(tensors: _Tensors) -> dict[str, str]:
 
 
 def _pooling(path: Path) -> Pooling:
-    """What the modules of a sentence-transformers directory do after the encoder; "mean" for a plain one."""
+    """Pooling mode and normalisation from a sentence-transformers directory's modules; "mean" without modules."""
     modules: Any = _json(path / "modules.json") or []
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
     if other := [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]:

@@ -1,7 +1,7 @@
-"""Write a large file of a header and parts, block by block: atomic, and continued after a kill where it stood.
+"""Write a large file of a header and parts in blocks: atomic, and resumable after a kill.
 
-The bytes go to `.NAME.part` beside the target; how many of them are durable stands in `.NAME.part.json`. The rename
-comes after the last fsync, so that the name always means the whole file.
+The bytes go to `.NAME.part` next to the target, the number of durable ones to `.NAME.part.json`. The rename follows the
+last fsync, so that the final name always means a complete file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _RESERVE_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class FilePart:
-    """`nbytes` bytes of the file, made anew whenever `blocks` is called."""
+    """A part of `nbytes` bytes; every call of `blocks` yields them again."""
 
     name: str
     nbytes: int
@@ -47,8 +47,8 @@ def write_stream(
     """Write `header` and `parts`, each part padded to a multiple of `align`, and rename.
 
     Args:
-        finish: called with the whole, durable `.part` before the rename; may look at it, change bytes
-            in place, or refuse it by raising Damaged: then nothing is kept.
+        finish: called with the complete, durable `.part` before the rename; may read it, change bytes
+            in place, or reject it by raising Damaged, which discards the file.
 
     Raises:
         Conflict: another process writes the same file. DiskFull: there is no room; what is written is kept.
@@ -94,7 +94,7 @@ def write_stream(
 
 
 def _offsets(start: int, parts: list[FilePart], align: int) -> Iterator[int]:
-    """Where each part ends, padding included."""
+    """End offset of each part, including padding."""
     for part in parts:
         start += -(-part.nbytes // align) * align
         yield start
@@ -108,7 +108,7 @@ def _write_part(file: BinaryIO, part: FilePart, align: int) -> None:
 
 
 def _durable(file: BinaryIO, note: Path, started: dict[str, str], offsets: list[int]) -> int:
-    """How many parts of an earlier, killed run can be kept; the file stands behind them."""
+    """Number of parts to keep from a killed run; seeks the file to their end."""
     try:
         kept = json.loads(note.read_text())
         parts = int(kept.pop("parts"))

@@ -1,7 +1,7 @@
 """A checkpoint as one GGUF file for llama.cpp: sizes first, then one block of rows after another, then a rename.
 
 Memory does not depend on the size of the model (a block of rows and the vocabulary), and neither torch nor
-transformers is imported. The file says what it was made from, by what, and whether its logits were compared.
+transformers is imported. The metadata records the source, the converter, and whether the logits were compared.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LIMIT_OF_FEW_BITS = 0.9
 
 @dataclass(frozen=True)
 class LogitCheck:
-    """The logits of the file against those of the checkpoint, on the same tokens.
+    """Comparison of the file's logits with the checkpoint's on the same tokens.
 
     Attributes:
         tokens: positions compared.
@@ -128,7 +128,7 @@ def convert_to_gguf(
 
 
 def _provenance(checkpoint: Checkpoint, quant: str) -> dict[str, Any]:
-    """What the file is, what it was made from and by what, and that its logits were not compared yet."""
+    """Metadata on type, source and converter, with the logits marked as not yet compared."""
     name = checkpoint.path.resolve().name
     return {
         "general.type": "model",
@@ -143,7 +143,7 @@ def _provenance(checkpoint: Checkpoint, quant: str) -> dict[str, Any]:
 
 
 def _described(checkpoint: Checkpoint, family: GgufFamily) -> tuple[dict[str, Any], list[GgufTensor]]:
-    """The sizes that config.json says and the tensors that follow from them."""
+    """The family's metadata and tensors, derived from config.json."""
     try:
         sizes = family.metadata(checkpoint)
         if odd := [f"{k} = {v!r}" for k, v in sizes.items() if v is None or (type(v) is int and not 0 <= v < 1 << 32)]:
@@ -185,5 +185,5 @@ def _judged(check: LogitCheck, quant: str) -> LogitCheck:
 
 
 def is_checked(path: Path) -> bool:
-    """Whether a GGUF file says that its logits were compared with its source's."""
+    """Whether a GGUF's metadata records that its logits were compared with the source's."""
     return read_gguf(path).metadata.get(CHECKED) is True

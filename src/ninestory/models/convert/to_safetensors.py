@@ -39,7 +39,7 @@ def convert_to_safetensors(source: Path, target: Path, progress: Progress | None
 
 
 def copied(tensor: Tensor, name: str = "") -> NewTensor:
-    """`tensor` as it is, bit for bit, under its own or another name."""
+    """Copy `tensor` bit for bit, optionally under another name."""
     return NewTensor(name or tensor.name, tensor.dtype, tensor.shape, lambda: raw_blocks(tensor))
 
 

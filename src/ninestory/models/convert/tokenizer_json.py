@@ -1,4 +1,4 @@
-"""A `tokenizer.json` read piece by piece: of its half a million strings none but the one at hand is in memory.
+"""Streaming reader of `tokenizer.json`: of its half a million strings, one at a time is in memory.
 
 Parsed whole, BLOOM's vocabulary of 250,880 tokens and its merges take 150 MB; the file is mapped instead, what is small
 in it is parsed, and the vocabulary and the merges are handed out as they stand.
@@ -27,7 +27,7 @@ _END = re.compile(rb"\s*+[}\]]")
 
 @dataclass(frozen=True)
 class TokenizerJson:
-    """`table`: all of the file but the model's vocabulary (given as {}) and merges (given as [])."""
+    """A mapped tokenizer.json. `table`: its content, with the model's vocabulary ({}) and merges ([]) left out."""
 
     table: dict[str, Any]
     vocabulary: Entries
@@ -39,7 +39,7 @@ class TokenizerJson:
 
 
 class Entries(Collection[str]):
-    """Strings of a mapped file, decoded anew whenever they are gone through: merges as "left right"."""
+    """Strings of a mapped file, decoded on every iteration; merges as "left right"."""
 
     def __init__(self, data: mmap.mmap | bytes, pattern: re.Pattern[bytes], start: int) -> None:
         self._data, self._pattern, self._start = data, pattern, start
@@ -72,12 +72,12 @@ def open_tokenizer_json(path: Path) -> TokenizerJson:
     """Map and read a `tokenizer.json` with a vocabulary and merges of its own (a BPE's).
 
     Raises:
-        Damaged: a Git LFS pointer, a file of more than `MAX_JSON_BYTES`, no JSON object, or entries of another form.
+        Damaged: the file is a Git LFS pointer, exceeds `MAX_JSON_BYTES`, or is malformed.
     """
     refuse_pointer(path)
     try:
         if not 0 < path.stat().st_size <= MAX_JSON_BYTES:
-            raise ValueError(f"it has {path.stat().st_size} bytes")
+            raise ValueError(f"it has {path.stat().st_size} bytes; expected at most {MAX_JSON_BYTES}")
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         lists = _lists(data)
@@ -86,10 +86,10 @@ def open_tokenizer_json(path: Path) -> TokenizerJson:
             rest, at = rest + data[at:start], entries.end
         table = json.loads(bytes(rest + data[at:]))
         if not isinstance(table, dict):
-            raise ValueError(f"it holds a {type(table).__name__}")
+            raise ValueError(f"it is a {type(table).__name__}")
     except (ValueError, RecursionError) as error:
         raise Damaged(
-            f"{path.name} is no JSON object: {error}.", hint="Download it again.", hint_zh="请重新下载。"
+            f"{path.name} is not a JSON object: {error}.", hint="Download it again.", hint_zh="请重新下载。"
         ) from error
     nothing = Entries(b"]", _MERGE, 0)
     return TokenizerJson(table, *(lists.get(name, (nothing, 0))[0] for name in ("vocab", "merges")))
@@ -119,5 +119,5 @@ _FORMS = {(b'"vocab"', b"{"): _TOKEN, (b'"merges"', b"["): _MERGE}  # other kind
 
 
 def _text(string: bytes) -> str:
-    """A JSON string."""
+    """Decode a JSON string."""
     return str(json.loads(string)) if b"\\" in string else string[1:-1].decode()

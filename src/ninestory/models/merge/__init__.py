@@ -1,1 +1,1 @@
-"""Two or more releases into one model: weight differences, chained LoRA adapters, vocabularies. numpy only, streaming."""
+"""Merging of releases into one model: weight deltas, chained LoRA adapters, vocabularies. numpy only, streaming."""

@@ -34,7 +34,7 @@ class LoraAdapter:
     full: dict[str, Tensor]  # base tensor → its replacement
 
     def update(self, name: str) -> tuple[Any, Any] | None:
-        """float32 (A [r, in], B [out, r] times the scale) of a base tensor, or None; A and B swap with fan_in_fan_out."""
+        """float32 (A [r, in], scale · B [out, r]) of a base tensor, or None; fan_in_fan_out swaps A and B."""
         import numpy as np
 
         if name not in self.pairs:

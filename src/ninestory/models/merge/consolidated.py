@@ -82,7 +82,7 @@ def write_consolidated(
 
 
 class _Slice:
-    """What one rank holds of a tensor, as blocks of rows in the original order."""
+    """One rank's shard of a tensor, as blocks of rows in the original order."""
 
     def __init__(self, tensor: NewTensor, name: str, rank: int, shards: int, heads: int) -> None:
         self.tensor, self.name, self.heads = tensor, name, heads
@@ -113,7 +113,7 @@ class _Slice:
                 yield np.ascontiguousarray(held[:, slice(*self.columns)] if held.ndim > 1 else held)
 
     def _interleaved(self) -> Iterator[Any]:
-        """Rows of q and k back from half-split to interleaved pairs, head by head."""
+        """Permute the rows of q and k from half-split back to interleaved pairs, per head."""
         import numpy as np
 
         head = self.tensor.shape[0] // self.heads
@@ -149,7 +149,7 @@ def _original_name(name: str) -> str:
 
 
 def _write_pth(path: Path, parts: list[_Slice]) -> None:
-    """A torch archive: data.pkl, then one stored member a tensor, aligned as torch's memory mapping wants it."""
+    """Write a torch archive: data.pkl, then one stored member per tensor, aligned for torch's memory mapping."""
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -177,7 +177,7 @@ def _member(archive: zipfile.ZipFile, name: str, blocks: Callable[[], Any]) -> N
 
 
 def _pickled(parts: list[_Slice]) -> bytes:
-    """The dictionary name → tensor in the instructions that torch's own pickles use (protocol 2)."""
+    """Pickle the dictionary name → tensor with the opcodes that torch uses (protocol 2)."""
     out = [b"\x80\x02}("]
     for index, part in enumerate(parts):
         strides = (part.shape[1], 1) if len(part.shape) > 1 else (1,)

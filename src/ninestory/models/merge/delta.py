@@ -1,4 +1,4 @@
-"""Weight differences: Vicuna's, Alpaca's and others' releases as tuned minus LLaMA, applied and made.
+"""Weight deltas (tuned minus LLaMA), the release format of Vicuna, Alpaca and others: apply and create them.
 
 Two rules are known for a tuned model with more rows in its embedding and head than LLaMA has (an added `[PAD]`):
 FastChat takes zeros for the missing rows of the base (lm-sys/FastChat, model/apply_delta.py of v0), Alpaca the mean
@@ -37,7 +37,7 @@ _ROW_TENSORS = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "word_emb
 
 @dataclass(frozen=True)
 class DeltaFormat:
-    """How a project makes its differences: the type of the arithmetic and of the result, and the missing rows."""
+    """A project's delta rules: dtype of the arithmetic and of the result, and the values of missing rows."""
 
     dtype: str
     new_rows: NewRows
@@ -66,7 +66,7 @@ def apply_delta(
     tolerance: float = 0.01,
     progress: Progress | None = None,
 ) -> DeltaReport:
-    """base + delta as the new folder `target`, with the tokenizer of the delta.
+    """Write base + delta as the new folder `target`, with the delta's tokenizer.
 
     Args:
         expected_sum: what the publisher says that all values sum to (50637.1836 for Alpaca-7B).
@@ -80,7 +80,7 @@ def apply_delta(
 def make_delta(
     base: Path, tuned: Path, target: Path, recipe: DeltaFormat, *, progress: Progress | None = None
 ) -> DeltaReport:
-    """tuned - base as the new folder `target`; the inverse of `apply_delta` up to rounding.
+    """Write tuned - base as the new folder `target`; the inverse of `apply_delta` up to rounding.
 
     Raises:
         Damaged: names or shapes do not belong together. Conflict: `target` exists.
@@ -134,7 +134,7 @@ def _combined(raw: Checkpoint, other: Tensor, recipe: DeltaFormat, sign: int) ->
 
 
 def _pairs(base: Tensor, other: Tensor, added: Any, dtype: str) -> Iterator[tuple[Any, Any]]:
-    """float32 rows of both, each rounded to `dtype` first; behind the base's last row comes `added`."""
+    """Yield float32 rows of both, each rounded to `dtype` first; `added` extends the base's last rows."""
     import numpy as np
 
     left, right = base.view(), other.view()
@@ -155,7 +155,7 @@ def _rounded(values: Any, tensor: Tensor, dtype: str) -> Any:
 
 
 def _new_row(base: Tensor, recipe: DeltaFormat) -> Any:
-    """The row that the base's embedding or head is thought to have beyond its last: float32 [width]."""
+    """Value of the rows that the base's embedding or head lacks, float32 [width]."""
     import numpy as np
 
     total = np.zeros(base.shape[1:], np.float64)

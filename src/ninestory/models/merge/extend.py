@@ -1,7 +1,6 @@
-"""A checkpoint with room for more tokens: its embedding and head grow to a larger vocabulary, all else stays.
+"""Vocabulary extension: resize a checkpoint's embedding and head to a larger tokenizer.
 
-The row of a new token is the mean of the rows of the tokens that it was written with before, so that the model starts
-from what it knows of them; further pre-training does the rest (Chinese-LLaMA-Alpaca trains both tables whole).
+A new token's row is the mean of the rows of its text's old tokens, as an initialisation for further pre-training (Chinese-LLaMA-Alpaca trains both tables whole).
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ def extend_vocabulary(base: Path, tokenizer: Path, target: Path, progress: Progr
 
 
 def _put_vocabulary(tokenizer: Path, folder: Path) -> None:
-    """Never two vocabularies in one folder."""
+    """Replace the folder's tokenizer files: a folder has exactly one vocabulary."""
     for name in _VOCABULARY:
         (folder / name).unlink(missing_ok=True)
     if tokenizer.is_dir():
@@ -98,7 +97,7 @@ def _check_extends(old: Tokenizer, new: Tokenizer) -> None:
 
 
 def _written_before(old: Tokenizer, new: Tokenizer, token: int) -> list[int]:
-    """The old tokens of a new token's text; none for a row of padding or a text of broken bytes."""
+    """Old token ids of a new token's text; empty for a padding row or invalid UTF-8."""
     if token >= new.vocab_size:
         return []
     try:
@@ -121,7 +120,7 @@ def _same(tensor: Tensor) -> NewTensor:
 
 
 def _grown(tensor: Tensor, known: int, written: list[list[int]]) -> NewTensor:
-    """The first `known` rows as they are; behind them means of those that `written` names, or of all."""
+    """Keep the first `known` rows; append means of the rows that `written` lists, or of all rows."""
     import numpy as np
 
     def blocks() -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""LoRA adapters merged into their base, one after the other: a Hugging Face folder or LLaMA's original shards.
+"""Merging of LoRA adapters into their base, one after another, to a Hugging Face folder or LLaMA's original shards.
 
 Source of the arithmetic: ymcui/Chinese-LLaMA-Alpaca, merge_llama_with_chinese_lora_low_mem.py. For each base tensor
 and each adapter in order, a full tensor replaces it; else W ← round(W + (B A) · alpha / r), computed in float32 and
@@ -49,7 +49,7 @@ def merge_adapters(
     dtype: str = "F16",
     progress: Progress | None = None,
 ) -> MergeReport:
-    """base + adapters, in the order given, as the new folder `target` with the tokenizer of the last adapter.
+    """Write base + adapters, in the given order, as the new folder `target` with the last adapter's tokenizer.
 
     Args:
         shards: of the consolidated layout (LLaMA: 1 for 7B, 2 for 13B, 4 for 33B, 8 for 65B).
@@ -124,7 +124,7 @@ def _check_names(model: Checkpoint, chain: list[LoraAdapter]) -> None:
 
 
 def _check_vocabularies(model: Checkpoint, chain: list[LoraAdapter]) -> int:
-    """Rows of the merged embedding; every adapter's embedding must be of its own tokenizer, and none may shrink it."""
+    """Rows of the merged embedding. Each adapter's embedding must match its tokenizer, and none may shrink it."""
     rows = next((t.shape[0] for n, t in model.tensors.items() if n.endswith(_EMBEDDINGS)), 0)
     for adapter in chain:
         embedding = next((t.shape[0] for n, t in adapter.full.items() if n.endswith(_EMBEDDINGS)), None)
@@ -146,7 +146,7 @@ def _check_vocabularies(model: Checkpoint, chain: list[LoraAdapter]) -> int:
 
 
 def tokenizer_length(folder: Path) -> int:
-    """Pieces of a folder's tokenizer.model and the tokens added to it; 0 where there is none."""
+    """Number of pieces in a folder's tokenizer.model plus added tokens; 0 if there is none."""
     if not (folder / "tokenizer.model").is_file():
         return 0
     pieces = {piece.piece for piece in read_model(folder / "tokenizer.model").pieces}

@@ -1,4 +1,4 @@
-"""Chinese-LLaMA's vocabulary: the pieces of a second SentencePiece model behind LLaMA's own.
+"""Vocabulary merging as in Chinese-LLaMA: append a second SentencePiece model's pieces to LLaMA's.
 
 Source: ymcui/Chinese-LLaMA-Alpaca, merge_tokenizers.py: every piece that LLaMA lacks is appended with score 0, in the
 order of its file. Score 0 is above all of LLaMA's, so the new merges come first; English can be cut differently too.
@@ -42,7 +42,7 @@ def merge_vocabularies(base: Path, second: Path, target: Path) -> VocabularyRepo
 
 
 def read_model(path: Path) -> Any:
-    """The ModelProto of a SentencePiece file.
+    """Parse a SentencePiece file to its ModelProto.
 
     Raises:
         Damaged: it is none.

@@ -1,6 +1,6 @@
-"""How each family's checkpoint becomes llama.cpp's tensors: one module an architecture of llama.cpp.
+"""Mapping of each model family's checkpoint to llama.cpp's tensors, one module per llama.cpp architecture.
 
-Each has `tensors(checkpoint)` and `metadata(checkpoint)`; `family_of` finds the module, or refuses by name.
+Each has `tensors(checkpoint)` and `metadata(checkpoint)`; `family_of` selects the module.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ninestory.models.convert.gguf_tensor import GgufTensor
 
 @dataclass(frozen=True)
 class GgufFamily:
-    """`architecture` is llama.cpp's name; `metadata` are keys below it."""
+    """Converter of a model family. `architecture`: llama.cpp's name; `metadata`: its keys, without that prefix."""
 
     architecture: str
     metadata: Callable[[Checkpoint], dict[str, Any]]
@@ -44,15 +44,15 @@ _RWKV = {
 
 
 def converts_to_gguf(model_type: str) -> bool:
-    """Whether checkpoints of this `model_type` can become a GGUF."""
+    """Whether checkpoints of this `model_type` can be converted to GGUF."""
     return model_type in _BY_MODEL_TYPE
 
 
 def family_of(checkpoint: Checkpoint) -> GgufFamily:
-    """The family of a checkpoint, by its config.json; of RWKV, by its keys.
+    """Select a checkpoint's family by its config.json, or for RWKV by its keys.
 
     Raises:
-        Unsupported: llama.cpp cannot run it, or it is not known; by name.
+        Unsupported: llama.cpp or this converter does not support the family.
     """
     if version := rwkv.version_of(checkpoint):
         if version not in _RWKV:

@@ -1,4 +1,4 @@
-"""BLOOM (BLOOMZ, BELLE): alibi positions, a norm behind the embedding, query, key and value grouped per head."""
+"""BLOOM (BLOOMZ, BELLE): ALiBi positions, a layer norm after the embedding, query, key and value grouped per head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LLaMA and its kin (Alpaca, Vicuna, Chinese-Alpaca, OpenBuddy, Mistral, Qwen 2 and 3) as llama.cpp has them.
+"""LLaMA-style models (Alpaca, Vicuna, Chinese-Alpaca, OpenBuddy, Mistral, Qwen 2 and 3) for llama.cpp.
 
 LLaMA's rotary embedding pairs neighbouring rows in llama.cpp and the two halves of a head in Hugging Face's files, so
 the rows of q and k are interleaved; Qwen keeps the halves in both.

@@ -62,7 +62,7 @@ def tensors(checkpoint: Checkpoint) -> list[GgufTensor]:
 
 
 def _query_key_value(checkpoint: Checkpoint, block: str, width: int, heads: int) -> dict[str, tuple[str, Any]]:
-    """q, k, v → (tensor, its rows of this part)."""
+    """For q, k and v: (tensor, row indices)."""
     import numpy as np
 
     if f"{block}.attn.q_proj.weight" in checkpoint.tensors:

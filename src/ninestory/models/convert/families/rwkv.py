@@ -99,7 +99,7 @@ def tensors_v7(checkpoint: Checkpoint) -> list[GgufTensor]:
 
 
 def _present(layer: int, att: str, part: str) -> str:
-    """The first block mixes in no earlier value: its v0, v1, v2 are read by nobody, and a's stand in for them."""
+    """Fill the first block's unused v0, v1, v2 with a0, a1, a2: it mixes in no earlier value."""
     return att + (part.replace("v", "a") if layer == 0 and part in ("v0", "v1", "v2") else part)
 
 
@@ -122,7 +122,7 @@ def _ends(checkpoint: Checkpoint) -> list[GgufTensor]:
 
 
 def _block(checkpoint: Checkpoint, i: int, mix: dict[str, str]) -> list[GgufTensor]:
-    """What both versions share: norms, projections, and the feed-forward's two matrices."""
+    """Tensors common to both versions: norms, projections, and the feed-forward's two matrices."""
     names = {f"blocks.{i}.ln1": f"blk.{i}.attn_norm", f"blocks.{i}.ln2": f"blk.{i}.attn_norm_2"}
     names |= {f"blocks.{i}.att.{key}": f"blk.{i}.time_mix_{ours}" for key, ours in mix.items()}
     names |= {f"blocks.{i}.ffn.{part}": f"blk.{i}.channel_mix_{part}" for part in ("key", "value")}
@@ -134,13 +134,13 @@ def _flat(checkpoint: Checkpoint, key: str, name: str) -> GgufTensor:
 
 
 def _transposed(checkpoint: Checkpoint, key: str, name: str) -> GgufTensor:
-    """The last two axes swapped."""
+    """Swap the last two axes."""
     *others, rows, columns = checkpoint.tensor(key).shape
     return computed(name, (*others, columns, rows), lambda: whole(checkpoint, key).swapaxes(-1, -2))
 
 
 def _stacked(checkpoint: Checkpoint, keys: list[str], name: str) -> GgufTensor:
-    """Vectors of one block as [vectors, 1, 1, width]."""
+    """Stack a block's vectors to [vectors, 1, 1, width]."""
     import numpy as np
 
     width = checkpoint.tensor(keys[0]).shape[-1]
