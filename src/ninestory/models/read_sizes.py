@@ -20,13 +20,13 @@ def sizes_of(model: ResolvedModel, context: int, slots: int) -> ModelSizes:
         context: tokens of one conversation; 0 = the smaller of the model's own and 4096.
     """
     recurrent = model.architecture == "rwkv"
-    decodes = "chat" in model.tasks or model.format == "gguf"
-    config = read_config(model.path) if decodes and model.path and model.path.is_dir() else {}
+    has_shape = not recurrent and ("chat" in model.tasks or model.format == "gguf")
+    config = read_config(model.path) if has_shape and model.path and model.path.is_dir() else {}
     return ModelSizes(
         model=model.reference,
         family=model.architecture,
         tasks=model.tasks,
-        shape=shape_of(model) if decodes and not recurrent and model.path else None,
+        shape=shape_of(model) if has_shape and model.path else None,
         stored_bytes=model.total_bytes,
         itemsize=4 if str(config.get("dtype") or config.get("torch_dtype")).endswith("float32") else 2,
         packing=packing_of(config),

@@ -42,8 +42,9 @@ def open_engine(model: ResolvedModel, settings: RuntimeSettings) -> TorchEngine:
     strategy = settings.rwkv_strategy if model.architecture == "rwkv" else ""
     bits = _packed_bits(settings.dtype, device)
     on_gpu = bits if device.type != "cpu" else 0
-    sizes = sizes_of(model, settings.context, settings.slots)
-    placement = place(sizes, settings, free_memory()) if device.type == "cuda" else None
+    placement = None
+    if device.type == "cuda":
+        placement = place(sizes_of(model, settings.context, settings.slots), settings, free_memory())
     if placement:
         device = torch.device(placement.embedding)
     # What is packed for a GPU is read beside it, in the type that the packed linears compute in.

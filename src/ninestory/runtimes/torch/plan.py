@@ -118,7 +118,7 @@ def place(sizes: ModelSizes, settings: RuntimeSettings, free: FreeMemory) -> Pla
     freest = max(cards, key=lambda name: cards[name].free_bytes)
     shared = _shared(cards, fixed, layer, blocks.table, sizes.shape.layers, tables)
     one = Placement(freest, (freest,) * sizes.shape.layers, freest)
-    if whole <= cards[freest].free_bytes or shared is None or sizes.packs_while_loading(settings.dtype):
+    if whole <= cards[freest].free_bytes or shared is None or settings.dtype in _PACKED_BYTES:
         return one
     return shared
 
