@@ -28,7 +28,7 @@ def test_llama_cpp_does_not_run_the_file_s_template_on_loading(tmp_path: Path, t
         "from ninestory.models.resolved import ResolvedModel\nfrom ninestory.runtimes.llamacpp.engine import LlamaCppEngine\n"
         "from ninestory.runtimes.protocol import ChatRequest, CompletionRequest, Message\n"
         "path = Path(sys.argv[1])\n"
-        "model = ResolvedModel(reference=str(path), path=path, format='gguf', architecture='llama', task='chat', context=64)\n"
+        "model = ResolvedModel(reference=str(path), path=path, format='gguf', architecture='llama', tasks=('chat',), context=64)\n"
         "engine = LlamaCppEngine(model, RuntimeSettings(threads=1, context=64, slots=1))\n"
         "list(engine.run(CompletionRequest(prompt='ab', max_tokens=1), threading.Event()))\n"
         "try:\n    list(engine.run(ChatRequest(messages=[Message(role='user', content='a')]), threading.Event()))\n"
