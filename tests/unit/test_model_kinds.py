@@ -21,8 +21,7 @@ from ninestory.models.store import list_installed
 from ninestory.models.verify import verify
 from ninestory.runtimes.load import load_engine
 from tests import tiny_models
-
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+from tests.conformance.conftest import FIXTURES
 
 FOLDERS = [
     ("blip", ("caption", "match"), "safetensors", "blip", "look"),
