@@ -115,7 +115,7 @@ def test_truncation_and_padding_do_nothing(tmp_path: Path, changed: dict[str, An
 def test_what_the_library_gives_up_on_is_a_typed_error(tmp_path: Path) -> None:
     """Its panic is no `Exception`: it ended the thread of the request."""
     tokenizer = load_tokenizer(write(tmp_path, {"pre_tokenizer": split(r"\w*\w*\w*\w*\w*\w*[^\w!]")}))
-    with pytest.raises(Damaged, match=r"refused: .*retry-limit"):
+    with pytest.raises(Damaged, match=r"invalid: .*retry-limit"):
         tokenizer.encode("a" * 300 + "!")
 
 
