@@ -150,5 +150,5 @@ def test_a_folder_without_settings_or_with_a_pickle_is_refused(tmp_path: Path) -
         load_adapter(base(), tmp_path)
     (tmp_path / "adapter_config.json").write_text((FOLDER / "lora" / "adapter_config.json").read_text())
     (tmp_path / "adapter_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    with pytest.raises(InvalidRequest, match="pickles are not read"):
+    with pytest.raises(InvalidRequest, match="pickles are not supported"):
         load_adapter(base(), tmp_path)

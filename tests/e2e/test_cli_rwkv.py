@@ -22,7 +22,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_conversation_with_its_commands(tmp_path: Path, release: Path) -> None:
     chat = Terminal(tmp_path, str(release), "--max-tokens", "6", "--seed", "1", "--threads", "1")
-    chat.until("RWKV-6 by the names")
+    chat.until("ChatRWKV")
     chat.until("> ")
     chat.say("++")
     chat.until("no free text to carry on")

@@ -62,11 +62,12 @@ def test_its_own_base_is_taken_under_any_name_and_another_refused(tmp_path: Path
             check_adapter_bases(model(changed, other, mine))
 
 
-def test_another_form_of_the_same_model_is_taken_and_told(tmp_path: Path) -> None:
+def test_another_form_of_the_same_model_is_taken_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     own, packed = base(tmp_path / "own", b"1"), base(tmp_path / "packed", b"2")
     mine = adapter(tmp_path, "mine", base="chatglm-6b:fp16", base_fingerprint=fingerprint(own))
     (told,) = check_adapter_bases(model("chatglm-6b:int4+mine=0.5", packed, mine))
     assert told == "mine was trained on chatglm-6b:fp16: on chatglm-6b:int4 its answers differ a little"
+    assert caplog.messages == [told]  # whoever loads it sees it, a chat in a pipe too
 
 
 def test_of_two_adapters_each_is_looked_at(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 import typer
-from typer._click import Command
 
 from ninestory.cli.app import VERBS, main
 
@@ -39,10 +39,10 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return run
 
 
-def _commands() -> Iterator[tuple[str, Command]]:
+def _commands() -> Iterator[tuple[str, Any]]:
     """Every command of every verb's module, with its words."""
 
-    def walk(path: str, command: Command) -> Iterator[tuple[str, Command]]:
+    def walk(path: str, command: Any) -> Iterator[tuple[str, Any]]:
         yield path, command
         for name, inner in getattr(command, "commands", {}).items():
             yield from walk(f"{path} {name}", inner)

@@ -19,12 +19,12 @@ def free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine without a GPU and with an empty home, whose free memory a test sets."""
     monkeypatch.setenv("NINESTORY_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ninestory.models.plan.gpus", list)
+    monkeypatch.setattr("ninestory.core.machine.cuda_cards", dict)
     return monkeypatch
 
 
 def _refused(free: pytest.MonkeyPatch, nbytes: int, *arguments: str) -> DoesNotFit:
-    free.setattr("ninestory.models.plan.available_bytes", lambda: nbytes)
+    free.setattr("ninestory.core.machine.available_bytes", lambda: nbytes)
     error = CliRunner().invoke(app, [*arguments]).exception
     assert isinstance(error, DoesNotFit), error
     return error
@@ -62,7 +62,7 @@ def test_where_only_the_cache_does_not_fit_a_shorter_context_is_named(free: pyte
 
 @pytest.mark.parametrize("model", ["mms-tts:eng", "bloomz:176b", "chatrwkv"])
 def test_every_row_says_what_is_free(free: pytest.MonkeyPatch, model: str) -> None:
-    free.setattr("ninestory.models.plan.available_bytes", lambda: 8 * GB)
+    free.setattr("ninestory.core.machine.available_bytes", lambda: 8 * GB)
     rows = json.loads(CliRunner().invoke(app, [model, "--json"]).stdout)["plans"]
     assert rows and {row["available_bytes"] for row in rows} == {8 * GB}
     assert "8.0 GB are free" in CliRunner().invoke(app, [model]).stdout

@@ -277,14 +277,14 @@ def test_memory_counts_every_reserved_worker(tmp_path: Path) -> None:
 def test_memory_that_a_job_holds_is_counted_and_idle_models_make_room_for_it(tmp_path: Path) -> None:
     async def story(pool: Pool) -> None:
         await pool.load(ECHO)
-        async with pool.hold(600 << 20, os.getpid()):
+        async with pool.hold({"ram": 600 << 20}, os.getpid()):
             assert pool.loaded() == []  # it was idle
             with pytest.raises(DoesNotFit):
                 await pool.load(ECHO)
             with pytest.raises(DoesNotFit, match="The job needs about 600 MB"):
-                async with pool.hold(600 << 20, os.getpid()):
+                async with pool.hold({"ram": 600 << 20}, os.getpid()):
                     pass
-            async with pool.hold(600 << 20, os.getpid(), force=True):
+            async with pool.hold({"ram": 600 << 20}, os.getpid(), force=True):
                 pass
         await pool.load(ECHO)
 
@@ -308,6 +308,11 @@ def test_a_card_takes_no_second_model_beside_one_in_use_and_an_idle_one_makes_ro
             assert refused.value.details["device"] == "cuda:0"
             [row] = pool.loaded()
             assert row["model"] == ECHO and row["planned_bytes"] > 5 << 30
+        async with pool.hold({"cuda:0": 4 << 30}, os.getpid()):  # a job: the idle model made room for it
+            assert pool.loaded() == []
+            with pytest.raises(DoesNotFit, match="on cuda:0"):
+                await pool.load(other)
+        await pool.load(ECHO)
         await pool.load(other)  # now the first is idle
         assert [row["model"] for row in pool.loaded()] == [other]
 

@@ -37,13 +37,14 @@ def inspect_data(params: dict[str, Any], context: JobContext) -> dict[str, Any]:
     return result
 
 
-def plan_tuning_bytes(params: dict[str, Any], context: JobContext) -> int:
-    """Predict the memory of a recipe's run; 0 where its model states no shape."""
+def plan_tuning_memory(params: dict[str, Any], context: JobContext) -> dict[str, int]:
+    """Predict the bytes of each device that a recipe's run needs; none where its model states no shape."""
     from ninestory.floors.recipes import find_kind, recipe_from_dict
 
     recipe, suffix = recipe_from_dict(params["recipe"]), params.get("suffix", "")
     plan = find_kind(recipe.kind).plan(recipe, context.home, context.progress, suffix=suffix)
-    return int(plan.total_bytes) if plan else 0
+    needed: dict[str, int] = plan.needed if plan else {}
+    return needed
 
 
 JOB_HANDLERS: dict[str, JobHandler] = {"pull": pull_model, "tune": tune_model, "inspect": inspect_data}
@@ -64,6 +65,6 @@ def load_job_handlers(kinds: Collection[str] | None = None) -> dict[str, JobHand
     return {kind: handler for kind, handler in handlers.items() if kinds is None or kind in kinds}
 
 
-def planned_bytes(kind: str, params: dict[str, Any], context: JobContext) -> int:
-    """Predict the memory that a job takes in its own process, beside the models that it is lent."""
-    return plan_tuning_bytes(params, context) if kind == "tune" else 0
+def planned_memory(kind: str, params: dict[str, Any], context: JobContext) -> dict[str, int]:
+    """Predict the bytes of each device that a job needs in its own process, beside the models that it is lent."""
+    return plan_tuning_memory(params, context) if kind == "tune" else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 
 from ninestory.core.errors import Conflict
@@ -10,6 +11,7 @@ from ninestory.core.json_file import read_json
 from ninestory.models.reference import Reference, parse_reference
 from ninestory.models.resolved import ResolvedModel
 
+log = logging.getLogger(__name__)
 _ENDS = 1 << 20  # bytes of a weights file that its fingerprint looks at, from either end
 _WEIGHTS = (".safetensors", ".bin", ".pth")
 
@@ -39,7 +41,7 @@ def check_adapter_bases(model: ResolvedModel) -> list[str]:
 
     An adapter without a note (peft's, a published LoRA) may stand on any base that has its shapes.
 
-    Returns: notes for the user, where an adapter stands on another form of its own base (fp16 against int4).
+    Returns: notes for the user, logged as warnings, where an adapter stands on another form of its own base (fp16 against int4).
 
     Raises:
         Conflict: an adapter was trained on another model, or its base's files have changed since.
@@ -60,6 +62,7 @@ def check_adapter_bases(model: ResolvedModel) -> list[str]:
             raise _foreign(name, base, ours)
         if mark != here:
             told.append(f"{name} was trained on {base}: on {ours.base} its answers differ a little")
+            log.warning(told[-1])
     return told
 
 

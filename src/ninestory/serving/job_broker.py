@@ -51,7 +51,7 @@ class JobBroker:
     def _on_frame(self, request_id: int, kind: FrameKind, payload: bytes) -> None:
         if kind is FrameKind.RESERVE:
             asked = orjson.loads(payload)
-            self._run(request_id, (self._hold if "bytes" in asked else self._lend)(request_id, asked))
+            self._run(request_id, (self._hold if "needed" in asked else self._lend)(request_id, asked))
         elif kind is FrameKind.RELEASE and request_id in self._leases:
             self._leases[request_id][1].set()
         elif kind is FrameKind.REQUEST:
@@ -92,7 +92,7 @@ class JobBroker:
 
     async def _hold(self, lease: int, asked: dict[str, Any]) -> None:
         released = asyncio.Event()
-        async with self._pool.hold(asked["bytes"], self._pid, force=asked["force"]):
+        async with self._pool.hold(asked["needed"], self._pid, force=asked["force"]):
             self._leases[lease] = (asked, released)
             self._send(lease, FrameKind.HELLO, orjson.dumps({}))
             await released.wait()

@@ -45,19 +45,20 @@ class JobEngines:
             yield PooledEngine(self, lease, EngineInfo(**granted["info"]))
 
     @contextmanager
-    def reserve_bytes(self, planned_bytes: int, *, force: bool = False) -> Iterator[None]:
-        """Have the server count memory that this process will take, as long as the block runs; 0 asks for nothing.
+    def reserve_memory(self, needed: Mapping[str, int], *, force: bool = False) -> Iterator[None]:
+        """Have the server count memory that this process will take, as long as the block runs.
 
         Args:
+            needed: bytes by device; an empty one asks for nothing.
             force: count it although it does not fit.
 
         Raises:
             DoesNotFit: beside what is in use there.
         """
-        if not planned_bytes:
+        if not needed:
             yield
             return
-        with self._reserved({"bytes": planned_bytes, "force": force}):
+        with self._reserved({"needed": dict(needed), "force": force}):
             yield
 
     @contextmanager

@@ -32,7 +32,7 @@ from ninestory.core.logs import set_up_logs
 from ninestory.core.paths import Home
 from ninestory.core.process import die_with_parent
 from ninestory.core.state import State
-from ninestory.jobs.handlers import job_lanes, load_job_handlers, planned_bytes
+from ninestory.jobs.handlers import job_lanes, load_job_handlers, planned_memory
 from ninestory.jobs.runner import JobRunner, context_maker
 from ninestory.jobs.store import Job, JobStore
 from ninestory.runtimes.protocol import JobContext
@@ -160,7 +160,8 @@ def main() -> None:
     @contextmanager
     def reserve(job: Job, context: JobContext) -> Iterator[None]:
         """Hold the memory that the job will take in this process, in the server's count."""
-        with engines.reserve_bytes(planned_bytes(job.kind, job.params, context), force=bool(job.params.get("force"))):
+        needed = planned_memory(job.kind, job.params, context)
+        with engines.reserve_memory(needed, force=bool(job.params.get("force"))):
             yield
 
     state = State(home.state_db)

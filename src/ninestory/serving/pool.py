@@ -85,12 +85,13 @@ class Model:
 class _Held:
     """Memory promised to a process that is no worker, of which it may have taken a part already."""
 
-    planned_bytes: int
+    needed: dict[str, int]  # by device
     pid: int
 
     @property
     def missing_bytes(self) -> int:
-        return max(0, self.planned_bytes - resident_bytes(str(self.pid)))
+        """What it has yet to take of main memory."""
+        return max(0, self.needed.get(RAM, 0) - resident_bytes(str(self.pid)))
 
 
 class Pool:
@@ -274,28 +275,29 @@ class Pool:
                 await self._unload(model)
 
     @asynccontextmanager
-    async def hold(self, planned_bytes: int, pid: int, *, force: bool = False) -> AsyncIterator[None]:
+    async def hold(self, needed: Mapping[str, int], pid: int, *, force: bool = False) -> AsyncIterator[None]:
         """Count the memory that a job takes in its own process, as long as the block runs; idle models make room.
 
         Args:
+            needed: bytes by device ("ram", "cuda:0", …).
             pid: the process that takes it.
             force: count it although it does not fit.
 
         Raises:
             DoesNotFit: models that are in use, or other jobs, leave too little.
         """
-        held = _Held(planned_bytes, pid)
+        held = _Held(dict(needed), pid)
         async with self._admission:
-            if not await self._evict_until(lambda: planned_bytes <= self._free_ram()) and not force:
-                free = self._free_ram()
-                raise DoesNotFit(
-                    f"The job needs about {planned_bytes >> 20} MB and {free >> 20} MB are free.",
+            lacks = await self._make_room(needed)
+            if lacks and not force:
+                raise _does_not_fit(
+                    "The job",
+                    lacks,
+                    needed,
                     hint="Unload a model that is in use, wait for another job to end, or change the job so that it "
                     "needs less: 'ninestory tune run --dry-run' shows a run's plan.",
                     hint_zh="请卸载正在使用的模型、等待其他任务结束，或减小任务所需内存："
                     "ninestory tune run --dry-run 可查看训练的内存计划。",
-                    needed_bytes=planned_bytes,
-                    free_bytes=free,
                 )
             self._held.append(held)
         try:
@@ -404,7 +406,15 @@ class Pool:
         try:
             await worker.resolve(timeout)
             async with self._admission:
-                await self._make_room(worker)
+                if lacks := await self._make_room(worker.needed, worker):
+                    raise _does_not_fit(
+                        worker.reference,
+                        lacks,
+                        worker.needed,
+                        hint="Unload another model, lower --context or --slots, or choose a smaller variant "
+                        "(ninestory plan).",
+                        hint_zh="请卸载其他模型、减小 --context 或 --slots，或选择更小的变体（ninestory plan）。",
+                    )
                 await worker.load(timeout)
         except (NinestoryError, asyncio.CancelledError) as error:
             worker.kill()
@@ -417,29 +427,18 @@ class Pool:
             model.free.notify_all()
         self._on_change()
 
-    async def _make_room(self, worker: WorkerProcess) -> None:
-        """Evict idle models until the plan of `worker` fits on every device."""
-        while lacks := await self._lacking(worker):
-            device, free = lacks
-            if await self._evict(device, but=worker):
-                continue
-            needed = worker.needed[device]
-            place = "" if device == RAM else f" on {device}"
-            raise DoesNotFit(
-                f"{worker.reference} needs about {needed >> 20} MB{place} and {free >> 20} MB are free.",
-                hint="Unload another model, lower --context or --slots, or choose a smaller variant (ninestory plan).",
-                hint_zh="请卸载其他模型、减小 --context 或 --slots，或选择更小的变体（ninestory plan）。",
-                device=device,
-                needed_bytes=needed,
-                free_bytes=free,
-            )
+    async def _make_room(
+        self, needed: Mapping[str, int], newcomer: WorkerProcess | None = None
+    ) -> tuple[str, int] | None:
+        """Evict idle models until every device has what is needed of it.
 
-    async def _evict_until(self, enough: Callable[[], bool]) -> bool:
-        """Unload idle models, least recently used first, until there is room in RAM; whether there is."""
-        while not enough():
-            if not await self._evict(RAM):
-                return False
-        return True
+        Returns:
+            None, or a device that has too little even so, and what it has free.
+        """
+        while lacks := await self._lacking(needed, newcomer):
+            if not await self._evict(lacks[0], but=newcomer):
+                return lacks
+        return None
 
     async def _evict(self, device: str, but: WorkerProcess | None = None) -> bool:
         """Unload the idle model used least recently that takes memory of `device`; False when there is none."""
@@ -455,11 +454,10 @@ class Pool:
         self._on_change()
         return True
 
-    async def _lacking(self, newcomer: WorkerProcess) -> tuple[str, int] | None:
-        """The first device that has less free than `newcomer` needs of it, and what it has free; None when all fits."""
-        uses_cards = any(device != RAM for device in newcomer.needed)
-        cards = await asyncio.to_thread(cuda_cards) if uses_cards else {}
-        for device, needed in newcomer.needed.items():
+    async def _lacking(self, needed: Mapping[str, int], newcomer: WorkerProcess | None) -> tuple[str, int] | None:
+        """The first device that has less free than is needed of it, and what it has free; None when all fits."""
+        cards = await asyncio.to_thread(cuda_cards) if set(needed) - {RAM} else {}
+        for device, nbytes in needed.items():
             if device == RAM:
                 free = self._free_ram(newcomer)
             elif device in cards:
@@ -468,21 +466,22 @@ class Pool:
                 free = min(card.free_bytes, card.total_bytes - self._promised(device, newcomer))
             else:
                 free = 0
-            if needed > free:
+            if nbytes > free:
                 return device, free
         return None
 
     def _free_ram(self, newcomer: WorkerProcess | None = None) -> int:
         """Memory that models and jobs may still take."""
         limit = int(self._settings.serve.memory_limit_mb * (1 << 20))
-        if not limit:
-            return available_bytes() - sum(held.missing_bytes for held in self._held)
-        return limit - self._promised(RAM, newcomer) - sum(held.planned_bytes for held in self._held)
+        if limit:
+            return limit - self._promised(RAM, newcomer)
+        return available_bytes() - sum(held.missing_bytes for held in self._held)
 
     def _promised(self, device: str, newcomer: WorkerProcess | None) -> int:
-        """Bytes of a device that the plans of the other running workers need."""
+        """Bytes of a device that the plans of jobs and of the other running workers need."""
         others = (worker for m in self._models.values() for worker in m.alive if worker is not newcomer)
-        return sum(worker.needed.get(device, 0) for worker in others)
+        jobs = sum(held.needed.get(device, 0) for held in self._held)
+        return jobs + sum(worker.needed.get(device, 0) for worker in others)
 
     async def _watch_workers(self) -> None:
         """Once a second: end the workers that were stopped, unload the models that have been idle for long enough."""
@@ -534,3 +533,18 @@ class Pool:
             "pid": model.workers[0].pid,
             "info": dataclasses.asdict(info) if info else {},
         }
+
+
+def _does_not_fit(
+    who: str, lacks: tuple[str, int], needed: Mapping[str, int], *, hint: str, hint_zh: str
+) -> DoesNotFit:
+    device, free = lacks
+    place = "" if device == RAM else f" on {device}"
+    return DoesNotFit(
+        f"{who} needs about {needed[device] >> 20} MB{place} and {free >> 20} MB are free.",
+        hint=hint,
+        hint_zh=hint_zh,
+        device=device,
+        needed_bytes=needed[device],
+        free_bytes=free,
+    )

@@ -29,7 +29,7 @@ def test_a_dead_runners_job_does_not_wait_for_the_clock(tmp_path: Path, monkeypa
     store = JobStore(State(tmp_path / "state.db"))
     dead = store.create_claimed("ingest", {})
     set_back(monkeypatch)
-    assert store.waiting(["ingest"])
+    assert store.count_claimable(["ingest"])
     taken = store.claim(["ingest"])
     assert taken is not None and taken.job.id == dead.job.id
     with pytest.raises(LeaseLost):
@@ -40,10 +40,10 @@ def test_a_living_runner_keeps_its_job(tmp_path: Path, monkeypatch: pytest.Monke
     store = JobStore(State(tmp_path / "state.db"))
     claim = store.create_claimed("ingest", {})
     set_back(monkeypatch, 5)  # less than a lease: nothing is noticed
-    assert not store.waiting(["ingest"])
+    assert not store.count_claimable(["ingest"])
     set_back(monkeypatch)
     store.beat(claim, 1, 2, "")
-    assert not store.waiting(["ingest"]) and store.claim(["ingest"]) is None
+    assert not store.count_claimable(["ingest"]) and store.claim(["ingest"]) is None
     store.finish(claim, "succeeded")
 
 

@@ -66,7 +66,7 @@ def served(lines: bytes, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]
         ask_for_tool = search_for_tool
 
     out = io.BytesIO()
-    monkeypatch.setattr(document_session, "DocumentSession", Session)
+    monkeypatch.setattr(document_session, "DocumentConversation", Session)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=out))
     kb_mcp.mcp(["notes"])

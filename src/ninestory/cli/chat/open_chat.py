@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ninestory.core.config import RuntimeSettings
     from ninestory.floors.chat import ChatModel
     from ninestory.models.resolved import ResolvedModel
-    from ninestory.runtimes.protocol import EngineInfo
 
 _RUNTIMES = {"llamacpp": "llama.cpp", "torch": "PyTorch"}
 DEFAULT_MODEL = "starter:smollm2-135m-instruct"
@@ -60,16 +59,22 @@ class Opener:
         else:
             named = self.here if reference == self.model else None
             loaded = _of_files(named or _resolved(reference), self.settings)
-        if sys.stdin.isatty() and sys.stderr.isatty():
-            print(_first_line(reference, loaded.info, self.server), file=sys.stderr)
+        runtime = loaded.info.runtime
+        program = self.server.address if self.server else _RUNTIMES.get(runtime, runtime)
+        print_first_line(reference, program, loaded.info.context)
         return loaded
 
 
-def _first_line(reference: str, info: EngineInfo, server: ServerClient | None) -> str:
-    """What answers: the model, its runtime or server, and its context, in the user's language."""
-    place = server.address if server else _RUNTIMES.get(info.runtime, info.runtime)
-    context = {"en": f"{info.context} tokens of context", "zh": f"上下文 {info.context} 词元"}[language()]
-    return " · ".join([reference, place, *([context] if info.context else [])])
+def print_first_line(reference: str, program: str, context: int | None) -> None:
+    """Say on a terminal, in the user's language, what answers: the model, the program that runs it, its context.
+
+    Args:
+        context: in tokens; None or 0 where there is no limit, or none is known.
+    """
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    tokens = {"en": f"{context} tokens of context", "zh": f"上下文 {context} 词元"}[language()]
+    print(" · ".join([reference, program, *([tokens] if context else [])]), file=sys.stderr)
 
 
 def _resolved(reference: str) -> ResolvedModel:

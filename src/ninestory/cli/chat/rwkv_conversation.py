@@ -9,6 +9,7 @@ from typing import Any
 
 from ninestory.cli.app import explain
 from ninestory.cli.chat.conversation import interrupts, terminal_lines
+from ninestory.cli.chat.open_chat import print_first_line
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import InvalidRequest, NinestoryError
 from ninestory.floors.chat import RWKV_CHAT_SAMPLING as CHAT_SAMPLING
@@ -31,6 +32,7 @@ def chat_program(model: ResolvedModel, settings: RuntimeSettings, options: dict[
     if message is not None and not message.startswith(_COMMANDS):
         return False
     session = open_rwkv(model, settings, options)
+    print_first_line(model.reference, "ChatRWKV", None)
     loop(session) if message is None else say(session, message)
     return True
 

@@ -18,6 +18,7 @@ from torch import nn
 from ninestory.architectures.chatglm import positions_and_mask
 from ninestory.core.errors import Unsupported
 from ninestory.runtimes.torch import attention
+from ninestory.runtimes.torch.device_map import layer_devices
 from ninestory.runtimes.torch.kv_store import KVStore
 from ninestory.runtimes.torch.slots import Store
 from ninestory.runtimes.torch.step import Row, Step, positions
@@ -30,6 +31,7 @@ class Decoder(Protocol):
         chunked: a prompt may be computed in chunks, which can be reused; False = only as a whole (ChatGLM, whose
             context sees itself in both directions).
         vocabulary: number of logits.
+        device: of the ids that come in and the logits that go out; layers may stand on several.
     """
 
     chunked: bool
@@ -70,23 +72,22 @@ class TransformersDecoder:
         self.vocabulary = self._head.out_features if hasattr(self._head, "out_features") else config.vocab_size
         heads = config.num_attention_heads
         self.store = KVStore(
-            layers=config.num_hidden_layers,
+            devices=layer_devices(self._base, config.num_hidden_layers),
             slots=slots,
             kv_heads=attention.kv_heads(config),
             length=context,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
             dtype=model.dtype,
-            device=self.device,
         )
 
     def forward(self, ids: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-        step = Step(rows, self.store, bias=self._bias)
+        step = Step(rows, self.store, self.device, bias=self._bias)
         places = positions(rows, self.device)[None]
         out = self._base(input_ids=ids[None], position_ids=places, past_key_values=step, use_cache=False)
         return out.last_hidden_state[0]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._head(hidden).float()
+        return self._head(hidden).float().to(self.device)
 
 
 class ChatGLMDecoder:
@@ -106,13 +107,12 @@ class ChatGLMDecoder:
         self.device, self.vocabulary = model.device, config.vocab_size
         self._answers = [(0, 0)] * slots  # per slot: where the answer begins (<sop>), and the place it stands for
         self.store = KVStore(
-            layers=config.num_layers,
+            devices=layer_devices(self._base, config.num_layers),
             slots=slots,
             kv_heads=config.num_attention_heads,
             length=context,
             head_dim=config.hidden_size // config.num_attention_heads,
             dtype=model.dtype,
-            device=self.device,
             prefix=self._prefix(model.dtype) if config.pre_seq_len else None,
         )
 
@@ -128,11 +128,11 @@ class ChatGLMDecoder:
                 made = torch.stack((torch.full_like(answer, place), answer))
             places.append(made)
             seen.append(self._answers[row.slot][0])
-        step = Step(rows, self.store, seen=seen)
+        step = Step(rows, self.store, self.device, seen=seen)
         return self._base.packed(ids[None], torch.cat(places, dim=1)[None], step)[0]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._head(hidden).float()
+        return self._head(hidden).float().to(self.device)
 
     def _prefix(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """P-Tuning v2's keys and values, each [layers, heads, pre_seq_len, head_dim]."""

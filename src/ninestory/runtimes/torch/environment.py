@@ -20,6 +20,7 @@ def open_checkpoint(model: ResolvedModel, settings: RuntimeSettings) -> TorchEng
     Raises:
         MissingExtra: torch is not installed. Otherwise as `open_engine`.
     """
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # cards are numbered as the driver's tool numbers them
     if not settings.fast:
         prepare()
     require("torch", "torch", "Running checkpoints in their original layout")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ninestory.runtimes.torch.slots import CHUNK
@@ -11,6 +13,7 @@ class KVStore:
     """Per layer K and V of [slots, kv_heads, prefix + length, head_dim]; memory is touched as it is filled.
 
     Args:
+        devices: of each layer.
         length: tokens of one slot.
         prefix: keys and values that stand before every slot's own (P-Tuning v2): each [layers, kv_heads, n, head_dim].
     """
@@ -18,27 +21,26 @@ class KVStore:
     def __init__(
         self,
         *,
-        layers: int,
+        devices: Sequence[torch.device],
         slots: int,
         kv_heads: int,
         length: int,
         head_dim: int,
         dtype: torch.dtype,
-        device: torch.device,
         prefix: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
-        self.device = device
         self.prefix = prefix[0].shape[2] if prefix else 0
-        shape = (layers, slots, kv_heads, self.prefix + length, head_dim)
-        self._keys = torch.empty(shape, dtype=dtype, device=device)
-        self._values = torch.empty(shape, dtype=dtype, device=device)
+        shape = (slots, kv_heads, self.prefix + length, head_dim)
+        self._keys = [torch.empty(shape, dtype=dtype, device=device) for device in devices]  # a layer each
+        self._values = [torch.empty(shape, dtype=dtype, device=device) for device in devices]
         if prefix:
-            self._keys[:, :, :, : self.prefix] = prefix[0][:, None]
-            self._values[:, :, :, : self.prefix] = prefix[1][:, None]
+            for layer in range(len(devices)):
+                self._keys[layer][:, :, : self.prefix] = prefix[0][layer]
+                self._values[layer][:, :, : self.prefix] = prefix[1][layer]
         # Per layer and slot [1, kv_heads, prefix + length, head_dim]: a view costs as much as copying a token.
         self._views = [
-            [(self._keys[layer, slot][None], self._values[layer, slot][None]) for slot in range(slots)]
-            for layer in range(layers)
+            [(keys[slot][None], values[slot][None]) for slot in range(slots)]
+            for keys, values in zip(self._keys, self._values, strict=True)
         ]
 
     def write(self, layer: int, slot: int, start: int, k: torch.Tensor, v: torch.Tensor) -> None:
@@ -68,8 +70,8 @@ class KVStore:
         if source == target:
             return
         end = self.prefix + chunks * CHUNK
-        self._keys[:, target, :, self.prefix : end] = self._keys[:, source, :, self.prefix : end]
-        self._values[:, target, :, self.prefix : end] = self._values[:, source, :, self.prefix : end]
+        for tensor in (*self._keys, *self._values):
+            tensor[target, :, self.prefix : end] = tensor[source, :, self.prefix : end]
 
     def chunk_done(self, slot: int, chunks: int) -> None:
         pass

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ninestory.runtimes.torch.device_map import layer_devices
 from ninestory.runtimes.torch.kv_store import KVStore
 from ninestory.runtimes.torch.step import Row, Step, positions
 
@@ -51,34 +52,38 @@ class LlamaDecoder:
         self.vocabulary = self._head.out_features
         self._head_dim = self._base.layers[0].self_attn.head_dim
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self._devices = layer_devices(self._base, config.num_hidden_layers)
         self._eps = config.rms_norm_eps
         # A frequency that follows the length (dynamic scaling) is taken at the whole context: a slot may grow to it.
         places = torch.arange(context, device=self.device)[None]
         cos, sin = self._base.rotary_emb(torch.empty(0, dtype=model.dtype, device=self.device), places)
         half = self._head_dim // 2
+        cos, sin = cos.to(self.device), sin.to(self.device)
         self._cos, self._sin = cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)  # [context, head_dim]
         self.store = KVStore(
-            layers=config.num_hidden_layers,
+            devices=self._devices,
             slots=slots,
             kv_heads=self._kv_heads,
             length=context,
             head_dim=self._head_dim,
             dtype=model.dtype,
-            device=self.device,
         )
 
     def forward(self, ids: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-        step = Step(rows, self.store)
+        step = Step(rows, self.store, self.device)
         places = positions(rows, self.device)
         rotation = self._cos[places][:, None], self._sin[places][:, None]  # each [T, 1, head_dim]
         x = self._base.embed_tokens(ids)  # [T, hidden]
         for i, layer in enumerate(self._base.layers):
+            if x.device != self._devices[i]:  # the next card
+                x = x.to(self._devices[i])
+                rotation = rotation[0].to(x.device), rotation[1].to(x.device)
             x = x + self._attention(i, layer.self_attn, self._norm(layer.input_layernorm, x), rotation, step)
             x = x + self._mlp(layer.mlp, self._norm(layer.post_attention_layernorm, x))
-        return self._norm(self._base.norm, x)
+        return self._norm(self._base.norm, x.to(self._base.norm.weight.device))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._head(hidden).float()
+        return self._head(hidden).float().to(self.device)
 
     def _norm(self, norm: Any, x: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, (x.shape[-1],), norm.weight, self._eps)

@@ -19,6 +19,7 @@ from ninestory.core.extras import require
 from ninestory.models.convert.checkpoint import Checkpoint, Tensor, open_checkpoint
 from ninestory.models.resolved import ResolvedModel
 from ninestory.runtimes.torch.families import Family, find_family
+from ninestory.runtimes.torch.plan import Placement
 from ninestory.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     *,
+    placement: Placement | None = None,
     rwkv_strategy: str = "",
 ) -> tuple[nn.Module, LoadReport]:
     """Build and fill the model of a checkpoint directory, in evaluation mode.
@@ -66,6 +68,7 @@ def load_model(
     Args:
         dtype: of the weights; None is float32 on a processor and the stored one elsewhere. Packed weights (int4, int8,
             GPTQ) keep their own types.
+        placement: of the blocks on cards, in place of `device`; not of an RWKV.
         rwkv_strategy: of an RWKV, in place of `dtype` and `device`.
 
     Raises:
@@ -77,11 +80,16 @@ def load_model(
     assert resolved.path is not None
     if resolved.architecture == "rwkv":
         return _load_rwkv(resolved.path, dtype, device, rwkv_strategy)
-    return load_model_folder(resolved.path, resolved.reference, dtype, device)
+    return load_model_folder(resolved.path, resolved.reference, dtype, device, placement=placement)
 
 
 def load_model_folder(
-    path: Path, reference: str = "", dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    path: Path,
+    reference: str = "",
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    placement: Placement | None = None,
 ) -> tuple[nn.Module, LoadReport]:
     """As `load_model`, of a checkpoint folder that has a config.json; errors call it `reference`, or by its name."""
     reference = reference or path.name
@@ -92,7 +100,8 @@ def load_model_folder(
     kinds = [tensor.dtype for tensor in checkpoint.tensors.values()]
     report = LoadReport(stored=max(set(kinds), key=kinds.count) if kinds else "")
     _put_packed_linears(model, checkpoint, report)
-    _fill(model, family, checkpoint, report, _chosen_dtype(checkpoint, dtype, device), device)
+    device = placement.embedding if placement else device
+    _fill(model, family, checkpoint, report, _chosen_dtype(checkpoint, dtype, device), device, placement)
     return model.eval(), report
 
 
@@ -273,9 +282,13 @@ def _fill(
     report: LoadReport,
     dtype: torch.dtype,
     device: torch.device | str,
+    placement: Placement | None = None,
 ) -> None:
     """Copy every stored tensor to its place, then account for what no file holds."""
+    from ninestory.runtimes.torch.device_map import DeviceMap
+
     expected = {name: tensor for name, tensor in model.state_dict().items()}
+    device_map = DeviceMap(model, placement) if placement else None
     head, embedding = _tied_names(model)
     surplus = []
     for name, tensor in checkpoint.tensors.items():
@@ -287,7 +300,7 @@ def _fill(
             report.unused[name] = f"equal to {embedding}, whose memory the head shares"
         elif target in expected:
             _check_shape(target, tensor, tuple(expected[target].shape), checkpoint)
-            _put(model, target, tensor, dtype, device)
+            _put(model, target, tensor, dtype, device_map.device(target) if device_map else device)
             report.loaded[name] = target
         elif reason := next((why for pattern, why in family.surplus.items() if re.search(pattern, name)), ""):
             report.unused[name] = reason
@@ -302,7 +315,10 @@ def _fill(
     if missing := [name for name in expected if name not in placed]:
         raise _misfit(missing, "is in no file of the checkpoint")
     report.computed.update({name: "computed from the config" for name, _ in model.named_buffers()})
-    model.to(device)
+    if device_map:
+        device_map.install(model)
+    else:
+        model.to(device)
 
 
 def _tied_names(model: Any) -> tuple[str, str]:

@@ -8,6 +8,8 @@ import torch
 
 from ninestory.core.config import RuntimeSettings
 from ninestory.core.errors import InvalidRequest, Unsupported
+from ninestory.core.machine import free_memory
+from ninestory.models.read_sizes import sizes_of
 from ninestory.models.resolved import ResolvedModel
 from ninestory.runtimes.torch.adapters import apply_adapters
 from ninestory.runtimes.torch.decoder import decoder_of
@@ -16,6 +18,7 @@ from ninestory.runtimes.torch.gpu_linear import quantise_linears
 from ninestory.runtimes.torch.llama import fuse_linears
 from ninestory.runtimes.torch.load_model import check_vocabulary, load_model
 from ninestory.runtimes.torch.packed_linear import Int8Linear, linears, replace_linears
+from ninestory.runtimes.torch.plan import place
 from ninestory.runtimes.torch.probe import choose_linears
 from ninestory.tokenizers.load import load_tokenizer
 
@@ -39,9 +42,15 @@ def open_engine(model: ResolvedModel, settings: RuntimeSettings) -> TorchEngine:
     strategy = settings.rwkv_strategy if model.architecture == "rwkv" else ""
     bits = _packed_bits(settings.dtype, device)
     on_gpu = bits if device.type != "cpu" else 0
+    sizes = sizes_of(model, settings.context, settings.slots)
+    placement = place(sizes, settings, free_memory()) if device.type == "cuda" else None
+    if placement:
+        device = torch.device(placement.embedding)
     # What is packed for a GPU is read beside it, in the type that the packed linears compute in.
     dtype = torch.float16 if on_gpu else _dtype("float32" if bits else settings.dtype)
-    loaded, report = load_model(model, dtype, "cpu" if on_gpu else device, rwkv_strategy=strategy)
+    loaded, report = load_model(
+        model, dtype, "cpu" if on_gpu else device, placement=None if on_gpu else placement, rwkv_strategy=strategy
+    )
     rows = loaded.get_input_embeddings().num_embeddings  # type: ignore[operator]
     tokenizer = tokenizer or load_tokenizer(model.path, rows)
     check_vocabulary(tokenizer, rows, model.reference)
@@ -56,6 +65,9 @@ def open_engine(model: ResolvedModel, settings: RuntimeSettings) -> TorchEngine:
         narrow = report.stored in ("F16", "BF16") and not (report.packed or model.architecture == "rwkv")
         computed, note = suit(loaded, settings.dtype, fast=settings.fast, may_narrow=narrow)
     notes = [report.summary(), note]
+    if placement and len(placement.cards) > 1:
+        shares = ", ".join(f"{placement.layers.count(card)} on {card}" for card in placement.cards)
+        notes.append(f"layers over several cards: {shares}")
     if report.packed:
         notes.append("packed weights are widened for each product: their last bits may depend on what else runs")
     slots = max(1, settings.slots)

@@ -56,7 +56,7 @@ def plan(sizes: ModelSizes, settings: RuntimeSettings, free: FreeMemory) -> Plan
     """Plan one worker with the settings it would be loaded with."""
     if "chat" not in sizes.tasks:
         return _plan_weights(sizes, free)
-    cards = usable_cards(settings, free)
+    cards = usable_cards(sizes, settings, free)
     needs, notes = (_on_cards if cards else _on_processor)(sizes, settings, cards)
     notes = [*sizes.notes, *notes]
     if cards and installed_device(settings) == "cpu":
@@ -75,9 +75,9 @@ def plan(sizes: ModelSizes, settings: RuntimeSettings, free: FreeMemory) -> Plan
     )
 
 
-def usable_cards(settings: RuntimeSettings, free: FreeMemory) -> dict[str, Gpu]:
+def usable_cards(sizes: ModelSizes, settings: RuntimeSettings, free: FreeMemory) -> dict[str, Gpu]:
     """The cards that `settings.device` allows: all of them unless it names one of them, or the processor."""
-    if settings.rwkv_strategy:
+    if settings.rwkv_strategy and sizes.family == "rwkv":
         return {}  # it names devices by itself
     if settings.device in ("", "cuda"):
         return free.cards
@@ -107,7 +107,7 @@ def place(sizes: ModelSizes, settings: RuntimeSettings, free: FreeMemory) -> Pla
     most left, as accelerate's device maps do; a layer is never cut. What exceeds the cards is not offloaded: the
     model is refused. Weights that are packed while loading (int8, int4) and RWKV stay on one card.
     """
-    cards = usable_cards(settings, free)
+    cards = usable_cards(sizes, settings, free)
     if not cards or sizes.shape is None:
         return None
     blocks = _card_sizes(sizes, settings)
@@ -149,8 +149,7 @@ def _on_cards(
     placement = place(sizes, settings, FreeMemory(0, dict(cards)))
     needs = {}
     if placement is None:  # a recurrent model, or one of unknown shape
-        [freest, *_] = sorted(cards, key=lambda name: -cards[name].free_bytes)
-        needs[freest] = MemoryParts(
+        needs[next(iter(cards))] = MemoryParts(
             process_bytes=CUDA_CONTEXT_BYTES,
             weight_bytes=_weight_bytes(sizes, settings),
             cache_bytes=2 * sizes.slots * sizes.state_bytes,

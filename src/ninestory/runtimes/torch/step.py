@@ -37,24 +37,39 @@ class Step:
     """The rows of one pass and where their keys and values are kept.
 
     Args:
+        device: of the packed tokens.
         bias: [heads, keys] added to the scores of each key (alibi), or None.
         seen: per row, how many first keys every one of its new tokens may see, also those before them (ChatGLM's
             context is bidirectional); 0 = plain causal.
     """
 
     def __init__(
-        self, rows: Sequence[Row], store: KVStore, *, bias: torch.Tensor | None = None, seen: Sequence[int] = ()
+        self,
+        rows: Sequence[Row],
+        store: KVStore,
+        device: torch.device,
+        *,
+        bias: torch.Tensor | None = None,
+        seen: Sequence[int] = (),
     ) -> None:
         self.rows, self.store = rows, store
         self._sizes = [row.n for row in rows]
         # Slots and places of a step in which several rows have one token each: they are written in one copy.
-        self._each: tuple[torch.Tensor, torch.Tensor] | None = None
+        each: tuple[torch.Tensor, torch.Tensor] | None = None
         if len(rows) > 1 and all(row.n == 1 for row in rows):
-            slots, starts = torch.tensor([(row.slot, row.start) for row in rows], device=store.device).T
-            self._each = slots, starts
-        self._masks = [
-            _mask(row, store.prefix, seen[i] if seen else 0, bias, store.device) for i, row in enumerate(rows)
-        ]
+            slots, starts = torch.tensor([(row.slot, row.start) for row in rows], device=device).T
+            each = slots, starts
+        masks = [_mask(row, store.prefix, seen[i] if seen else 0, bias, device) for i, row in enumerate(rows)]
+        self._first = device
+        self._by_device = {device: (each, masks)}  # layers may stand on several cards
+
+    def _on(self, device: torch.device) -> tuple[tuple[torch.Tensor, torch.Tensor] | None, list[torch.Tensor | None]]:
+        """Slots and places to write at, and a mask a row, on the device of a layer."""
+        if device not in self._by_device:
+            each, masks = self._by_device[self._first]
+            moved = [mask if mask is None else mask.to(device) for mask in masks]
+            self._by_device[device] = (each and (each[0].to(device), each[1].to(device)), moved)
+        return self._by_device[device]
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None = None
@@ -69,10 +84,11 @@ class Step:
         Returns:
             [T, heads · head_dim]
         """
-        self._write(layer, k, v)
+        each, masks = self._on(q.device)
+        self._write(layer, k, v, each)
         contexts = []
         queries = q.transpose(0, 1)[None].split(self._sizes, dim=2)  # each [1, heads, n, head_dim]
-        for row, mask, own in zip(self.rows, self._masks, queries, strict=True):
+        for row, mask, own in zip(self.rows, masks, queries, strict=True):
             keys, values = self.store.read(layer, row.slot, row.end)
             context = F.scaled_dot_product_attention(
                 own,
@@ -87,9 +103,11 @@ class Step:
         together = torch.cat(contexts, dim=2) if len(contexts) > 1 else contexts[0]  # [1, heads, T, head_dim]
         return together[0].transpose(0, 1).flatten(1)
 
-    def _write(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
-        if self._each is not None:
-            self.store.write_each(layer, *self._each, k, v)
+    def _write(
+        self, layer: int, k: torch.Tensor, v: torch.Tensor, each: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> None:
+        if each is not None:
+            self.store.write_each(layer, *each, k, v)
             return
         for row, own_k, own_v in zip(self.rows, k.split(self._sizes), v.split(self._sizes), strict=True):
             self.store.write(layer, row.slot, row.start, own_k, own_v)
