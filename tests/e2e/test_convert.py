@@ -327,8 +327,8 @@ def altered(llama: Path, tmp_path: Path, **config: Any) -> Path:
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, Unsupported, "yarn"),
         ({"num_hidden_layers": 3}, Damaged, r"layers\.2\."),
         ({"hidden_size": None}, Damaged, "config.json"),
-        ({"vocab_size": 500}, Damaged, "520 tokens, the embedding 500 rows"),
-        ({"num_key_value_heads": 3}, Damaged, "heads"),
+        ({"vocab_size": 500}, Damaged, "520 tokens; expected at most"),
+        ({"num_key_value_heads": 3}, Damaged, "head_count"),
         ({"intermediate_size": 80}, Damaged, "ffn"),
     ],
 )

@@ -233,7 +233,7 @@ def test_a_small_file_is_checked_by_its_git_sum(hub: LoopbackHub, home: Home, mo
     monkeypatch.setattr(
         module, "_sibling", lambda r, p, blobs: said(r, p, blobs) | ({"blobId": "1" * 40} if p == "LICENSE" else {})
     )
-    with pytest.raises(Damaged, match="LICENSE has the sum"):
+    with pytest.raises(Damaged, match="LICENSE has the checksum"):
         pull(f"hf:{NAME}", home, settings(hub))
 
 

@@ -101,7 +101,7 @@ class GPTQLinear(nn.Module):
         """Pack a calibrated weight. A zero point of 0 is stored modulo 2^bits and never spills into its neighbours."""
         outputs, inputs = quantized.weight.shape
         groups = quantized.scale.shape[1]
-        made = cls(inputs, outputs, bits, -1 if groups == 1 else -(-inputs // groups), bias is not None)
+        module = cls(inputs, outputs, bits, -1 if groups == 1 else -(-inputs // groups), bias is not None)
         group = quantized.g_idx.long()
         codes = torch.round(quantized.weight / quantized.scale[:, group] + quantized.zero[:, group])  # [out, in]
         stored_zero = (quantized.zero.long() - 1) & (2**bits - 1)  # [out, groups]
@@ -111,8 +111,8 @@ class GPTQLinear(nn.Module):
             "scales": quantized.scale.T.half().contiguous(),
             "g_idx": quantized.g_idx,
         }
-        made.load_state_dict(parts | ({} if bias is None else {"bias": bias.half()}))
-        return made
+        module.load_state_dict(parts | ({} if bias is None else {"bias": bias.half()}))
+        return module
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = _GptqMatmul.apply(x, self.qweight, self.qzeros, self.scales, self.g_idx, self.bits)
@@ -164,11 +164,11 @@ class LLMTuneLinear(nn.Module):
     def from_quantized(cls, quantized: Quantized, bias: torch.Tensor | None = None) -> LLMTuneLinear:
         """Pack a weight that was calibrated in 4 bits over whole rows."""
         outputs, inputs = quantized.weight.shape
-        made = cls(inputs, outputs)
+        module = cls(inputs, outputs)
         codes = torch.round(quantized.weight / quantized.scale + quantized.zero)  # [out, in]
         parts = {"qweight": pack(codes.T, 4), "scales": quantized.scale, "zeros": quantized.zero * quantized.scale}
-        made.load_state_dict(parts | {"bias": torch.zeros(outputs) if bias is None else bias})
-        return made
+        module.load_state_dict(parts | {"bias": torch.zeros(outputs) if bias is None else bias})
+        return module
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return _LLMTuneProduct.apply(x, self.qweight, self.scales, self.zeros) + self.bias.to(x.dtype)

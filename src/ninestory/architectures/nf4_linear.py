@@ -186,31 +186,31 @@ class NF4Linear(nn.Module):
     def empty(cls, state: QuantState, bias: bool) -> NF4Linear:
         """An NF4Linear on the meta device with the scales of `state`; the packed weight is loaded later."""
         outputs, inputs = state.shape
-        made = cls.__new__(cls)
-        nn.Module.__init__(made)
-        made.in_features, made.out_features, made.state = inputs, outputs, state
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        module.in_features, module.out_features, module.state = inputs, outputs, state
         packed = torch.empty(-(-inputs * outputs // 2), 1, dtype=torch.uint8, device="meta")
-        made.weight = nn.Parameter(packed, requires_grad=False)
-        made.bias = nn.Parameter(torch.empty(outputs, device="meta"), requires_grad=False) if bias else None
-        return made
+        module.weight = nn.Parameter(packed, requires_grad=False)
+        module.bias = nn.Parameter(torch.empty(outputs, device="meta"), requires_grad=False) if bias else None
+        return module
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, code: Code = "nf4", blocksize: int = 64, double: bool = True) -> NF4Linear:
         """Quantise an existing linear; its bias is kept."""
-        made = cls(linear.in_features, linear.out_features, bias=False, code=code)
-        packed, made.state = quantize(linear.weight, code, blocksize, double)
-        made.weight = nn.Parameter(packed[:, None], requires_grad=False)
+        module = cls(linear.in_features, linear.out_features, bias=False, code=code)
+        packed, module.state = quantize(linear.weight, code, blocksize, double)
+        module.weight = nn.Parameter(packed[:, None], requires_grad=False)
         if linear.bias is not None:
-            made.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
-        return made
+            module.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
+        return module
 
     def to_linear(self, dtype: torch.dtype | None = None) -> nn.Linear:
         """The plain linear of the dequantised weights: the base that adapters trained here may be merged into."""
-        made = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
-        made.weight = nn.Parameter(dequantize(self.weight, self.state, dtype), requires_grad=False)
+        module = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        module.weight = nn.Parameter(dequantize(self.weight, self.state, dtype), requires_grad=False)
         if self.bias is not None:
-            made.bias = nn.Parameter(self.bias.detach().to(made.weight.dtype), requires_grad=False)
-        return made
+            module.bias = nn.Parameter(self.bias.detach().to(module.weight.dtype), requires_grad=False)
+        return module
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = _Nf4Matmul.apply(x, self.weight, self.state)

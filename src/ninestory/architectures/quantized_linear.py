@@ -68,13 +68,13 @@ class RowQuantizedLinear(nn.Module):
     @classmethod
     def from_linear(cls, linear: nn.Linear, bits: int) -> RowQuantizedLinear:
         """Quantise an existing linear; its bias is kept."""
-        made = cls(linear.in_features, linear.out_features, bits, bias=False)
+        module = cls(linear.in_features, linear.out_features, bits, bias=False)
         packed, scale = quantize_rows(linear.weight.detach(), bits)
-        made.weight = nn.Parameter(packed, requires_grad=False)
-        made.weight_scale = nn.Parameter(scale, requires_grad=False)
+        module.weight = nn.Parameter(packed, requires_grad=False)
+        module.weight_scale = nn.Parameter(scale, requires_grad=False)
         if linear.bias is not None:
-            made.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
-        return made
+            module.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
+        return module
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = _RowQuantizedMatmul.apply(x, self.weight, self.weight_scale, self.bits)

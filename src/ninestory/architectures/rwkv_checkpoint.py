@@ -188,13 +188,13 @@ def _normed_embedding(checkpoint: RwkvCheckpoint) -> torch.Tensor:
 
 def _start_memory(checkpoint: RwkvCheckpoint, plan: Strategy) -> list[torch.Tensor | None]:
     """Tuned initial states per layer, [heads, key, value]; the file stores [heads, value, key]."""
-    found: list[torch.Tensor | None] = []
+    states: list[torch.Tensor | None] = []
     for i in range(checkpoint.config.num_hidden_layers):
         name = f"blocks.{i}.att.time_state"
         tuned = checkpoint.read(name) if name in checkpoint.shapes else None
         device = plan.layers[i].device
-        found.append(None if tuned is None else tuned.to(device, torch.float32).transpose(1, 2).contiguous())
-    return found
+        states.append(None if tuned is None else tuned.to(device, torch.float32).transpose(1, 2).contiguous())
+    return states
 
 
 def _assign(model: RwkvForCausalLM, weights: dict[str, torch.Tensor]) -> None:

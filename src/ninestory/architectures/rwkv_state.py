@@ -235,7 +235,7 @@ class PackedSequences:
         memory: list[torch.Tensor] | None,  # each [slots, …]; updated in place
         fresh: Callable[[int], list[torch.Tensor]],  # number of rows → their memory before the first token
     ) -> torch.Tensor:
-        """The recurrence over each row's tokens in order; [T, …] like the first input."""
+        """Run the recurrence over each sequence's tokens in order; returns [T, …] like the first input."""
         out = torch.zeros_like(inputs[0]) if not self._groups or not self._groups[0].whole else inputs[0]
         for group in self._groups:
             shape = group.tokens.shape

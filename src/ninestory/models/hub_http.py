@@ -106,7 +106,7 @@ def get_json(client: httpx.Client, url: str, token: str, what: str) -> Any:
 
 
 def refuse(response: httpx.Response, what: str, had_token: bool) -> None:
-    """Raise the error that fits a refusing status; pass on success."""
+    """Raise the typed error of an HTTP error status; do nothing on success."""
     status, code = response.status_code, response.headers.get("x-error-code", "")
     if status < 400:
         return

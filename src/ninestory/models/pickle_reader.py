@@ -166,7 +166,7 @@ def _check_directory(path: Path) -> None:
 
 
 def _place(path: Path, raw: io.BufferedReader, info: zipfile.ZipInfo, size: int) -> tuple[int, int]:
-    """(byte where the member's data begins, its length); members must be stored and lie inside the file."""
+    """(offset, length) of a member's data; a member must be stored uncompressed and inside the file."""
     raw.seek(info.header_offset)
     header = raw.read(30)
     if info.compress_type != zipfile.ZIP_STORED or header[:4] != b"PK\x03\x04":
@@ -232,7 +232,7 @@ def _span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
 
 
 class _Machine:
-    """The stack machine: opcodes of protocol 2 to 5 that data needs, nothing that calls."""
+    """Stack machine for the data opcodes of pickle protocols 2 to 5; it never calls a referenced global."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

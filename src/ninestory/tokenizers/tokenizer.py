@@ -16,7 +16,7 @@ Segment = tuple[str, bool]
 
 
 class Tokenizer(Protocol):
-    """Ids in, ids out.
+    """Interface of every tokenizer.
 
     Attributes:
         vocab_size: upper bound of the ids; a model's embedding may have more rows (padding), never fewer.
@@ -43,7 +43,7 @@ class Tokenizer(Protocol):
         ...
 
     def encode_segments(self, segments: Sequence[Segment]) -> list[int]:
-        """Ids of a rendered prompt, without `bos_ids` and `suffix_ids`."""
+        """Encode a rendered prompt, without `bos_ids` and `suffix_ids`."""
         ...
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
@@ -58,7 +58,7 @@ class Tokenizer(Protocol):
         ...
 
     def id_of(self, spelling: str) -> int | None:
-        """The id of one token by its spelling in the vocabulary, or None."""
+        """Id of a token by its text in the vocabulary, or None."""
         ...
 
 

@@ -48,7 +48,7 @@ RECIPES = {"vicuna": DeltaFormat("F16", "zero"), "alpaca": DeltaFormat("F32", "m
 
 @dataclass(frozen=True)
 class DeltaReport:
-    """`sum` is the float32 sum of the sums of all tensors of the result, in the order of the difference's files."""
+    """Result of a merge. `sum`: the float32 sum of all tensors' sums, in the order of the delta's files."""
 
     path: Path
     tensors: int
@@ -168,7 +168,7 @@ def _new_row(base: Tensor, recipe: DeltaFormat) -> Any:
 
 
 def _sum(files: list[Path], order: list[str]) -> float:
-    """The sum of all values: one float32 a tensor, added up in float32, as the published check does."""
+    """Sum of all values: one float32 sum per tensor, accumulated in float32, as the published check does."""
     import numpy as np
 
     tensors = {name: t for file in files for name, t in open_checkpoint(file).tensors.items()}
