@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -113,6 +114,8 @@ def test_a_dtype_or_device_that_is_not_there_is_refused_by_name(tmp_path: Path) 
 def test_the_command_line_answers_and_says_what_it_chose(tmp_path: Path) -> None:
     folder = FAMILIES["chatglm-int4"](tmp_path / "chatglm")
     command = [sys.executable, "-m", "ninestory", "chat", str(folder), "-p", "你好", "--max-tokens", "4", "--seed", "1"]
+    command += ["--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "packed" in done.stderr and "torch with" in done.stderr
+    notes = "; ".join(json.loads(done.stdout)["engine"]["notes"])
+    assert "packed" in notes and "torch with" in notes

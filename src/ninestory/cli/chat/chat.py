@@ -185,7 +185,14 @@ def _leave_loading_to_the_server(model: str, **given: str | bool | None) -> None
 def _answer_once(model: Any, prompt: str, system: str, raw: bool, options: dict[str, Any], as_json: bool) -> None:
     if as_json or raw:
         reply = model.complete(prompt, **options) if raw else model.chat(_turns(system, prompt), **options)
-        print_json(dataclasses.asdict(reply)) if as_json else print(reply.text)
+        if as_json:
+            info = model.info
+            chosen = {
+                name: getattr(info, name) for name in ("runtime", "template", "template_source", "dtype", "notes")
+            }
+            print_json(dataclasses.asdict(reply) | {"engine": chosen})
+        else:
+            print(reply.text)
         return
     for piece in model.chat(_turns(system, prompt), stream=True, **options):
         print(piece, end="", flush=True)
